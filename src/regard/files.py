@@ -16,15 +16,16 @@ from regard.errors import InputError
 UNFINISHED = f".*.{'[0-9a-f]' * 32}.part"
 """Pattern of the files that `written_aside` writes, which a process that is killed leaves."""
 
-_STEP = f"step-{'[0-9]' * 9}"
+STEP = f"step-{'[0-9]' * 9}"
+"""Pattern of the names of checkpoints, without their ending."""
+
 RUN_FILES = (
-    *("metrics.jsonl", "unreadable.txt", "last.safetensors", "best.safetensors", f"checkpoints/{_STEP}.pt"),
-    *(f"{name}.{ending}" for name in ("bias", "bias-best", f"bias-{_STEP}") for ending in ("json", "parquet")),
+    *("metrics.jsonl", "unreadable.txt", "last.safetensors", "best.safetensors", f"checkpoints/{STEP}.pt"),
+    *(f"{name}.{ending}" for name in ("bias", "bias-best", f"bias-{STEP}") for ending in ("json", "parquet")),
     *("tensorboard/events.out.tfevents.*", "tensorboard/*/events.out.tfevents.*", "tensorboard/*/hparams.yml"),
     *(".manifest.json", UNFINISHED, f"checkpoints/{UNFINISHED}"),
 )
 """Patterns of the files that a run writes beside its recipe and environment; others in its folder are a person's."""
-
 
 MOST_BYTES = 2**26
 """Limit of files of unknown size that are read whole."""

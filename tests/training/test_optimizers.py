@@ -13,10 +13,10 @@ from torch.nn.functional import cross_entropy
 from regard import attention, models
 from regard.errors import InputError
 from regard.training import OptimizerRecipe
-from regard.training.optimizers import check_optimizer, make_optimizer, optimizer_names, reset_momentum
+from regard.training.optimizers import check_optimizer, make_optimizer, optimizers, reset_momentum
 
 KINDS = ["sgd", "adamw", "lamb", "lion"]
-MUON = [name for name in optimizer_names() if name == "muon"]  # not in every version of timm
+MUON = [name for name in optimizers() if name == "muon"]  # not in every version of timm
 
 
 def network() -> nn.Module:
@@ -143,7 +143,7 @@ def test_momentum_is_forgotten() -> None:
     reset_momentum(without)
 
 
-@pytest.mark.parametrize("name", optimizer_names())
+@pytest.mark.parametrize("name", sorted(optimizers()))
 def test_every_name_is_an_optimizer(name) -> None:
     check_optimizer(OptimizerRecipe(name=name, lr=1e-3))
 

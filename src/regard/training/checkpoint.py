@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from regard import models
 from regard.errors import InputError, first_line, one_line
-from regard.files import written_aside
+from regard.files import STEP, written_aside
 from regard.training.hooks import by_name
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ def save_checkpoint(loop: Loop, meter: dict[str, Tensor]) -> None:
         "steps": len(loop.loader),
         "processes": loop.processes.count,
         "model": loop.model.state_dict(),
-        "regressors": loop.task.besides.state_dict(),
+        "regressors": loop.task.regressors.state_dict(),
         "optimizer": loop.optimizer.state_dict(),
         "scaler": loop.scaler.state_dict() if loop.scaler is not None else None,
         "hooks": {name: saved for name, hook in by_name(loop.hooks).items() if (saved := hook.state_dict())},
@@ -82,10 +81,10 @@ def restore(loop: Loop) -> None:
         )
     try:
         models.load_weights(loop.model, state["model"], source)
-        saved_groups, own_groups = state["optimizer"]["param_groups"], loop.optimizer.state_dict()["param_groups"]
-        if any(not own.keys() <= saved.keys() for saved, own in zip(saved_groups, own_groups, strict=False)):
+        groups = zip(loop.optimizer.state_dict()["param_groups"], state["optimizer"]["param_groups"], strict=False)
+        if any(not group.keys() <= saved.keys() for group, saved in groups):
             raise InputError(f"{source} belongs to another optimizer; {anew}")  # torch would load it without an error
-        loop.task.besides.load_state_dict(state["regressors"])
+        loop.task.regressors.load_state_dict(state["regressors"])
         loop.optimizer.load_state_dict(state["optimizer"])
         if loop.scaler is not None:
             loop.scaler.load_state_dict(state["scaler"])
@@ -143,14 +142,10 @@ def read_newest(
         except InputError as error:
             problem = str(error)
         read = of_all((digest, problem))
-        failed = [
-            f"{message} (process {rank})" if rank else message for rank, (_, message) in enumerate(read) if message
-        ]
-        problem = failed[0] if failed else ""
-        if not problem and len(set(read)) > 1:
-            problem = f"{path} is not the same file for all processes"
-        if not problem:
+        failed = [f"{message}{f' (process {rank})' * (rank > 0)}" for rank, (_, message) in enumerate(read) if message]
+        if len(set(read)) == 1 and not failed:
             return state
+        problem = failed[0] if failed else f"{path} is not the same file for all processes"
         note(f"{problem}; trying the previous checkpoint")
     if paths:
         raise InputError(f"none of the {len(paths)} checkpoints in {folder} can be read; start the run again elsewhere")
@@ -179,6 +174,4 @@ def check_whole(path: Path) -> str:
 
 def _checkpoints(folder: Path) -> list[Path]:
     """All checkpoints, oldest first."""
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if re.fullmatch(r"step-\d{9,}\.pt", path.name))
+    return sorted(folder.glob(f"{STEP}.pt"))

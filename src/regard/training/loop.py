@@ -55,7 +55,7 @@ class Loop:
             hook.setup(self)
         self.forward = processes.accelerator.prepare_model(task.objective)
         self.learning = [p for p in self.forward.parameters() if p.requires_grad]
-        optimizer = make_optimizer(self.model, recipe.optimizer, task.besides.parameters())
+        optimizer = make_optimizer(self.model, recipe.optimizer, task.regressors.parameters())
         self.optimizer = processes.accelerator.prepare_optimizer(optimizer)
         self.scaler = processes.accelerator.scaler
         self.meter = Meter(len(self.loader), self.learning[0], task.measures)

@@ -21,7 +21,7 @@ _NOT_HERE = ("params", "maximize", "differentiable", "capturable")
 
 
 @cache
-def _optimizers() -> dict[str, tuple[Any, dict[str, Any]]]:
+def optimizers() -> dict[str, tuple[Any, dict[str, Any]]]:
     """The class of each optimizer and its default arguments."""
     infos = {name: timm.optim.get_optimizer_info(name) for name in map(str, timm.optim.list_optimizers())}
     # Without those that need apex, bitsandbytes or second derivatives.
@@ -33,14 +33,9 @@ def _optimizers() -> dict[str, tuple[Any, dict[str, Any]]]:
     return {**of_timm, "sgd": (optim.SGD, {}), "adamw": (optim.AdamW, {})}
 
 
-def optimizer_names() -> list[str]:
-    """Names of optimizers, sorted."""
-    return sorted(_optimizers())
-
-
 def _arguments(name: str) -> tuple[list[str], list[str]]:
     """The arguments of an optimizer that are fields of the recipe, and those that are options."""
-    known = [key for key in inspect.signature(_optimizers()[name][0]).parameters if key not in _NOT_HERE]
+    known = [key for key in inspect.signature(optimizers()[name][0]).parameters if key not in _NOT_HERE]
     fields = ["lr", "weight_decay", "momentum", *(["nesterov"] if name == "sgd" else [])]
     return [key for key in known if key in fields], [key for key in known if key not in fields]
 
@@ -52,8 +47,8 @@ def check_optimizer(recipe: OptimizerRecipe) -> None:
         InputError: an unknown name or option, an option that is a field of the recipe, an invalid value, or momentum or
             nesterov for an optimizer without it.
     """
-    if recipe.name not in _optimizers():
-        raise unknown("optimizer", recipe.name, _optimizers())
+    if recipe.name not in optimizers():
+        raise unknown("optimizer", recipe.name, optimizers())
     fields, options = _arguments(recipe.name)
     for option in recipe.options:
         if option in fields:
@@ -81,11 +76,11 @@ def check_optimizer(recipe: OptimizerRecipe) -> None:
         ) from error
 
 
-def make_optimizer(model: nn.Module, recipe: OptimizerRecipe, besides: Iterable[nn.Parameter] = ()) -> optim.Optimizer:
-    """Builds the optimizer of a recipe for the trainable parameters of `model` and the parameters `besides`.
+def make_optimizer(model: nn.Module, recipe: OptimizerRecipe, extra: Iterable[nn.Parameter] = ()) -> optim.Optimizer:
+    """Builds the optimizer of a recipe for the trainable parameters of `model` and `extra` parameters.
 
     With `decay='weights'`, weight decay applies to parameters called `weight` with at least two dimensions (kernels of
-    convolutions and matrices) and to `besides`, not to norms, biases or parameters of gates. On CUDA, torch's SGD, Adam
+    convolutions and matrices) and to `extra`, not to norms, biases or parameters of gates. On CUDA, torch's SGD, Adam
     and AdamW use their fused kernels by default, whose results differ in the last digits.
 
     Raises:
@@ -99,12 +94,12 @@ def make_optimizer(model: nn.Module, recipe: OptimizerRecipe, besides: Iterable[
         if p.requires_grad:
             (decaying if decays else spared).append(p)
     groups: list[dict[str, Any]] = [{"params": spared, "weight_decay": 0.0}] if spared else []
-    groups.append({"params": [*decaying, *besides], "weight_decay": recipe.weight_decay})
+    groups.append({"params": [*decaying, *extra], "weight_decay": recipe.weight_decay})
     return _create(groups, recipe)
 
 
 def _create(groups: Sequence[dict[str, Any]], recipe: OptimizerRecipe) -> optim.Optimizer:
-    make, defaults = _optimizers()[recipe.name]
+    make, defaults = optimizers()[recipe.name]
     fields = {name: getattr(recipe, name) for name in _arguments(recipe.name)[0]}
     # YAML has only lists; optimizers expect tuples.
     options = {name: tuple(value) if isinstance(value, list) else value for name, value in recipe.options.items()}

@@ -82,9 +82,7 @@ class Run:
         folder = Path(folder)
         try:
             real = Path(os.path.realpath(folder))
-            existing = next(
-                path for path in (real, *real.parents) if os.path.lexists(path)
-            )  # true for a link to itself
+            existing = next(path for path in (real, *real.parents) if os.path.lexists(path))  # a link to itself does
             empty = real != existing or (real.is_dir() and not any(real.iterdir()))
             writable = existing.is_dir() and os.access(existing, os.W_OK)
         except OSError as error:
@@ -148,9 +146,8 @@ class Run:
 
     def update(self, epochs: int, unreadable: Literal["error", "skip"]) -> None:
         """Updates the recipe fields that may change on resuming: the epochs, and how unreadable images are handled."""
-        before = self.recipe
-        changed = with_fields(before, {"schedule.epochs": epochs, "data.unreadable": unreadable})
-        if changed == before:
+        changed = with_fields(self.recipe, {"schedule.epochs": epochs, "data.unreadable": unreadable})
+        if changed == self.recipe:
             return
         try:
             with written_aside(self.folder / "recipe.yaml") as aside:

@@ -25,7 +25,7 @@ class Task(ABC):
         recipe: recipe of the run.
         student: network in training.
         objective: module whose forward pass takes `inputs` and returns `transfer.Losses`; it contains the network.
-        besides: modules of the objective that learn with the network and are not part of it.
+        regressors: modules of the objective that learn with the network and are not part of it.
         loader, test_loader: loaders of the training and test images.
     """
 
@@ -39,11 +39,11 @@ class Task(ABC):
         objective: nn.Module,
         loader: Loader,
         test_loader: Loader,
-        besides: nn.ModuleList | None = None,
+        regressors: nn.ModuleList | None = None,
     ) -> None:
         self.recipe, self.student, self.objective = recipe, student, objective
         self.loader, self.test_loader = loader, test_loader
-        self.besides = nn.ModuleList() if besides is None else besides
+        self.regressors = nn.ModuleList() if regressors is None else regressors
 
     @staticmethod
     @abstractmethod

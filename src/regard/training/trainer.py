@@ -95,12 +95,9 @@ def train(
         processes.alone(lambda: check_same_run(recipe, run, classes, record) if resumes else None)
         torch.manual_seed(recipe.seed)
         task = task_type.create(recipe, splits, processes)
-        own = task.hooks()
-        if recipe.ema:
-            own.append(WeightAverage(recipe.ema))
-        if processes.main and recipe.trackers:
-            own.append(Trackers(recipe.trackers))
-        hooks = [*own, *hooks]
+        average = [WeightAverage(recipe.ema)] if recipe.ema else []
+        trackers = [Trackers(recipe.trackers)] if recipe.trackers and processes.main else []
+        hooks = [*task.hooks(), *average, *trackers, *hooks]
         try:
             loop = Loop(recipe, run, task, processes, hooks)
             loop.begin = lambda: processes.alone(lambda: _begin(loop, classes, record, resumes))
