@@ -234,35 +234,6 @@ def test_a_tracker_that_is_not_installed_is_said_before_any_work(tmp_path, monke
     assert not (tmp_path / "run").exists()
 
 
-def test_steps_without_a_finite_gradient_are_left_out_and_counted(splits, tmp_path, monkeypatch) -> None:
-    clip = Loop.clip
-
-    def sometimes(self):
-        if self.step == 1:
-            self.learning[0].grad.fill_(math.inf)
-        return clip(self)
-
-    monkeypatch.setattr(Loop, "clip", sometimes)
-    run = trained(tmp_path, splits, "--nonfinite=skip")
-    assert [row["skipped_steps"] for row in run.metrics()] == [1, 1]
-    assert all(value.isfinite().all() for value in load_file(run.weights()).values())
-    with pytest.raises(InputError, match="the gradient is NaN or infinite in epoch 1, step 2"):
-        trained(tmp_path / "stops", splits)
-
-
-def test_a_run_of_nothing_but_such_steps_is_given_up(splits, tmp_path, monkeypatch) -> None:
-    clip = Loop.clip
-
-    def never(self):
-        self.learning[0].grad.fill_(math.nan)
-        return clip(self)
-
-    monkeypatch.setattr(Loop, "clip", never)
-    monkeypatch.setattr("regard.training.meter._SKIPPED", 3)
-    with pytest.raises(InputError, match="in 3 consecutive steps"):
-        trained(tmp_path, splits, "--nonfinite=skip")
-
-
 @pytest.mark.parametrize("task", ["cross_entropy", "binary_cross_entropy"])
 def test_mixed_images_are_learned_from(task, splits, tmp_path) -> None:
     run = trained(
