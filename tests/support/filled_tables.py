@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from regard.tables.filled import FilledCell, FilledTable, SeedRun
-from regard.tables.metrics import metric
+from regard.tables.metrics import METRICS
 from regard.tables.overrides import Overrides
 from regard.tables.published import Cell, PublishedTable
 
@@ -25,7 +25,7 @@ def table(**changes: Any) -> PublishedTable:
         "name": "lsas-2",
         "title": "ResNet164 with SE and with LSAS-SE",
         "source": "LSAS (arXiv 2305.05200), table 2",
-        "metrics": (metric("accuracy"),),
+        "metrics": (METRICS["accuracy"],),
         "statistic": "mean",
         "runs": 3,
         "rows": {"cifar10": "CIFAR-10", "stl10": "STL-10"},
@@ -86,7 +86,7 @@ def several() -> FilledTable:
         name="sanet-1",
         title="ImageNet-1k",
         source="SA-Net (arXiv 2102.00240), table 1",
-        metrics=(metric("top1"), metric("top5")),
+        metrics=(METRICS["top1"], METRICS["top5"]),
         statistic="single",
         runs=None,
         rows=rows,

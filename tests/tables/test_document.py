@@ -15,7 +15,6 @@ from regard import tables
 from regard.console import Console
 from regard.formatting import csv_text
 from regard.tables import FilledTable, Grid, document
-from regard.tables.metrics import metric
 
 FORMULAS = ("=1+1", "+1", "-1", "@SUM(A1)", " =1")
 
@@ -125,7 +124,7 @@ def test_several_metrics_and_a_run_without_one() -> None:
 
 
 def test_a_metric_that_no_run_measures() -> None:
-    published = made_up.table(metrics=(metric("gflops"),))
+    published = made_up.table(metrics=(tables.METRICS["gflops"],))
     filled = made_up.filled(published, {("cifar10", "se"): [(None,)]})
     assert grids(filled, wide=False)[""].rows[0][2] == "not measured"
     assert [row[1] for row in grids(filled)[""].rows] == ["published", "published"]

@@ -136,7 +136,7 @@ def _rate(
         if device is None:
             raise InputError("there is no earlier run on a GPU to go by")
         return measured_rate(recipe, teacher, splits, device)
-        # For a GPU of this machine, the memory has to be known, too.
+    # Of a GPU of this machine the memory has to be known, too.
     memory = measured_rate(recipe, teacher, splits, device).memory if device and device.type == "cuda" else 0.0
     return Rate(statistics.median(earlier), memory, counted(len(earlier), "earlier run"))
 
@@ -152,7 +152,7 @@ def measured_rate(recipe: Recipe, teacher: Recipe | None, splits: data.Splits, d
     """
     classes, count = len(splits.train.classes), recipe.schedule.batch_size
     detector = recipe.model.detector is not None
-    size = _detector_images(recipe) if detector else _images(recipe, splits)
+    size = _image_size(recipe, splits)
     if device.type == "cpu" and max(size) > 64:  # a step would take minutes
         count = min(2 if detector else 8, count)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -194,18 +194,15 @@ def measured_rate(recipe: Recipe, teacher: Recipe | None, splits: data.Splits, d
     return Rate(count / statistics.median(took[1:]), memory, f"{_STEPS} steps timed now")
 
 
-def _images(recipe: Recipe, splits: data.Splits) -> tuple[int, int]:
-    """Height and width of training images."""
+def _image_size(recipe: Recipe, splits: data.Splits) -> tuple[int, int]:
+    """Height and width of training images; those of a detector are as three to four, as in most photographs."""
+    if recipe.model.detector is not None:
+        short, _ = training.detector_size(recipe.data)
+        return short, short * 4 // 3
     count = recipe.schedule.batch_size
     size = training.make_loader(splits.train, recipe.data, count, augmentation=recipe.augmentation).image_size
     assert size is not None
     return size
-
-
-def _detector_images(recipe: Recipe) -> tuple[int, int]:
-    """Height and width of a detector's images, three to four as in most photographs."""
-    short, _ = training.detector_size(recipe.data)
-    return short, short * 4 // 3
 
 
 def _objects(count: int, classes: int, size: tuple[int, int], device: torch.device) -> tuple[Any, ...]:

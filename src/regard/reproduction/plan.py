@@ -56,7 +56,7 @@ class Plan:
     Attributes:
         table: the table with the selected rows.
         overrides: overrides of all runs.
-        seeds: number of seeds per cell.
+        seeds: those of each cell.
         jobs: teachers before students, and the first seed of every cell before the second.
         without_recipe: cells without a recipe.
     """
@@ -101,7 +101,7 @@ def make_plan(
         table: the table with the selected rows.
         runs: the runs in the store.
         overrides: overrides of all runs.
-        seeds: number of seeds per cell.
+        seeds: those of each cell.
         store: address of the store.
         columns: selected columns, whose teachers are added; None for all.
         where: recipe fields that do not affect the result, such as `data.folder` and `device`.
@@ -146,8 +146,8 @@ class _Planner:
         self.cells: dict[str, set[tuple[str, str]]] = defaultdict(set)
         self.new: dict[tuple[str | None, ...], str] = {}  # names of new runs, by recipe, seed and teacher
 
-    def add(self, position: tuple[str, str], seed: int, run: str | None = None) -> Job:
-        """Adds the job of a cell and a seed, after the job of its teacher.
+    def add(self, position: tuple[str, str], seed: int, run: str | None = None) -> str:
+        """Adds the job of a cell and a seed, after the job of its teacher, and returns its name.
 
         Args:
             position: (row, column) of the cell.
@@ -158,7 +158,7 @@ class _Planner:
         stored = self.stored[run] if run is not None else self.stored_run(position, seed)
         teacher = None
         if cell.teacher is not None:
-            teacher = self.add((cell.row, cell.teacher), seed, self.teacher_of(stored)).name
+            teacher = self.add((cell.row, cell.teacher), seed, self.teacher_of(stored))
             self.cells[teacher].add(position)
         name = stored.name if stored is not None else self.new_name(position, seed, teacher)
         self.cells[name].add(position)
@@ -174,7 +174,7 @@ class _Planner:
                 state="missing" if stored is None else "finished" if stored.finished else "begun",
                 epochs_done=0 if stored is None else stored.epochs,
             )
-        return self.jobs[name]
+        return name
 
     def teacher_of(self, student: StoredRun | None) -> str | None:
         """The teacher of a run if both are in the store; not always the first run of its recipe and seed."""
@@ -184,12 +184,8 @@ class _Planner:
     def stored_run(self, position: tuple[str, str], seed: int) -> StoredRun | None:
         """The run in the store that fills a cell with a seed, a finished one if there is one."""
         cell = self.filled.cells[position]
-        finished = [one.run for one in cell.runs]
-        names = (
-            *finished,
-            *cell.waiting,
-            *cell.unfinished,
-        )  # waiting: it has finished, but a file of its teacher is missing
+        # Those that wait are finished, and a file of their teacher is missing.
+        names = (*(one.run for one in cell.runs), *cell.waiting, *cell.unfinished)
         return next((self.stored[name] for name in names if self.stored[name].seed == seed), None)
 
     def new_name(self, position: tuple[str, str], seed: int, teacher: str | None) -> str:

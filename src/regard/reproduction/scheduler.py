@@ -171,10 +171,8 @@ class _Scheduler:
         name, ending, message = ended.job.name, ended.ending, ended.message
         took = time.monotonic() - self.running.pop(name)
         if ending == "finished" and not self._is_finished(name):
-            ending, message = (
-                "failed",
-                f"the metrics or weights of the finished run are missing in {self.store.address}",
-            )
+            ending = "failed"
+            message = f"the metrics or weights of the finished run are missing in {self.store.address}"
         if ending == "finished":
             self._finish(name, f"finished in {duration(took)}: {message.rpartition(': ')[2]}")
         elif self.outcome.stopped:  # it may have been killed before it could save

@@ -26,17 +26,11 @@ _METHOD = (
 
 @dataclass(frozen=True)
 class _Entry:
-    """A cell in one metric, with its titles."""
+    """A cell in one metric; the title is of its row, its column and, if there are several, its metric."""
 
     cell: FilledCell
     index: int
-    row: str
-    column: str
-    metric: str
-
-    @property
-    def title(self) -> str:
-        return ", ".join(filter(None, (self.row, self.column, self.metric)))
+    title: str
 
 
 def document(filled: FilledTable, *, wide: bool = True, detail: bool = True, only_runs: bool = False) -> Document:
@@ -78,22 +72,22 @@ def _entries(filled: FilledTable) -> Iterator[_Entry]:
             for column, name in table.columns.items():
                 if (row, column) in filled.cells:
                     several = metric.title if len(table.metrics) > 1 else ""
-                    yield _Entry(filled.cells[row, column], index, title, name, several)
+                    yield _Entry(filled.cells[row, column], index, ", ".join(filter(None, (title, name, several))))
 
 
 def _wide(filled: FilledTable, entries: list[_Entry]) -> Grid:
     """Two rows for each row and metric, published and ours; one for a metric that runs do not measure."""
-    columns = filled.table.columns
-    at = {(one.cell.cell.row, one.index, one.cell.cell.column): one for one in entries}
+    columns, metrics = filled.table.columns, filled.table.metrics
+    at = {(one.cell.cell.position, one.index): one for one in entries}
     rows = []
     for key, title in filled.table.rows.items():
-        for index, measured in enumerate(filled.table.metrics):
-            cells = [at.get((key, index, column)) for column in columns]
-            metric = next((f"{one.metric}, " for one in cells if one and one.metric), "")
+        for index, metric in enumerate(metrics):
+            cells = [at.get(((key, column), index)) for column in columns]
+            label = f"{metric.title}, " if len(metrics) > 1 else ""
             published = (_published(filled, one) if one else "" for one in cells)
-            rows.append(("" if index else title, f"{metric}published", *published))
-            if measured.field is not None:
-                rows.append(("", f"{metric}ours", *(_ours(filled, one) if one else "" for one in cells)))
+            rows.append(("" if index else title, f"{label}published", *published))
+            if metric.field is not None:
+                rows.append(("", f"{label}ours", *(_ours(filled, one) if one else "" for one in cells)))
     return Grid("", ("", "", *columns.values()), "ll" + "r" * len(columns), tuple(rows))
 
 

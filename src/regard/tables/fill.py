@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from regard.store import StoredRun
@@ -41,8 +42,17 @@ def fill(
     if overrides is None:
         overrides = _fullest(match for some in matches.values() for match in some)
     used = overrides or Overrides()
-    fitting = {name: [match for match in some if _fits(match, used, matcher)] for name, some in matches.items()}
-    known = {run.name: [one for one in matcher.matches(run) if _fits(one, used, matcher)] for run in beside} | fitting
+
+    @cache
+    def wanted(position: tuple[str, str]) -> dict[str, Any]:
+        return matcher.overrides(table.cells[position], used)
+
+    def fits(match: Match) -> bool:
+        shortened = match.epochs == shortened_epochs(match.full_epochs, used.shorten)
+        return shortened and match.overrides == wanted(match.cell.position)
+
+    fitting = {name: list(filter(fits, some)) for name, some in matches.items()}
+    known = {run.name: list(filter(fits, matcher.matches(run))) for run in beside} | fitting
     stored = {run.name: run for run in (*beside, *runs)}
     by_cell: dict[tuple[str, str], list[Match]] = defaultdict(list)
     waiting: dict[tuple[str, str], list[str]] = defaultdict(list)
@@ -53,9 +63,9 @@ def fill(
                 excluded.setdefault(run.name, reason)
             elif reason := _unfinished_teacher(match, stored):
                 excluded.setdefault(run.name, reason)
-                waiting[match.cell.row, match.cell.column].append(run.name)
+                waiting[match.cell.position].append(run.name)
             else:
-                by_cell[match.cell.row, match.cell.column].append(match)
+                by_cell[match.cell.position].append(match)
         if not matches[run.name] and (reason := matcher.difference(run)):
             excluded[run.name] = reason
     cells = {}
@@ -80,16 +90,14 @@ def fill(
             unfinished=tuple(match.run.name for match in by_cell[position] if not match.run.finished),
             waiting=tuple(waiting[position]),
         )
-    filling = [match for some in by_cell.values() for match in some]
-    names = {match.run.name for match in filling if not match.run.finished}
-    names |= {one.run for cell in cells.values() for one in cell.runs}
+    counted = {name for cell in cells.values() for name in (*cell.unfinished, *(one.run for one in cell.runs))}
     return FilledTable(
         table=table,
         overrides=overrides,
-        data=_data(matcher, filling[0]) if filling else "",
+        data=next((_data(matcher, some[0]) for some in by_cell.values() if some), ""),
         cells=cells,
         others=_others(matches, fitting, matcher),
-        excluded={name: reason for name, reason in sorted(excluded.items()) if name not in names},
+        excluded={name: reason for name, reason in sorted(excluded.items()) if name not in counted},
     )
 
 
@@ -100,12 +108,6 @@ def _seed_run(table: PublishedTable, match: Match) -> SeedRun:
         version += f"+{str(environment['commit'])[:7]}"
     teacher = "" if match.cell.teacher is None else folder_name(match.teachers[0])
     return SeedRun(match.run.seed, match.run.name, tuple(m.of(row) for m in table.metrics), version, teacher)
-
-
-def _fits(match: Match, overrides: Overrides, matcher: Matcher) -> bool:
-    """Whether a run has these overrides."""
-    same = match.overrides == matcher.overrides(match.cell, overrides)
-    return same and match.epochs == shortened_epochs(match.full_epochs, overrides.shorten)
 
 
 def _other_teacher(match: Match, known: Mapping[str, Sequence[Match]], matcher: Matcher) -> str:
@@ -127,8 +129,7 @@ def _other_teacher(match: Match, known: Mapping[str, Sequence[Match]], matcher: 
     name = folder_name(match.teachers[0])
     if name not in known:
         return f"its teacher {name} is not in the store, so that nothing shows what it learned from"
-    wanted = (match.cell.row, match.cell.teacher)
-    if all((other.cell.row, other.cell.column) != wanted for other in known[name]):
+    if (match.cell.row, match.cell.teacher) not in [other.cell.position for other in known[name]]:
         return f"its teacher {name} does not have the recipe and the overrides of the cell's teacher"
     return ""
 
@@ -187,8 +188,6 @@ def _options(match: Match) -> list[str]:
     """The options that select runs with the overrides of this one."""
     fraction = match.epochs / match.full_epochs
     options = ["--shorten", f"{fraction:.4g}"] if fraction < 1 or not match.overrides else []
-    return options + [part for name, value in match.overrides.items() for part in (f"--{name}", _argument(value))]
-
-
-def _argument(value: Any) -> str:
-    return "null" if value is None else str(value)
+    for name, value in match.overrides.items():
+        options += [f"--{name}", "null" if value is None else str(value)]
+    return options

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from regard import stats
 from regard.notebook import Tabular
 from regard.stats import Difference, Estimate
@@ -140,17 +142,13 @@ class FilledTable(Tabular):
     def comparisons(self) -> tuple[Comparison, ...]:
         """The comparisons of the table in every row that has both columns, in every metric but costs."""
         differences = stats.holm({**self.differences, **dict(enumerate(self.beside))})
-        return tuple(self._comparison(*key, *values, differences[key]) for key, values in self._pairs.items())
+        return tuple(self._comparison(*key, differences[key]) for key in self.differences)
 
     @cached_property
     def differences(self) -> dict[tuple[str, str, str, int], Difference]:
         """Ours by (row, column, against, place of the metric), not corrected."""
-        return {key: stats.over_seeds(*values) for key, values in self._pairs.items()}
-
-    @cached_property
-    def _pairs(self) -> dict[tuple[str, str, str, int], tuple[list[float], list[float]]]:
         return {
-            (row, column, against, index): self._values(row, column, against, index)
+            (row, column, against, index): stats.over_seeds(*self._pairs(row, column, against, index))
             for row in self.table.rows
             for column, against in self.table.comparisons
             if (row, column) in self.cells and (row, against) in self.cells
@@ -158,29 +156,28 @@ class FilledTable(Tabular):
             if not metric.is_cost
         }
 
-    def _values(self, row: str, column: str, against: str, index: int) -> tuple[list[float], list[float]]:
-        """Of both columns, for the seeds that both have."""
+    def _pairs(self, row: str, column: str, against: str, index: int) -> np.ndarray:
+        """Values of both columns for the seeds that both have, (2, N)."""
         first, second = (self.cells[row, one].values(index) for one in (column, against))
         seeds = sorted(first.keys() & second.keys())
-        return [first[seed] for seed in seeds], [second[seed] for seed in seeds]
+        return np.array([[one[seed] for seed in seeds] for one in (first, second)], dtype=float)
 
-    def _comparison(
-        self, row: str, column: str, against: str, index: int, a: list[float], b: list[float], difference: Difference
-    ) -> Comparison:
-        first, second = self.cells[row, column], self.cells[row, against]
-        x, y = first.cell.published[index], second.cell.published[index]
+    def _comparison(self, row: str, column: str, against: str, index: int, difference: Difference) -> Comparison:
+        first, second = self.cells[row, column].cell, self.cells[row, against].cell
+        x, y = first.published[index], second.published[index]
         published = None if x is None or y is None else x - y
+        ours, theirs = self._pairs(row, column, against, index)
         metric = self.table.metrics[index]
         label = verdict(
             published,
             difference,
-            [one - other for one, other in zip(a, b, strict=True)],
+            ours - theirs,
             runs=self.table.runs,
             median=self.table.statistic == "median",
             higher_is_better=metric.higher_is_better,
             faithful=self.faithful,
         )
-        checked = first.cell.checked and second.cell.checked
+        checked = first.checked and second.checked
         return Comparison(row, column, against, metric, published, difference, label, checked)
 
     _columns = ("row", "column", "metric", "published", "mean", "deviation", "n")
@@ -193,8 +190,8 @@ class FilledTable(Tabular):
 
     def record(self, cell: FilledCell, index: int) -> dict[str, Any]:
         """The record of a cell and of the metric with this index: its published value, ours, and the runs."""
-        values, one = cell.values(index), cell.estimate(index)
-        numbers = list(values.values())
+        seeds, one = cell.values(index), cell.estimate(index)
+        values = list(seeds.values())
         record = {
             "table": self.table.name,
             "row": cell.cell.row,
@@ -204,13 +201,13 @@ class FilledTable(Tabular):
             "checked": cell.cell.checked,
             "statistic": self.table.statistic,
             "n": one.n,
-            "median": statistics.median(numbers) if numbers else None,
+            "median": statistics.median(values) if values else None,
             "mean": one.value,
-            "deviation": statistics.stdev(numbers) if len(numbers) > 1 else None,
+            "deviation": statistics.stdev(values) if len(values) > 1 else None,
             "low": one.low,
             "high": one.high,
-            "seeds": list(values),
-            "values": numbers,
+            "seeds": list(seeds),
+            "values": values,
             "unfinished": list(cell.unfinished),
             "epochs": cell.epochs,
             "full_epochs": cell.full_epochs,

@@ -45,12 +45,17 @@ class Grid:
             table.add_column(
                 Text(printable(heading)), justify="right" if numbers else "left", no_wrap=numbers, overflow="fold"
             )
-        grouped = any(not row[0] for row in self.rows)
-        for number, row in enumerate(self.rows):
-            if grouped and number and row[0]:
+        for begins, row in self._grouped():
+            if begins:
                 table.add_section()
             table.add_row(*(Text(printable(text)) for text in row))
         return table
+
+    def _grouped(self) -> Iterator[tuple[bool, tuple[str, ...]]]:
+        """Each row, and whether it begins another group."""
+        grouped = any(not row[0] for row in self.rows)
+        for number, row in enumerate(self.rows):
+            yield grouped and number > 0 and row[0] != "", row
 
     def to_markdown(self) -> str:
         """As GitHub reads it."""
@@ -61,10 +66,8 @@ class Grid:
     def to_latex(self) -> str:
         """A tabular of booktabs, made smaller if it is wider than the text."""
         rows = []
-        grouped = any(not row[0] for row in self.rows)
-        for number, row in enumerate(self.rows):
-            if grouped and number and row[0]:
-                rows.append(r"\addlinespace")
+        for begins, row in self._grouped():
+            rows += [r"\addlinespace"] if begins else []
             rows.append(_latex_row(row))
         lines = [
             r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",

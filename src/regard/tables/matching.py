@@ -19,7 +19,7 @@ from typing import Any
 from regard import data
 from regard.errors import InputError
 from regard.store import StoredRun
-from regard.tables.overrides import OTHERS, Overrides, shortened
+from regard.tables.overrides import Overrides, may_be_overridden, shortened
 from regard.tables.published import Cell, PublishedTable
 from regard.training import WHERE, Recipe, ScheduleRecipe, default_size, flat, plain
 
@@ -64,14 +64,16 @@ class Signature:
     @cached_property
     def compared(self) -> dict[str, Any]:
         """What has to be the same in two runs of one cell."""
-        fields = self.fields.items()
-        return {name: value for name, value in fields if not self._is_overridable(name) and name not in _ELSEWHERE}
+        return self._counted(overridable=False)
 
     @cached_property
     def overridable(self) -> dict[str, Any]:
         """What has to be the same in all runs of one table, besides the schedule."""
-        fields = self.fields.items()
-        return {name: value for name, value in fields if self._is_overridable(name) and name not in _ELSEWHERE}
+        return self._counted(overridable=True)
+
+    def overrides(self, recipe: Signature) -> dict[str, Any]:
+        """The fields that may be overridden and have other values than in a recipe."""
+        return {name: value for name, value in self.overridable.items() if value != recipe.overridable.get(name)}
 
     @cached_property
     def key(self) -> str:
@@ -92,9 +94,12 @@ class Signature:
         teacher = self.fields["transfer.teacher"]
         return [] if teacher is None else [teacher] if isinstance(teacher, str) else list(teacher)
 
-    @staticmethod
-    def _is_overridable(name: str) -> bool:
-        return name.startswith("data.") or name in OTHERS
+    def _counted(self, *, overridable: bool) -> dict[str, Any]:
+        return {
+            name: value
+            for name, value in self.fields.items()
+            if name not in _ELSEWHERE and may_be_overridden(name) == overridable
+        }
 
 
 @dataclass(frozen=True)
@@ -137,15 +142,12 @@ class Matcher:
         self._cells: dict[str, list[Cell]] = {}
         self._stems: dict[str, Cell] = {}
         for position, cell in table.cells.items():
-            recipe = cell.full_recipe
-            if recipe is None:
-                continue
-            self.recipes[position] = recipe
-            self._signatures[position] = Signature(plain(recipe))
-            self._cells.setdefault(self._signatures[position].key, []).append(cell)
-            self._stems.setdefault(cell.stem or "", cell)
+            if (recipe := cell.full_recipe) is not None:
+                self.recipes[position] = recipe
+                self._signatures[position] = signature = Signature(plain(recipe))
+                self._cells.setdefault(signature.key, []).append(cell)
+                self._stems.setdefault(cell.stem or "", cell)
         self._known: dict[str, Signature] = {}
-        self._overrides: dict[tuple[str, str, str], dict[str, Any]] = {}
 
     def signature(self, run: StoredRun) -> Signature:
         """Of a run's recipe, made once for all runs that differ only in the seed."""
@@ -162,38 +164,28 @@ class Matcher:
         signature = self.signature(run)
         matches = []
         for cell in self._cells.get(signature.key, []):
-            wanted = self._signatures[cell.row, cell.column]
-            if signature.length != _shortened(wanted, signature.epochs):
-                continue
-            differing = {
-                name: value for name, value in signature.overridable.items() if value != wanted.overridable.get(name)
-            }
-            matches.append(Match(run, cell, differing, signature.epochs, wanted.epochs, tuple(signature.teachers)))
+            wanted = self._signatures[cell.position]
+            if signature.length == _shortened(wanted, signature.epochs):
+                overrides, teachers = signature.overrides(wanted), tuple(signature.teachers)
+                matches.append(Match(run, cell, overrides, signature.epochs, wanted.epochs, teachers))
         return matches
 
     def teachers(self, cell: Cell) -> list[str]:
         """As a cell's recipe names them."""
-        return self._signatures[cell.row, cell.column].teachers
+        return self._signatures[cell.position].teachers
 
     def overrides(self, cell: Cell, overrides: Overrides) -> dict[str, Any]:
         """The fields that overrides give other values than a cell's recipe has."""
-        position = cell.row, cell.column
-        key = (*position, _text(overrides.fields))
-        if key not in self._overrides:
-            changed = Signature(plain(overrides.apply(self.recipes[position]))).overridable
-            wanted = self._signatures[position].overridable
-            self._overrides[key] = {name: value for name, value in changed.items() if value != wanted.get(name)}
-        return self._overrides[key]
+        return Signature(plain(overrides.apply(self.recipes[cell.position]))).overrides(self._signatures[cell.position])
 
     def difference(self, run: StoredRun) -> str:
-        """Why a run whose name or source is that of a cell does not belong to it; empty for any other run."""
-        if run.problem:
-            return run.problem if self._named(run) else ""
-        signature = self.signature(run)
-        cell = self._named(run)
+        """Why a run whose name is that of a cell does not belong to it; empty for any other run."""
+        cell = self._stems.get(re.sub(r"(-\d+ep)?(-[0-9a-f]{6})?(-seed\d+)?$", "", run.name))
         if cell is None:
             return ""
-        wanted = self._signatures[cell.row, cell.column]
+        if run.problem:
+            return run.problem
+        signature, wanted = self.signature(run), self._signatures[cell.position]
         now, then = signature.compared, wanted.compared
         differing = [name for name in sorted({*now, *then}) if now.get(name) != then.get(name)]
         if differing:
@@ -205,9 +197,6 @@ class Matcher:
             name, value, expected = next(field for field in fields if field[1] != field[2])
             return f"{name} is {value!r}; the recipe's, shortened to {signature.epochs} epochs, is {expected!r}"
         return ""
-
-    def _named(self, run: StoredRun) -> Cell | None:
-        return self._stems.get(re.sub(r"(-\d+ep)?(-[0-9a-f]{6})?(-seed\d+)?$", "", run.name))
 
 
 def digest(recipe: Recipe) -> str:

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from regard.errors import unknown
-
 
 @dataclass(frozen=True)
 class Metric:
@@ -60,14 +58,3 @@ METRICS = {
     )
 }
 """The known ones, by name."""
-
-
-def metric(name: str) -> Metric:
-    """The metric of this name.
-
-    Raises:
-        InputError: there is none.
-    """
-    if name not in METRICS:
-        raise unknown("metric", name, METRICS)
-    return METRICS[name]

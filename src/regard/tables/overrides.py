@@ -10,8 +10,7 @@ from typing import Any
 from regard.errors import InputError
 from regard.training import Recipe, ScheduleRecipe, with_fields
 
-OTHERS = ("precision",)
-"""The fields besides those of `data` that may be overridden."""
+_OTHERS = ("precision",)  # fields besides those of `data` that may be overridden
 
 
 @dataclass(frozen=True)
@@ -35,9 +34,9 @@ class Overrides:
                 f"schedules cannot be shortened to {self.shorten:g} of their epochs; expected a share in (0, 1]"
             )
         for name in self.fields:
-            if not name.startswith("data.") and name not in OTHERS:
+            if not may_be_overridden(name):
                 raise InputError(
-                    f"{name} is part of what the table compares; only data.… and {', '.join(OTHERS)} may be others "
+                    f"{name} is part of what the table compares; only data.… and {', '.join(_OTHERS)} may be others "
                     "(for another recipe, write a table file of your own)"
                 )
 
@@ -48,6 +47,11 @@ class Overrides:
             fields.setdefault("data.options", {})  # those of the recipe are of its own data set
         epochs = shortened_epochs(recipe.schedule.epochs, self.shorten)
         return replace(with_fields(recipe, fields), schedule=shortened(recipe.schedule, epochs))
+
+
+def may_be_overridden(name: str) -> bool:
+    """Whether runs of a table may have another value of a field, by its dotted name."""
+    return name.startswith("data.") or name in _OTHERS
 
 
 def shortened_epochs(epochs: int, fraction: float) -> int:

@@ -39,7 +39,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from regard.errors import InputError, unknown
 from regard.strict_yaml import read_yaml
-from regard.tables.metrics import Metric, metric
+from regard.tables.metrics import METRICS, Metric
 from regard.training import Recipe, field_arguments, load_recipe
 
 T = TypeVar("T")
@@ -49,6 +49,7 @@ _TABLE = {
     *("title", "source", "metrics", "statistic", "runs", "checked"),
     *("columns", "comparisons", "rows", "notes"),
 }
+_ROW = ("title", "overrides")  # fields of a row, besides its columns
 _CELL = {"published", "recipe", "overrides", "teacher", "checked", "note"}
 
 
@@ -77,6 +78,11 @@ class Cell:
     teacher: str | None = None
     note: str = ""
     file: str = field(default="", repr=False, compare=False)
+
+    @property
+    def position(self) -> tuple[str, str]:
+        """Its row and column."""
+        return self.row, self.column
 
     @cached_property
     def full_recipe(self) -> Recipe | None:
@@ -191,11 +197,14 @@ def load_table(name: str | Path) -> PublishedTable:
 def _table(name: str, content: Any, base: Path | None, where: str) -> PublishedTable:
     content = _fields(content, "a table", _TABLE, {"title", "columns", "rows"})
     names = _typed(content.get("metrics", ["accuracy"]), list, "metrics", "a list of names")
-    metrics = tuple(metric(_typed(one, str, "one of the metrics", "a name")) for one in names)
-    notes = _typed(content.get("notes", []), list, "notes", "a list of sentences")
-    if not metrics:
+    if not names:
         raise InputError("metrics is empty; name one at least")
-    _once([one.name for one in metrics], "metrics")
+    for one in names:
+        if _typed(one, str, "one of the metrics", "a name") not in METRICS:
+            raise unknown("metric", one, METRICS)
+    _once(names, "metrics")
+    metrics = tuple(METRICS[one] for one in names)
+    notes = _typed(content.get("notes", []), list, "notes", "a list of sentences")
     statistic = content.get("statistic", "single")
     if statistic not in get_args(Statistic):
         raise unknown("statistic", statistic, get_args(Statistic))
@@ -206,24 +215,23 @@ def _table(name: str, content: Any, base: Path | None, where: str) -> PublishedT
     checked, source = content.get("checked", True), _text(content.get("source"), "source")
     rows, cells = {}, {}
     for key, row in _mapping(content["rows"], "rows").items():
-        row = _fields(row, f"row {key}", {"title", "overrides", *columns}, {"title"})
+        row = _fields(row, f"row {key}", {*_ROW, *columns}, {"title"})
         rows[key] = _text(row["title"], f"the title of row {key}")
         common = _mapping(row.get("overrides", {}), f"row {key}: overrides")
-        for column in columns:
-            if column in row:
-                location = f"row {key}, {column}"
-                cell = _fields(row[column], location, _CELL, set())
-                cells[key, column] = Cell(
-                    row=key,
-                    column=column,
-                    published=_published(cell.get("published"), metrics, location),
-                    checked=_typed(cell.get("checked", checked), bool, f"{location}: checked", "true or false"),
-                    recipe=_recipe(cell.get("recipe"), base, location),
-                    overrides=_overrides(cell, common, f"{source}; {rows[key]}, {columns[column]}", location),
-                    teacher=_teacher(cell.get("teacher"), column, row, location),
-                    note=_text(cell.get("note"), f"{location}: note"),
-                    file=where,
-                )
+        for column in (column for column in columns if column in row):
+            location = f"row {key}, {column}"
+            cell = _fields(row[column], location, _CELL, set())
+            cells[key, column] = Cell(
+                row=key,
+                column=column,
+                published=_published(cell.get("published"), metrics, location),
+                checked=_typed(cell.get("checked", checked), bool, f"{location}: checked", "true or false"),
+                recipe=_recipe(cell.get("recipe"), base, location),
+                overrides=_overrides(cell, common, f"{source}; {rows[key]}, {columns[column]}", location),
+                teacher=_teacher(cell.get("teacher"), column, row, location),
+                note=_text(cell.get("note"), f"{location}: note"),
+                file=where,
+            )
     _no_circle(cells)
     return PublishedTable(
         name=name,
@@ -257,7 +265,7 @@ def _comparisons(value: Any, columns: Mapping[str, str]) -> tuple[tuple[str, str
 def _teacher(name: Any, column: str, row: Mapping[str, Any], location: str) -> str | None:
     if name is None:
         return None
-    if str(name) in ("title", "overrides") or str(name) not in row:
+    if str(name) in _ROW or str(name) not in row:
         raise InputError(f"{location}: its teacher is in column {name!r}, which the row does not have")
     if str(name) == column:
         raise InputError(f"{location}: it is its own teacher; name another column")
@@ -279,10 +287,9 @@ def _no_circle(cells: Mapping[tuple[str, str], Cell]) -> None:
 
 def _columns(value: Any) -> dict[str, str]:
     columns = _mapping(value, "columns")
-    for taken in ("title", "overrides"):
-        if taken in columns:
-            raise InputError(f"a column cannot be called {taken!r}, which is a field of the row; give it another key")
     for key, title in columns.items():
+        if key in _ROW:
+            raise InputError(f"a column cannot be called {key!r}, which is a field of the row; give it another key")
         if title is None:
             raise InputError(f"columns: {key} lacks a title")
     return {key: _text(title, f"the title of column {key}") for key, title in columns.items()}

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
-from regard.stats import Difference, compatible
+from regard.stats import Difference, Vector, compatible
 
 NO_RUNS, ONE_SEED, NOT_SIGNIFICANT = "no runs", "one seed", "not significant"
 _TONES: dict[str, Literal["good", "mid", "bad"]] = {
@@ -22,7 +21,7 @@ _TONES: dict[str, Literal["good", "mid", "bad"]] = {
 def verdict(
     published: float | None,
     ours: Difference,
-    per_seed: Sequence[float],
+    per_seed: Vector,
     *,
     runs: int | None,
     median: bool,
