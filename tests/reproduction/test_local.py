@@ -6,9 +6,6 @@ import json
 import os
 import shlex
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,12 +14,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from support.buckets import bucket
-from support.commands import wait_for
+from support.commands import ended, start, wait_for
 from support.gate import Gate, pid_of
 
 from regard.cli import main, reproduce
 from regard.errors import InputError
-from regard.reproduction import Cost, Ended, Job, LocalExecutor, Outcome, Rate, local, make_plan, run_plan, scheduler
+from regard.reproduction import Cost, Job, LocalExecutor, Outcome, Rate, local, make_plan, run_plan, scheduler
 from regard.store import Store
 from regard.tables import Overrides, document, fill, load_table
 
@@ -45,25 +42,19 @@ def student(table: Path, store: Path) -> Job:
     ).jobs[0]
 
 
-def run_to_end(executor: LocalExecutor, job: Job) -> Ended:
-    executor.start(job)
-    until = time.monotonic() + 120
-    while time.monotonic() < until:
-        for ended in executor.wait(1.0):
-            return ended
-    raise AssertionError("the job does not end")
-
-
 def test_a_table_is_filled_and_not_filled_again(
     small: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    where = {"threads": 1, "device": "cpu"}
+    teacher = make_plan(load_table(small), [], Overrides(), range(1), store="store", columns=["teacher"], where=where)
+    assert main(teacher.jobs[0].command[1:]) == 0
     for name, value in LAUNCHED.items():
         monkeypatch.setenv(name, value)
     command = ["reproduce", str(small), "--seeds", "1", "--columns", "at", "--runs", "store", "--device", "cpu"]
     assert main(command) == 0
     notes = capfd.readouterr().err
-    assert "runs: 2 (0 finished, 0 begun, 2 missing)" in notes and "one run at a time" in notes
+    assert "runs: 2 (1 finished, 0 begun, 1 missing)" in notes and "one run at a time" in notes
     table = load_table(small)
     runs = Store("store").runs()
     filled = fill(table, runs)
@@ -76,7 +67,7 @@ def test_a_table_is_filled_and_not_filled_again(
     assert at["processes"] == 1
     assert at["command"].startswith("regard train ")
     assert at["command"].endswith(f"--run {tmp_path}/store/at-seed0 --resume")
-    log = (tmp_path / "store/.logs/teacher-seed0.log").read_text()
+    log = (tmp_path / "store/.logs/at-seed0.log").read_text()
     assert log.startswith("epoch 1/2") and "Warning" not in log
     weights = (tmp_path / "store/at-seed0/last.safetensors").read_bytes()
     assert main(command) == 0
@@ -144,15 +135,14 @@ def test_interrupting_saves_and_the_same_command_goes_on(
 ) -> None:
     gate = Gate(tmp_path / "gate")
     monkeypatch.setenv("PYTHONPATH", gate.path())
-    command = [sys.executable, "-m", "regard", "reproduce", str(small), "--seeds", "1", "--columns", "student"]
-    command += ["--runs", str(tmp_path / "store"), "--device", "cpu"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    options = ["--seeds", "1", "--columns", "student", "--runs", str(tmp_path / "store"), "--device", "cpu"]
+    (process,) = start(["reproduce", str(small), *options])
     store = Store(tmp_path / "store")
     wait_for(lambda: gate.holds(pid_of(store, "student-seed0")), [process])
     process.send_signal(signal.SIGINT)
-    output = process.communicate()[0]
-    assert process.returncode == 75, output
-    assert "the same command goes on" in output
+    ((status, _, notes),) = ended([process])
+    assert status == 75, notes
+    assert "the same command goes on" in notes
     run = store.run("student-seed0")
     assert run is not None and run.epochs == 1
     assert (tmp_path / "store/student-seed0/checkpoints/step-000000004.pt").is_file()
@@ -163,16 +153,16 @@ def test_a_run_that_prints_much_and_fails_ends_and_says_why(
     small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More than a pipe holds (64 KiB) goes to its log; the last line is the message."""
-    path = small.parent / "student.yaml"
-    path.write_text(path.read_text().replace("wrn-10-0.5", "wrn-10-nonsense"))
-    noise = "import sys\nprint('noise\\n' * 50_000)\nprint('noise\\n' * 50_000, file=sys.stderr)\n"
-    (tmp_path / "sitecustomize.py").write_text(noise)
+    noise = "import os, sys\nprint('noise\\n' * 50_000, flush=True)\nprint('noise\\n' * 50_000, file=sys.stderr)\n"
+    end = "print('regard: unknown model', file=sys.stderr, flush=True)\nos._exit(2)\n"
+    (tmp_path / "sitecustomize.py").write_text(noise + end)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-    ended = run_to_end(LocalExecutor(), student(small, tmp_path / "store"))
-    assert ended.ending == "failed" and "wrn-10-nonsense" in ended.message and "student-seed0.log" in ended.message
-    log = (tmp_path / "store/.logs/student-seed0.log").read_text()
-    assert log.count("noise\n") == 100_000 and "wrn-10-nonsense" in log.splitlines()[-1]
-    assert Store(tmp_path / "store").holder("student-seed0") is None
+    executor = LocalExecutor()
+    executor.start(student(small, tmp_path / "store"))
+    (end,) = executor.wait(120)
+    log = tmp_path / "store/.logs/student-seed0.log"
+    assert (end.ending, end.message) == ("failed", f"unknown model (see {log})")
+    assert log.read_text().count("noise\n") == 100_000
 
 
 def test_each_run_has_a_gpu(monkeypatch: pytest.MonkeyPatch, small: Path, tmp_path: Path) -> None:

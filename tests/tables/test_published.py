@@ -262,6 +262,7 @@ def test_the_teacher_of_a_cell_is_the_one_of_its_recipe() -> None:
     assert taught > 30
 
 
+@pytest.mark.slow
 def test_rows_differ_in_what_they_compare_alone() -> None:
     for name in NAMES:
         table = shipped(name)
