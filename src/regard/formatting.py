@@ -47,14 +47,15 @@ def interval(low: float | None, high: float | None, write: Callable[[float], str
     return f"{write(low)} to {write(high)}"
 
 
-def estimate(estimate: Estimate, write: Callable[[float], str] = percent) -> str:
+def estimate(estimate: Estimate | Difference, write: Callable[[float], str] = percent) -> str:
     """74.3 (71.5 to 76.9)"""
-    return _with_interval(estimate, write)
+    text = write(estimate.value)
+    return text if math.isnan(estimate.low) else f"{text} ({interval(estimate.low, estimate.high, write)})"
 
 
 def difference(difference: Difference, write: Callable[[float], str] = points) -> str:
     """+3.1 (+0.4 to +5.8)"""
-    return _with_interval(difference, write)
+    return estimate(difference, write)
 
 
 def p_value(p: float | None) -> str:
@@ -150,8 +151,3 @@ def _escaped(character: str) -> str:
 
 def _minus(text: str) -> str:
     return text.replace("-", "−")
-
-
-def _with_interval(value: Estimate | Difference, write: Callable[[float], str]) -> str:
-    text = write(value.value)
-    return text if math.isnan(value.low) else f"{text} ({interval(value.low, value.high, write)})"

@@ -146,8 +146,8 @@ def _matched(first: Results, second: Results) -> tuple[Mapping[str, np.ndarray],
         for results in (first, second):
             if len(set(results.keys)) < len(results):
                 raise InputError(f"images of {results.model} share a name, so that they cannot be matched by name")
-        places = {key: place for place, key in enumerate(second.keys)}
-        common = [(place, places[key]) for place, key in enumerate(first.keys) if key in places]
+        positions = {key: i for i, key in enumerate(second.keys)}
+        common = [(i, positions[key]) for i, key in enumerate(first.keys) if key in positions]
         if not common:
             raise InputError(
                 f"the results have no image in common (of the first {first.model} an image is {first.keys[0]!r}, of "

@@ -108,7 +108,7 @@ def evaluate_detector(
         keys: list[str] = []
         parts: list[dict[str, Tensor]] = []
         skipped: list[str] = []
-        for batch in evaluator.batches(images, workers, unreadable, place):
+        for batch in evaluator.batches(images, workers, unreadable, used_device):
             skipped += batch.skipped
             for image, target, index in zip(batch.images, batch.targets or (), batch.index.tolist(), strict=True):
                 try:
@@ -125,7 +125,7 @@ def evaluate_detector(
             done(len(batch.images) + len(batch.skipped))
         return Rows(tuple(keys), columns_of(parts), tuple(skipped), len(outputs or dataset.classes))
 
-    with on_device(detector, device) as (place, dtype):
+    with on_device(detector, device) as (used_device, dtype):
         plan: dict[str, Any] = {
             "regard": __version__,
             "weights": models.fingerprint(detector),
@@ -163,7 +163,7 @@ def evaluate_detector(
         outputs=tuple(outputs or dataset.classes),
         keys=rows.keys,
         skipped=rows.skipped,
-        provenance={**plan, "torch": torch.__version__, "device": str(place), "command": command_line(sys.argv)},
+        provenance={**plan, "torch": torch.__version__, "device": str(used_device), "command": command_line(sys.argv)},
     )
 
 

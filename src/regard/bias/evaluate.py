@@ -122,7 +122,7 @@ def evaluate(
         raise InputError("batches as they come cannot be kept in shards; give a set, or leave folder out")
     size = batch_size or default_batch_size(source)
 
-    with on_device(model, device) as (place, dtype):
+    with on_device(model, device) as (used_device, dtype):
 
         def load(images: Sequence[int] | None) -> Iterator[Batch]:
             if isinstance(source, _Batches):
@@ -131,7 +131,7 @@ def evaluate(
                 source if images is None else source.subset(images),
                 size,
                 transform=transform,
-                device=place,
+                device=used_device,
                 mean=mean,
                 std=std,
                 workers=workers,
@@ -149,11 +149,11 @@ def evaluate(
             batches = ((batch, ()) for batch in load(images)) if changed is None else changed.batches(images or ())
             for batch, variants in batches:
                 if len(batch.images):
-                    labels = batch.labels.to(place)
+                    labels = batch.labels.to(used_device)
                     assert batch.masks is not None  # see has_masks above
-                    regions = batch.masks.to(place)
+                    regions = batch.masks.to(used_device)
                     targets = matching.targets(labels)
-                    part, outputs = evaluator.measured(batch.images.to(place, dtype), labels, targets, regions)
+                    part, outputs = evaluator.measured(batch.images.to(used_device, dtype), labels, targets, regions)
                     matching.check(outputs, batch.labels)
                     if changed is not None and not matching.scored(outputs):
                         raise InputError(
@@ -217,7 +217,7 @@ def evaluate(
             **plan,
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "torch": torch.__version__,
-            "device": str(place),
+            "device": str(used_device),
             "command": command_line(sys.argv),
         },
     )
@@ -415,16 +415,16 @@ def on_device(model: nn.Module, device: torch.device | str | None) -> Iterator[t
     dtype = next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.get_default_dtype())
     home = next(iter(homes), torch.device("cpu"))
     try:
-        place = home if device is None else torch.device(device)
+        chosen = home if device is None else torch.device(device)
     except RuntimeError:
         raise InputError(f"unknown device {device!r}; give cpu, cuda, cuda:0, mps, …") from None
-    if place.type == home.type and place.index in (None, home.index):
+    if chosen.type == home.type and chosen.index in (None, home.index):
         yield home, dtype
         return
     if len(homes) > 1:
-        raise InputError(f"the model is on {len(homes)} devices and cannot be moved to {place}; leave device out")
+        raise InputError(f"the model is on {len(homes)} devices and cannot be moved to {chosen}; leave device out")
     try:
-        model.to(place)
-        yield place, dtype
+        model.to(chosen)
+        yield chosen, dtype
     finally:
         model.to(home)

@@ -62,11 +62,11 @@ class Interventions:
         index = np.asarray(which)
         chosen = [np.where(one[index] < 0, index, one[index]) for one in self.partners.values()]
         for batch, *others in zip(self._load(which), *(self._load(one.tolist()) for one in chosen), strict=True):
-            places = torch.from_numpy(index)[batch.index.cpu()]
+            indices = torch.from_numpy(index)[batch.index.cpu()]
             backgrounds = {}
             for name, other in zip(MIXED, others, strict=True):
                 images, regions, known = _matched(batch, other)
-                known &= torch.from_numpy(self.partners[name])[places] >= 0
+                known &= torch.from_numpy(self.partners[name])[indices] >= 0
                 backgrounds[name] = images, regions, known.to(batch.images.device)
             assert batch.masks is not None
             yield batch, variants(batch.images, batch.masks, backgrounds)
@@ -145,11 +145,11 @@ def partners(labels: Integers, seed: int) -> tuple[Integers, Integers]:
 
 
 def _matched(batch: Batch, other: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """Images and regions of the other batch in the places of this one, and which of them could be read, bool (B,)."""
+    """Images and regions of the other batch in the order of this one, and which of them could be read, bool (B,)."""
     assert batch.masks is not None and other.masks is not None
-    row = {place: i for i, place in enumerate(other.index.tolist())}
-    places = batch.index.tolist()
-    known = torch.tensor([place in row for place in places], dtype=torch.bool)
+    row = {index: i for i, index in enumerate(other.index.tolist())}
+    indices = batch.index.tolist()
+    known = torch.tensor([index in row for index in indices], dtype=torch.bool)
     if not known.any():
         return batch.images, batch.masks, known
     if other.images.shape[1:] != batch.images.shape[1:]:
@@ -157,7 +157,7 @@ def _matched(batch: Batch, other: Batch) -> tuple[Tensor, Tensor, Tensor]:
             f"images of {tuple(batch.images.shape[2:])} and {tuple(other.images.shape[2:])} pixels cannot exchange "
             "backgrounds; have them resized (transform, --data.size)"
         )
-    rows = torch.tensor([row.get(place, 0) for place in places], device=other.images.device)
+    rows = torch.tensor([row.get(index, 0) for index in indices], device=other.images.device)
     return other.images[rows], other.masks[rows], known
 
 

@@ -229,17 +229,10 @@ class Results(Tabular):
         Raises:
             InputError: a measure that `curves` does not have, or results without curves.
         """
-        curves = {}
         for name in measures:
             if name not in self.curves:
                 raise unknown("measure", name, self.curves)
-            curves[name.replace("_", " ")] = dict(zip(CURVE_THRESHOLDS[1:], self.curves[name][1:], strict=True))
-        return figures.curves(
-            {label: [{x: one.value for x, one in curve.items()}] for label, curve in curves.items()},
-            bands={label: {x: (one.low, one.high) for x, one in curve.items()} for label, curve in curves.items()},
-            xlabel="threshold of the focus",
-            percent=True,
-        )
+        return threshold_figure({name.replace("_", " "): self.curves[name] for name in measures})
 
     def _focus_measures(self, level: int) -> dict[str, np.ndarray]:
         """The columns that depend on the threshold, at the threshold `level` / 100."""
@@ -375,6 +368,23 @@ class Results(Tabular):
         if len(rows) != images:
             raise InputError(f"{path} is of {images} images, {_rows_file(path)} of {len(rows)}; measure again")
         return cls(**options, rows=rows.columns, keys=rows.keys)
+
+
+def threshold_figure(curves: Mapping[str, Sequence[Estimate]], *, legend: bool = True) -> Figure:
+    """A matplotlib figure of rates or means over the threshold of the focus, with their 95% intervals as bands.
+
+    Args:
+        curves: label -> the values at thresholds 0, 0.01, …, 1, of which the first is left out.
+        legend: whether labels stand below the figure.
+    """
+    drawn = {label: dict(zip(CURVE_THRESHOLDS[1:], curve[1:], strict=True)) for label, curve in curves.items()}
+    return figures.curves(
+        {label: [{x: one.value for x, one in curve.items()}] for label, curve in drawn.items()},
+        bands={label: {x: (one.low, one.high) for x, one in curve.items()} for label, curve in drawn.items()},
+        xlabel="threshold of the focus",
+        percent=True,
+        legend=legend,
+    )
 
 
 def _check_options(options: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from regard import bias, figures
 from regard.bias import Results
-from regard.bias.metrics import CURVE_THRESHOLDS
+from regard.bias.results import threshold_figure
 from regard.bias.rows import CURVES
 from regard.bias.summary import RATES, comparable
 from regard.columns import Column
@@ -167,16 +167,8 @@ def curves(results: Sequence[Results]) -> Charts:
     known = {name: one for name, one in zip(bias_records.names(results), results, strict=True) if CURVES[0] in one.rows}
     charts = []
     for measure in ("position_bias", "range_bias") if known else ():
-        rates = {
-            name: dict(zip(CURVE_THRESHOLDS[1:], one.curves[measure][1:], strict=True)) for name, one in known.items()
-        }
-        chart = figures.curves(
-            {name: [{x: rate.value for x, rate in curve.items()}] for name, curve in rates.items()},
-            bands={name: {x: (rate.low, rate.high) for x, rate in curve.items()} for name, curve in rates.items()},
-            xlabel="threshold of the focus",
-            percent=True,
-            legend=len(results) > 1,
-        )
+        rates = {name: one.curves[measure] for name, one in known.items()}
+        chart = threshold_figure(rates, legend=len(results) > 1)
         charts.append((name_of(measure), chart))
     return charts
 

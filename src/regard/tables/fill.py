@@ -6,6 +6,7 @@ import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
+from operator import itemgetter
 from typing import Any
 
 from regard.store import StoredRun
@@ -152,16 +153,13 @@ def _fullest(matches: Iterable[Match]) -> Overrides | None:
     groups: dict[str, list[Match]] = defaultdict(list)
     for match in matches:
         groups[match.key].append(match)
-    best: tuple[float, int, str] | None = None
-    chosen = None
+    ranked: list[tuple[tuple[float, int, str], Overrides]] = []
     for key, group in sorted(groups.items()):
         for fraction in sorted({match.epochs / match.full_epochs for match in group}):
             fitting = [match for match in group if match.epochs == shortened_epochs(match.full_epochs, fraction)]
             longest = max(match.epochs / match.full_epochs for match in fitting)
-            rank = (longest, len(fitting), key)
-            if best is None or rank > best:
-                best, chosen = rank, Overrides(fraction, dict(group[0].overrides))
-    return chosen
+            ranked.append(((longest, len(fitting), key), Overrides(fraction, dict(group[0].overrides))))
+    return max(ranked, key=itemgetter(0))[1] if ranked else None
 
 
 def _data(matcher: Matcher, match: Match) -> str:

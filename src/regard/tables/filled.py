@@ -146,7 +146,7 @@ class FilledTable(Tabular):
 
     @cached_property
     def differences(self) -> dict[tuple[str, str, str, int], Difference]:
-        """Ours by (row, column, against, place of the metric), not corrected."""
+        """Ours by (row, column, against, index of the metric), not corrected."""
         return {
             (row, column, against, index): stats.over_seeds(*self._pairs(row, column, against, index))
             for row in self.table.rows

@@ -278,10 +278,10 @@ def _no_circle(cells: Mapping[tuple[str, str], Cell]) -> None:
     try:
         TopologicalSorter(teachers).prepare()
     except CycleError as error:
-        places = error.args[1][:-1]
-        names = ", ".join(sorted(column for _, column in places))
+        circle = error.args[1][:-1]
+        names = ", ".join(sorted(column for _, column in circle))
         raise InputError(
-            f"row {places[0][0]}: the teachers of {names} go in a circle; one of these has to have none"
+            f"row {circle[0][0]}: the teachers of {names} go in a circle; one of these has to have none"
         ) from error
 
 
