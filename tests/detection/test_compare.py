@@ -7,8 +7,8 @@ import pytest
 from support.detections import judged, results, scene
 
 from regard import detection
-from regard.detection.matching import PRECISIONS, Matches
-from regard.detection.table import MEASURES, Table
+from regard.detection.matching import MEASURES, PRECISIONS, Matches
+from regard.detection.table import Table
 from regard.errors import InputError
 
 

@@ -7,7 +7,7 @@ from support.detections import judged, results, scene
 from torch import nn
 
 from regard import data, detection
-from regard.detection.table import MEASURES
+from regard.detection.matching import MEASURES
 from regard.errors import InputError, UnfitImage
 
 
@@ -103,7 +103,8 @@ def clutter():
 
 def test_a_detector_that_finds_all(clutter, tmp_path):
     sizes = []
-    found = detection.evaluate(Recaller(clutter), clutter, name="recaller", batch_size=7, after_batch=sizes.append)
+    loader = data.create_loader(clutter, 7, objects=True)
+    found = detection.evaluate(Recaller(clutter), loader, name="recaller", after_batch=sizes.append)
     assert sizes == [7, 7, 7, 7, 2] and len(found) == 30 and found.keys == tuple(clutter.keys)
     for numbers in (found.boxes, found.masks, found.by_class["masks"][clutter.classes[0]]):
         assert numbers["AP"] == numbers["AR1"] == 1
@@ -132,8 +133,8 @@ def test_an_image_that_a_detector_refuses_is_named_or_skipped(clutter):
     refused = torch.from_numpy(np.array(clutter.image(4))).permute(2, 0, 1) / 255
     with pytest.raises(InputError, match=rf"{clutter.keys[4]}: too narrow; .*\(--unreadable skip\)"):
         detection.evaluate(Narrow(clutter), clutter)
-    for batch_size in (1, 7):
-        rest = detection.evaluate(Narrow(clutter), clutter, batch_size=batch_size, unreadable="skip")
+    for images in (clutter, data.create_loader(clutter, 7, objects=True)):
+        rest = detection.evaluate(Narrow(clutter), images, unreadable="skip")
         assert rest.skipped == (f"{clutter.keys[4]}: too narrow",) and rest.keys == (
             *clutter.keys[:4],
             *clutter.keys[5:],

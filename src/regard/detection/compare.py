@@ -89,14 +89,14 @@ def compare_all(results: Sequence[Results], *, samples: int = 2000, seed: int = 
     if samples < 100:
         raise InputError(f"samples is {samples}; give 100 or more, as an interval is read off them")
     first, *others = results
-    for one in others:
-        _check_same(one, first)
-    kinds: list[Kind] = [kind for kind in first.kinds if all(kind in one.kinds for one in others)]
+    for other in others:
+        _check_same(other, first)
+    kinds: list[Kind] = [kind for kind in first.kinds if all(kind in other.kinds for other in others)]
     differences: dict[tuple[int, Kind, str], Difference] = {}
     for kind in kinds:
         reference = _precisions(first, kind, samples, seed)
-        for i, one in enumerate(others):
-            drawn = _precisions(one, kind, samples, seed)
+        for i, other in enumerate(others):
+            drawn = _precisions(other, kind, samples, seed)
             for name in PRECISIONS:
                 # The first row is of the images themselves.
                 value, *apart = (drawn[name] - reference[name]).tolist()
@@ -104,9 +104,9 @@ def compare_all(results: Sequence[Results], *, samples: int = 2000, seed: int = 
     corrected = holm(differences)
     return [
         Comparison(
-            one.model, first.model, {(kind, name): corrected[i, kind, name] for kind in kinds for name in PRECISIONS}
+            other.model, first.model, {(kind, name): corrected[i, kind, name] for kind in kinds for name in PRECISIONS}
         )
-        for i, one in enumerate(others)
+        for i, other in enumerate(others)
     ]
 
 

@@ -18,6 +18,8 @@ from regard.detection.table import Table
 from regard.errors import InputError, UnfitImage
 from regard.modes import evaluation_mode
 
+LabelMap = NDArray[np.int64] | None
+
 _CUT = 0.5  # of the probability of masks, as in torchvision's reference
 
 
@@ -36,14 +38,13 @@ def evaluate(
     *,
     name: str = "",
     classes: Sequence[str] | None = None,
-    batch_size: int = 1,
     workers: int = 0,
     unreadable: OnUnreadable = "error",
     after_batch: Callable[[int], None] | None = None,
 ) -> Results:
-    """Detect objects in all images of a data set, and compare them with those that are there.
+    """Detects objects in all images of a data set, one image at a time, and compares them with those that are there.
 
-    Between batches only boxes, scores and run-length codes of masks are kept. Under `torch.distributed` each process
+    Between images only boxes, scores and run-length codes of masks are kept. Under `torch.distributed` each process
     detects in its share of the images, and all get the same results. Masks are evaluated if both the detector and the
     data set have them.
 
@@ -54,8 +55,6 @@ def evaluate(
         name: name of the model.
         classes: names of the detector's classes, if they may differ in order or number from those of the data set,
             which have to be among them; detections of other classes do not count. None if they are the same.
-        batch_size: images at a time, over all processes, at least one for each. Images of different sizes are padded to
-            the largest of a batch, which changes detections slightly.
         workers: DataLoader workers that read images.
         unreadable: on an image that cannot be read, or is too long and narrow for the detector, raise an "error" or
             "skip" the image; a loader reads as it was made.
@@ -67,10 +66,10 @@ def evaluate(
     if isinstance(images, data.Loader):
         loader = images
     else:
-        rank, world_size = (distributed.get_rank(), distributed.get_world_size()) if _together() else (0, 1)
+        rank, world_size = (distributed.get_rank(), distributed.get_world_size()) if _is_distributed() else (0, 1)
         loader = data.create_loader(
             images,
-            max(batch_size, world_size),
+            world_size,
             objects=True,
             rank=rank,
             world_size=world_size,
@@ -79,58 +78,39 @@ def evaluate(
             unreadable=unreadable,
         )
     dataset = with_objects(loader.dataset)
-    numbers = _numbers(dataset, classes, getattr(detector, "num_classes", None))
+    label_map = _label_map(dataset, classes, getattr(detector, "num_classes", None))
     evaluated: list[_Image] = []
     skipped: list[str] = []
     with evaluation_mode(detector), torch.inference_mode():
         for batch in loader.epoch(0):
-            try:
-                outputs = detector(batch.images)
-            except UnfitImage as error:
-                keys = [dataset.keys[index] for index in batch.index.tolist()]
-                if unreadable == "error":
-                    raise InputError(f"{', '.join(keys)}: {error}; {SKIP}") from error
-                outputs, unfit = _one_by_one(detector, batch.images)
-                skipped += [f"{keys[number]}: {reason}" for number, reason in unfit.items()]
-            for index, image, output in zip(batch.index.tolist(), batch.images, outputs, strict=True):
-                if output is None:
-                    continue
+            skipped += batch.skipped
+            for index, image in zip(batch.index.tolist(), batch.images, strict=True):
                 try:
-                    evaluated.append(_image(dataset, index, image, output, numbers))
+                    (output,) = detector([image])
+                    evaluated.append(_image(dataset, index, image, output, label_map))
+                except UnfitImage as error:
+                    reason = f"{dataset.keys[index]}: {error}"
+                    if unreadable == "error":
+                        raise InputError(f"{reason}; {SKIP}") from error
+                    skipped.append(reason)
                 except Unreadable as error:
                     raise InputError(str(error)) from error
-            skipped += batch.skipped
             if after_batch is not None:
                 after_batch(len(batch.index))
     if loader.world_size > 1:
         parts: list[Any] = [None] * loader.world_size
         distributed.all_gather_object(parts, (evaluated, skipped))
-        evaluated, skipped = ([one for part in parts for one in part[i]] for i in (0, 1))
+        evaluated, skipped = ([entry for part in parts for entry in part[i]] for i in (0, 1))
     if not evaluated:
         raise InputError(f"not one image of data set {dataset.name!r} can be read; give readable ones")
     return _results(dataset, evaluated, skipped, name or type(detector).__name__)
 
 
-def _one_by_one(
-    detector: nn.Module, images: Sequence[Tensor]
-) -> tuple[list[Mapping[str, Tensor] | None], dict[int, str]]:
-    """The output for each image, None for those that the detector does not take, and the reason for each of these."""
-    outputs: list[Mapping[str, Tensor] | None] = []
-    unfit: dict[int, str] = {}
-    for number, image in enumerate(images):
-        try:
-            outputs += detector([image])
-        except UnfitImage as error:
-            outputs.append(None)
-            unfit[number] = str(error)
-    return outputs, unfit
-
-
-def _together() -> bool:
+def _is_distributed() -> bool:
     return distributed.is_available() and distributed.is_initialized()
 
 
-def _numbers(dataset: data.ImageDataset, classes: Sequence[str] | None, count: int | None) -> NDArray[np.int64] | None:
+def _label_map(dataset: data.ImageDataset, classes: Sequence[str] | None, count: int | None) -> LabelMap:
     """The label in the data set of each label of the detector, -1 for none; None if they are the same."""
     if classes is None:
         if count is not None and count != len(dataset.classes):
@@ -145,8 +125,8 @@ def _numbers(dataset: data.ImageDataset, classes: Sequence[str] | None, count: i
             f"data set {dataset.name!r} has {len(missing)} classes that the detector does not know "
             f"({', '.join(missing[:3])}, …); evaluate on a data set of its classes ({', '.join(classes[:3])}, …)"
         )
-    places = {name: label for label, name in enumerate(dataset.classes)}
-    return np.array([places.get(name, -1) for name in classes], dtype=np.int64)
+    labels = {name: label for label, name in enumerate(dataset.classes)}
+    return np.array([labels.get(name, -1) for name in classes], dtype=np.int64)
 
 
 def _image(
@@ -154,7 +134,7 @@ def _image(
     index: int,
     image: Tensor,
     output: Mapping[str, Tensor],
-    numbers: NDArray[np.int64] | None,
+    label_map: LabelMap,
 ) -> _Image:
     """What is kept of an image (3, h, w) and the output of the detector for it."""
     masks = None
@@ -164,7 +144,7 @@ def _image(
     assert truth is not None
     labels = output["labels"].cpu().numpy()
     boxes, scores = (output[part].double().cpu().numpy() for part in ("boxes", "scores"))
-    detections = Table.of_detections(labels if numbers is None else numbers[labels], boxes, scores, masks)
+    detections = Table.of_detections(labels if label_map is None else label_map[labels], boxes, scores, masks)
     if len(labels) and not (labels.min() >= 0 and detections.label.max() < len(dataset.classes)):
         raise InputError(
             f"the detector gives labels {labels.min()} to {labels.max()}; expected class indices 0 to "
@@ -176,19 +156,19 @@ def _image(
 
 def _results(dataset: data.ImageDataset, images: Sequence[_Image], skipped: Sequence[str], name: str) -> Results:
     """Images in the order of their ids, in which COCO's evaluation breaks ties between scores."""
-    ids = {one.number: dataset.image_id(one.number) for one in images}
+    ids = {image.number: dataset.image_id(image.number) for image in images}
     by_id = all(isinstance(key, int) for key in ids.values())
-    images = sorted(images, key=lambda one: (ids[one.number] if by_id else 0, one.number))
+    images = sorted(images, key=lambda image: (ids[image.number] if by_id else 0, image.number))
     return Results(
         name,
         dataset.name,
         dataset.split,
         tuple(dataset.classes),
         dataset.category_ids,
-        tuple(dataset.keys[one.number] for one in images),
-        tuple(ids[one.number] for one in images),
-        np.array([one.size for one in images], dtype=np.int64),
-        Table.joined([one.truth for one in images]),
-        Table.joined([one.detections for one in images]),
+        tuple(dataset.keys[image.number] for image in images),
+        tuple(ids[image.number] for image in images),
+        np.array([image.size for image in images], dtype=np.int64),
+        Table.joined([image.truth for image in images]),
+        Table.joined([image.detections for image in images]),
         tuple(sorted(skipped)),
     )

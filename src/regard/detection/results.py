@@ -13,7 +13,8 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from regard.detection.table import Kind, Table, evaluated
+from regard.detection.matching import Matches, evaluate_matches
+from regard.detection.table import Kind, Table
 from regard.errors import InputError, first_line
 from regard.files import write_text, written_aside
 from regard.notebook import Tabular
@@ -27,7 +28,7 @@ _NAMES = ("model", "dataset", "split", "classes", "category_ids", "keys", "image
 class Results(Tabular):
     """The detections of one detector on a data set.
 
-    The numbers are those of COCO's evaluation (Lin et al. 2014, arXiv 1405.0312), by faster-coco-eval: `AP`, averaged
+    The numbers are those of COCO's evaluation (Lin et al. 2014, arXiv 1405.0312): `AP`, averaged
     over the thresholds 0.5 to 0.95 of the intersection over union, `AP50`, `AP75`, `APs`, `APm`, `APl` of small, medium
     and large objects, and `AR1`, `AR10`, `AR100`, `ARs`, `ARm`, `ARl`, the recall of so many detections in an image.
     All are 0 to 1, and NaN where there are no objects.
@@ -84,9 +85,7 @@ class Results(Tabular):
 
     @cached_property
     def _evaluated(self) -> dict[Kind, tuple[dict[str, float], list[dict[str, float]]]]:
-        return {
-            kind: evaluated(self.truth, self.detections, self.sizes, len(self.classes), kind) for kind in self.kinds
-        }
+        return {kind: evaluate_matches(Matches.of(self, kind)) for kind in self.kinds}
 
     def to_records(self) -> list[dict[str, Any]]:
         """A dict of all classes, then one of each, of each kind, JSON-ready: `model`, `dataset`, `split`, `kind`,
@@ -105,23 +104,23 @@ class Results(Tabular):
 
     def coco_results(self, kind: Kind = "boxes") -> list[dict[str, Any]]:
         """The detections in COCO's format for results, with the ids of the annotation file."""
-        table, digits = (
-            self.detections,
-            zip(self.detections.image.tolist(), self.detections.label.tolist(), strict=True),
-        )
-        records: list[dict[str, Any]] = [
-            {"image_id": self.image_ids[image], "category_id": self.category_ids[label]} for image, label in digits
-        ]
+        table = self.detections
         if kind == "boxes":
-            parts: list[Any] = table.box.tolist()
+            shapes: list[Any] = table.box.tolist()
         elif table.counts is None:
             raise InputError(f"the detections of {self.model} have no masks; ask for boxes")
         else:
-            parts = [{**code, "counts": code["counts"].decode()} for code in table.codes(self.sizes)]
-        field = "bbox" if kind == "boxes" else "segmentation"
+            shapes = [{**code, "counts": code["counts"].decode()} for code in table.codes(self.sizes)]
+        shape_field = "bbox" if kind == "boxes" else "segmentation"
+        columns = zip(table.image.tolist(), table.label.tolist(), shapes, table.score.tolist(), strict=True)
         return [
-            {**record, field: part, "score": score}
-            for record, part, score in zip(records, parts, table.score.tolist(), strict=True)
+            {
+                "image_id": self.image_ids[image],
+                "category_id": self.category_ids[label],
+                shape_field: shape,
+                "score": score,
+            }
+            for image, label, shape, score in columns
         ]
 
     def save_coco(self, path: str | Path, kind: Kind = "boxes") -> Path:

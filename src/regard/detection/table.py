@@ -1,4 +1,4 @@
-"""Objects or detections of many images, and the numbers of COCO's evaluation over them, by faster-coco-eval."""
+"""Objects or detections of many images."""
 
 from __future__ import annotations
 
@@ -14,18 +14,6 @@ from regard.data.codes import encoded, library
 from regard.data.objects import Instances
 
 Kind = Literal["boxes", "masks"]
-
-MEASURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-"""COCO's twelve numbers, 0 to 1, NaN where there is no object to find."""
-
-THRESHOLDS = np.linspace(0.5, 0.95, 10)
-"""Of the intersection over union."""
-
-RECALLS = np.linspace(0, 1, 101)
-RANGES = {"": (0.0, 1e10), "s": (0.0, 32.0**2), "m": (32.0**2, 96.0**2), "l": (96.0**2, 1e10)}
-"""Of the area of objects, in pixels."""
-
-_MOST = (1, 10, 100)  # detections in an image and of a class
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,9 +68,9 @@ class Table:
     def joined(cls, images: Sequence[Table]) -> Table:
         """Those of many images, each a table of its own, numbered in turn."""
         columns = {
-            one.name: np.concatenate([getattr(image, one.name) for image in images])
-            for one in fields(cls)
-            if one.name not in ("image", "counts")
+            column.name: np.concatenate([getattr(image, column.name) for image in images])
+            for column in fields(cls)
+            if column.name not in ("image", "counts")
         }
         number = np.repeat(np.arange(len(images)), [len(image) for image in images])
         codes = [image.counts for image in images]
@@ -92,7 +80,7 @@ class Table:
     def where(self, which: NDArray[Any]) -> Table:
         """Those for which `which`, bool (N,), is true, or those at these places, int."""
         places = np.arange(len(self))[which]
-        kept = {one.name: getattr(self, one.name)[places] for one in fields(self) if one.name != "counts"}
+        kept = {column.name: getattr(self, column.name)[places] for column in fields(self) if column.name != "counts"}
         return replace(self, **kept, counts=self.counts and tuple(self.counts[i] for i in places.tolist()))
 
     def codes(self, sizes: NDArray[np.int64]) -> list[dict[str, Any]]:
@@ -111,61 +99,3 @@ class Table:
         if kind == "boxes":
             return self.box[:, 2:].prod(1)
         return np.asarray(library().area(self.codes(sizes)), dtype=np.float64)
-
-
-def evaluated(
-    truth: Table, detections: Table, sizes: NDArray[np.int64], classes: int, kind: Kind
-) -> tuple[dict[str, float], list[dict[str, float]]]:
-    """COCO's twelve numbers over all classes, and of each.
-
-    Args:
-        truth: objects.
-        detections: of the same images.
-        sizes: (width, height) of each image, int (images, 2).
-        classes: number of classes.
-        kind: what has to overlap.
-    """
-    library()  # raises if it is not installed
-    from faster_coco_eval import COCO, COCOeval_faster
-
-    images = [{"id": i, "width": width, "height": height} for i, (width, height) in enumerate(sizes.tolist())]
-    categories = [{"id": label, "name": str(label)} for label in range(classes)]
-
-    def content(table: Table) -> Any:
-        return COCO({"images": images, "categories": categories, "annotations": _annotations(table, sizes, kind)})
-
-    scoring = COCOeval_faster(content(truth), content(detections), "bbox" if kind == "boxes" else "segm")
-    scoring.params.maxDets = list(_MOST)
-    scoring.evaluate()
-    scoring.accumulate()
-    precision, recall = (np.asarray(scoring.eval[name]) for name in ("precision", "recall"))
-    return _numbers(precision, recall), [
-        _numbers(precision[:, :, [label]], recall[:, [label]]) for label in range(classes)
-    ]
-
-
-def _annotations(table: Table, sizes: NDArray[np.int64], kind: Kind) -> list[dict[str, Any]]:
-    columns = zip(table.image.tolist(), table.label.tolist(), table.box.tolist(), table.score.tolist(), strict=True)
-    # Numbers from 1: in the evaluation 0 means no match.
-    records = [
-        {"id": i, "image_id": image, "category_id": label, "bbox": box, "score": score}
-        for i, (image, label, box, score) in enumerate(columns, 1)
-    ]
-    for record, area, crowd in zip(records, table.areas(sizes, kind).tolist(), table.crowd.tolist(), strict=True):
-        record |= {"area": area, "iscrowd": int(crowd)}
-    if kind == "masks":
-        for record, code in zip(records, table.codes(sizes), strict=True):
-            record["segmentation"] = code
-    return records
-
-
-def _numbers(precision: NDArray[np.float64], recall: NDArray[np.float64]) -> dict[str, float]:
-    """The twelve numbers of precision (thresholds, recalls, classes, ranges, most) and recall (without recalls)."""
-    arrays = [
-        *(precision[..., 0, 2], precision[0, ..., 0, 2], precision[5, ..., 0, 2]),
-        *(precision[..., size, 2] for size in (1, 2, 3)),
-        *(recall[..., 0, most] for most in (0, 1, 2)),
-        *(recall[..., size, 2] for size in (1, 2, 3)),
-    ]
-    known = [array[array > -1] for array in arrays]
-    return {name: float(one.mean()) if one.size else math.nan for name, one in zip(MEASURES, known, strict=True)}

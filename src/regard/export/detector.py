@@ -15,9 +15,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from regard.attention import kernels
-from regard.errors import InputError, check_interval, first_line
-from regard.export.onnx import TOLERANCE, Exported, as_properties, check_target, quiet, written_beside
+from regard.errors import check_interval
+from regard.export.onnx import (
+    Exported,
+    as_properties,
+    check_difference,
+    check_target,
+    exporting,
+    running,
+    written_beside,
+)
 from regard.modes import evaluation_mode
 
 _SAME = 0.9  # share of the detections that have to be in both: at equal scores another may be left out
@@ -42,13 +49,10 @@ def detector_to_onnx(
 
     Args:
         detector: one of `detection.create`, or torchvision's; it is left as it was.
-        path: of the file.
         image_size: H and W of the image that it is traced with.
-        opset: the version of ONNX's operators.
         check: run the graph with onnxruntime on two images, and compare the detections.
         images: to check with, float32 (3, H, W) in [0, 1]; None: noise, one of `image_size` and one of another.
-        metadata: as in `to_onnx`.
-        overwrite: replace a file that an earlier call wrote.
+        path, opset, metadata, overwrite: as in `to_onnx`.
 
     Returns:
         Its `difference` is None, too, where nothing is detected on the images.
@@ -67,11 +71,7 @@ def detector_to_onnx(
         graph = _traced(detector, images[0], opset)
         differences = [_difference(graph, detector, image) for image in images] if check else []
     difference = max((value for value in differences if value is not None), default=None)
-    if difference is not None and not difference <= TOLERANCE:
-        raise InputError(
-            f"onnxruntime's detections deviate from torch's by {difference:.1e}, over {TOLERANCE:.0e}; {path} is not "
-            "written (another --opset may help)"
-        )
+    check_difference(difference, path)
     model = onnx.load_from_string(graph)
     onnx.helper.set_model_props(model, as_properties(metadata))
     with written_beside(path) as aside:
@@ -119,22 +119,17 @@ def _traced(detector: nn.Module, image: Tensor, opset: int) -> bytes:
     if "masks" in axes:
         axes["masks"] |= {2: "height", 3: "width"}
     torch._C._jit_set_onnx_log_enabled(False)  # or it prints the whole graph if it fails
-    try:
-        with kernels.reference(), quiet(), mock.patch.object(F, "channel_shuffle", _shuffled):
-            torch.onnx.export(
-                single,
-                (image,),
-                written,  # type: ignore[arg-type]  # the annotation leaves files out
-                dynamo=False,
-                input_names=["image"],
-                output_names=list(single.names),
-                dynamic_axes=axes,
-                opset_version=opset,
-            )
-    except Exception as error:  # torch's exporters have no common base of errors
-        raise InputError(
-            f"torch cannot export {type(detector).__name__} to ONNX: {type(error).__name__}: {first_line(error)}"
-        ) from error
+    with exporting(detector), mock.patch.object(F, "channel_shuffle", _shuffled):
+        torch.onnx.export(
+            single,
+            (image,),
+            written,  # type: ignore[arg-type]  # the annotation leaves files out
+            dynamo=False,
+            input_names=["image"],
+            output_names=list(single.names),
+            dynamic_axes=axes,
+            opset_version=opset,
+        )
     return written.getvalue()
 
 
@@ -146,11 +141,9 @@ def _shuffled(x: Tensor, groups: int) -> Tensor:
 def _difference(graph: bytes, detector: nn.Module, image: Tensor) -> float | None:
     """The largest deviation of boxes, in sides of the image, and scores; None if nothing is detected."""
     names = ("boxes", "labels", "scores")
-    try:
+    with running():
         session = import_module("onnxruntime").InferenceSession(graph, providers=["CPUExecutionProvider"])
         outputs = dict(zip(names, map(torch.from_numpy, session.run(names, {"image": image.numpy()})), strict=True))
-    except Exception as error:  # onnxruntime's errors have no common base
-        raise InputError(f"onnxruntime cannot run what was exported ({first_line(error)})") from error
     (expected,) = detector([image])
     if not len(expected["boxes"]) or not len(outputs["boxes"]):
         return None if len(expected["boxes"]) == len(outputs["boxes"]) else float("inf")

@@ -89,11 +89,7 @@ def to_onnx(
             sizes = (1, 3) if batch is None else (batch,)
             batches = [torch.randn(n, channels, height, width).to(like) for n in sizes]
             difference = max(_difference(program, model, images) for images in batches)
-            if not difference <= TOLERANCE:
-                raise InputError(
-                    f"onnxruntime's output deviates from torch's by {difference:.1e} of its largest value, over "
-                    f"{TOLERANCE:.0e}; {path} is not written (another --opset may help)"
-                )
+            check_difference(difference, path)
     program.model.metadata_props.update(as_properties(metadata))
     with written_beside(path) as aside:
         program.save(aside, external_data=large)
@@ -153,46 +149,65 @@ def _was_exported(path: Path) -> bool:
 
 
 def _program(model: nn.Module, example: Tensor, any_batch: bool, opset: int | None) -> torch.onnx.ONNXProgram:
-    try:
-        with kernels.reference(), quiet():
-            program = torch.onnx.export(
-                model,
-                (example,),
-                dynamo=True,
-                input_names=["images"],
-                output_names=["logits"],
-                dynamic_shapes=({0: torch.export.Dim("batch")},) if any_batch else None,
-                opset_version=opset,
-                verbose=False,
-            )
-    except Exception as error:  # torch.export and its translation have no common base of errors
-        reason = error.__cause__ or error
-        raise InputError(
-            f"torch cannot export {type(model).__name__} to ONNX: {type(reason).__name__}: {first_line(reason)}"
-        ) from error
+    with exporting(model):
+        program = torch.onnx.export(
+            model,
+            (example,),
+            dynamo=True,
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},) if any_batch else None,
+            opset_version=opset,
+            verbose=False,
+        )
     assert program is not None  # as dynamo=True
     return program
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Suppresses the exporter's messages for its developers."""
+def exporting(model: nn.Module) -> Iterator[None]:
+    """Attention runs by its formulas, and the exporter gives no messages for its developers.
+
+    Raises:
+        InputError: it fails.
+    """
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings():
+        with kernels.reference(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
+    except Exception as error:  # torch's exporters have no common base of errors
+        reason = error.__cause__ or error
+        raise InputError(
+            f"torch cannot export {type(model).__name__} to ONNX: {type(reason).__name__}: {first_line(reason)}"
+        ) from error
     finally:
         logging.disable(disabled)
 
 
+@contextmanager
+def running() -> Iterator[None]:
+    """Raises InputError where onnxruntime fails."""
+    try:
+        yield
+    except Exception as error:  # its errors have no common base
+        raise InputError(f"onnxruntime cannot run what was exported ({first_line(error)})") from error
+
+
+def check_difference(difference: float | None, path: Path) -> None:
+    """Raises InputError if onnxruntime's outputs deviate too far from torch's."""
+    if difference is not None and not difference <= TOLERANCE:
+        raise InputError(
+            f"onnxruntime's output deviates from torch's by {difference:.1e}, over {TOLERANCE:.0e}; {path} is not "
+            "written (another --opset may help)"
+        )
+
+
 def _difference(program: torch.onnx.ONNXProgram, model: nn.Module, images: Tensor) -> float:
     """The largest deviation of onnxruntime's output, relative to torch's largest value."""
-    try:
+    with running():
         (output,) = program(images.cpu())
-    except Exception as error:  # onnxruntime's errors have no common base
-        raise InputError(f"onnxruntime cannot run what was exported ({first_line(error)})") from error
     expected = model(images).cpu()
     if output.shape != expected.shape:
         return float("inf")

@@ -60,11 +60,9 @@ def read_checkpoint(path: str | Path) -> Any:
     """
     path = Path(path)
     if _is_safetensors(path):
-        try:
-            with utf8_path(path) as utf8:
-                return safetensors.torch.load_file(utf8)
-        except (SafetensorError, OSError) as error:
-            raise InputError(f"{path} is cut short or no safetensors file ({error})") from error
+        with _opened(path) as file:
+            names: list[str] = file.keys()
+            return {name: file.get_tensor(name) for name in names}
     try:
         _check_tuples(path)
         # A file and not its path, whose ending torch goes by.
@@ -75,10 +73,10 @@ def read_checkpoint(path: str | Path) -> Any:
         raise
     except Exception as error:  # a broken file breaks its reader anywhere
         reason = str(error).split("WeightsUnpickler error: ")[-1]
-        if asked := re.search(r"GLOBAL (\S+)", reason):
+        if refused := re.search(r"GLOBAL (\S+)", reason):
             raise InputError(
-                f"{path} asks for {asked[1][:100]}, which is no tensor or plain container, as a whole module does, and "
-                "is refused; where you trust the file, load it with torch and save the state_dict()"
+                f"{path} asks for {refused[1][:100]}, no tensor or plain container, as a whole module does, and is "
+                "refused; where you trust the file, load it with torch and save the state_dict()"
             ) from error
         short = first_line(ValueError(reason)) or type(error).__name__
         raise InputError(f"{path} is cut short or no checkpoint ({short})") from error
@@ -260,26 +258,26 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
         InputError: what is missing, left over, of another shape or kind; the model is then unchanged.
     """
     check_fit(model, state, source)
-    own = model.state_dict()
-    # `own` says of each module what version its entries are of.
-    own.update({name: value for name, value in state.items() if name in own})
-    model.load_state_dict(own, strict=False)
+    expected = model.state_dict()
+    # `expected` says of each module what version its entries are of.
+    expected.update({name: value for name, value in state.items() if name in expected})
+    model.load_state_dict(expected, strict=False)
 
 
 def check_fit(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     """Raises the InputError of `load_weights` if `state` does not fit `model`, which may be on the meta device."""
-    own = model.state_dict()
-    both = [name for name in own if name in state]
+    expected = model.state_dict()
+    both = [name for name in expected if name in state]
     faults = {
-        "missing": [name for name in own if name not in state and not name.endswith("num_batches_tracked")],
-        "left over": [name for name in state if name not in own and not name.endswith("num_batches_tracked")],
+        "missing": [name for name in expected if name not in state and not name.endswith("num_batches_tracked")],
+        "left over": [name for name in state if name not in expected and not name.endswith("num_batches_tracked")],
         "of another shape": [
-            f"{name} is {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
+            f"{name} is {tuple(state[name].shape)} instead of {tuple(expected[name].shape)}"
             for name in both
-            if state[name].shape != own[name].shape
+            if state[name].shape != expected[name].shape
         ],
         "sparse, quantized, complex or without values": [
-            name for name in both if not is_dense(state[name]) or state[name].is_complex() > own[name].is_complex()
+            name for name in both if not is_dense(state[name]) or state[name].is_complex() > expected[name].is_complex()
         ],
     }
     parts = [

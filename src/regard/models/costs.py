@@ -289,15 +289,15 @@ def measure_costs(
         raise InputError(f"a batch has at least 1 image, not {batch}")
     sound = [row for row in rows if not row.problem]
     for network in dict.fromkeys(row.network for row in sound):
-        own = {row.attention or "none": row for row in sound if row.network == network}
+        by_module = {row.attention or "none": row for row in sound if row.network == network}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", attention_modules.PlacementWarning)  # `placement` has it
-            models = {name: row.build().to(device, dtype) for name, row in own.items()}
-        size = next(iter(own.values())).image_size
+            models = {name: row.build().to(device, dtype) for name, row in by_module.items()}
+        size = next(iter(by_module.values())).image_size
         height, width = (size, size) if isinstance(size, int) else size
         images = torch.randn(batch, 3, height, width, device=device, dtype=dtype)
         times = latency(models, images, repeats=repeats)
-        for name, row in own.items():
+        for name, row in by_module.items():
             row.latency = times[name]
             if images.device.type in MEASURED:
                 row.peak_memory = peak_memory(models[name], images)

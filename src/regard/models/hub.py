@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,7 +27,6 @@ MAKERS: dict[str, Callable[[Mapping[str, Any], int], nn.Module]] = {}
 """Field of `config.json` -> what makes networks that have it, from their fields and the number of classes.
 
 `regard.detection` adds "detector" when it is imported; other networks are those of `models.create`."""
-_MOST_WEIGHTS = 40_000_000_000
 
 
 def save_pretrained(
@@ -93,7 +91,7 @@ def from_pretrained(
     """The network in a folder, or on the Hugging Face Hub, that `save_pretrained` wrote; in evaluation mode.
 
     No downloaded code is run: `config.json` has the arguments of `models.create`, or `detection.create`, and the
-    weights are safetensors. File sizes are bounded, and memory for the network is allocated only if the weights fit it.
+    weights are safetensors. Memory for the network is allocated only if they fit it.
 
     Args:
         name: a folder, or a repository ("someone/resnet50-shuffle"), which is downloaded to the cache of
@@ -119,7 +117,7 @@ def from_pretrained(
             raise ValueError("it asks for pretrained weights")
         build, kind = partial(_made, network, classes), str(network["name"])
         return load_built(build, read_checkpoint(folder / WEIGHTS), f"{name}/{WEIGHTS}", kind)
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{name}/{CONFIG} describes no network of regard ({first_line(error)[:200]})") from error
@@ -137,11 +135,9 @@ def push_to_hub(
     """Uploads a network to the Hugging Face Hub, as `save_pretrained` writes it; creates the repository if need be.
 
     Args:
-        model: as `models.create` made it.
-        name: of the repository ("someone/resnet50-shuffle").
+        model: as `models.create` or `detection.create` made it.
+        name: of the repository; like `endpoint` and `token`, see `from_pretrained`.
         private: whether a new repository is; None: as the account has it.
-        endpoint: the address of the hub; None: huggingface.co, or the value of `HF_ENDPOINT`.
-        token: of the hub; None: the one that `hf auth login` stored.
         about: the options of `save_pretrained`.
 
     Returns:
@@ -190,29 +186,10 @@ def _network(model: nn.Module) -> tuple[dict[str, Any], int]:
 
 
 def _download(name: str, revision: str | None, endpoint: str | None, token: str | None) -> Path:
-    """The folder of the cache with the files of a repository, of those sizes that a network may have."""
-
-    def fetch(revision: str | None, cached: bool = False) -> Path:
-        files = [CONFIG, WEIGHTS]
-        return Path(
-            snapshot_download(
-                name, revision=revision, allow_patterns=files, local_files_only=cached, endpoint=endpoint, token=token
-            )
-        )
-
+    """The folder of the cache with the files of a repository; without a connection, as they are there already."""
+    files = [CONFIG, WEIGHTS]
     try:
-        try:
-            about = HfApi(endpoint=endpoint, token=token).model_info(name, revision=revision, files_metadata=True)
-        except Exception:  # without a connection, what is there already
-            with suppress(Exception):
-                return fetch(revision, cached=True)
-            raise
-        for file in about.siblings or ():
-            if (file.size or 0) > {CONFIG: _MOST_CONFIG, WEIGHTS: _MOST_WEIGHTS}.get(file.rfilename, float("inf")):
-                raise InputError(f"{name}/{file.rfilename} has {file.size:,} bytes, which no network of regard has")
-        return fetch(revision)
-    except InputError:
-        raise
+        return Path(snapshot_download(name, revision=revision, allow_patterns=files, endpoint=endpoint, token=token))
     except Exception as error:  # the hub's and its connection's errors have no common base
         raise InputError(f"there is no folder {name}, and the hub does not give it ({first_line(error)})") from error
 

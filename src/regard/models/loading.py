@@ -58,19 +58,13 @@ def load_official(
 ) -> Model:
     """Loads a checkpoint of one of the three repositories, or of the same network, into `model`, in place.
 
-    The network of each:
+    docs/how-to/weights.md lists the network of each; LSAS's for CIFAR is `create("cifar-resnet164", attention="se",
+    gate=SubAttention(order=1), attention_stages=(3,))`. Of a student saved with its teacher, the student is loaded.
 
-    - LSAS, CIFAR: `create("cifar-resnet164", attention="se", gate=SubAttention(order=1), attention_stages=(3,))`
-    - LSAS, ImageNet: `create("resnet50", 1000, attention="se", gate=SubAttention(order=1), attention_stages=(3, 4))`
-    - SA-Net: `create("resnet50", 1000, attention="shuffle")`
-    - Attention Transfer, CIFAR: `create("wrn-16-1")`; of a student saved with its teacher, the student
-    - Attention Transfer, `resnet-34-export.pth`: `create("resnet34", 1000)`
-    - Attention Transfer, `resnet-18-at-export.pth`: `create("preact-resnet18", 1000)`
-    - Attention Transfer, what `imagenet.py` saves: `create("resnet18", 1000)`; the student
-
-    The two exports keep no statistics of batch norms: these are folded into convolutions with a bias, or into a factor
-    and a bias per channel. The norms of `model` then get statistics with which they compute just that. Such weights are
-    for evaluation, as a teacher or for maps; in training mode the norms would use the statistics of the batch instead.
+    The exports of Attention Transfer (`resnet-34-export.pth`, `resnet-18-at-export.pth`) keep no statistics of batch
+    norms: these are folded into convolutions with a bias, or into a factor and a bias per channel. The norms of `model`
+    then get statistics with which they compute just that. Such weights are for evaluation, as a teacher or for maps; in
+    training mode the norms would use the statistics of the batch instead.
 
     The weights are the entries with the names of `model` after some prefix: the keys of the dicts around them
     (`state_dict`, `model`, …) and what wrappers put before names (`model.`, `backbone.`; `module.` and others anywhere)
@@ -111,18 +105,20 @@ def entries_for(
             `ema` is set.
     """
     state = _flat(checkpoint, source)
-    own = {name for name in model.state_dict() if not name.endswith("num_batches_tracked")}
+    names = {name for name in model.state_dict() if not name.endswith("num_batches_tracked")}
     candidates: dict[str, dict[str, Tensor]] = {}  # prefix -> entries
     refused: list[InputError] = []
-    for prefix in _prefixes(state, len(own) // 5):
+    for prefix in _prefixes(state, len(names) // 5):
         part = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
         try:
-            candidates[prefix] = _published(model, part, source, own)
+            candidates[prefix] = _published(model, part, source, names)
         except InputError as error:
             refused.append(error)
     fitting: list[str] = []  # those with the least besides first, and of nested ones the first
     for prefix in sorted(candidates, key=lambda prefix: len(candidates[prefix])):
-        if own <= candidates[prefix].keys() and not any(prefix.startswith(f) or f.startswith(prefix) for f in fitting):
+        if names <= candidates[prefix].keys() and not any(
+            prefix.startswith(f) or f.startswith(prefix) for f in fitting
+        ):
             fitting.append(prefix)
     fitting.sort(key=list(candidates).index)
     averages = [prefix for prefix in fitting if _AVERAGE.search(prefix.rstrip("."))]
@@ -133,10 +129,10 @@ def entries_for(
     if ema and not averages:
         raise InputError(f"{source} holds no moving average of the weights; leave --ema out")
     if len(plain) > 1 and not named and not ema:
-        names = ", ".join(prefix.rstrip(".")[:100] for prefix in plain[:5])
-        raise InputError(f"{source} holds several state dicts ({names}); save the one of the network alone")
+        keys = ", ".join(prefix.rstrip(".")[:100] for prefix in plain[:5])
+        raise InputError(f"{source} holds several state dicts ({keys}); save the one of the network alone")
     # If none fits, the nearest shows what is missing.
-    nearest = min(candidates, key=lambda prefix: len(own - candidates[prefix].keys()))
+    nearest = min(candidates, key=lambda prefix: len(names - candidates[prefix].keys()))
     prefix = next(iter(averages if ema else named or plain or averages), nearest)
     heads = [name for name in candidates[prefix] if _AUXILIARY.match(name) and name not in model.state_dict()]
     beside = {".".join(name.split(".")[: prefix.count(".")]): None for name in state if not name.startswith(prefix)}
@@ -169,17 +165,11 @@ def load_built(
     ema: bool = False,
     say: Callable[[str], None] | None = None,
 ) -> Model:
-    """The network that `build` makes, with the weights of a checkpoint, in evaluation mode.
+    """The network that `build` makes, with the weights that `read_checkpoint` gives, in evaluation mode.
 
     It is first made without memory for its values, of at most a few times as many parameters as there are tensors, and
-    memory is allocated only if the weights fit.
-
-    Args:
-        build: makes the network.
-        checkpoint: what `read_checkpoint` gives.
-        source: its name in messages.
-        network: name of the network in messages.
-        ema: see `load_official`, like `say`.
+    memory is allocated only if the weights fit. `source` and `network` are names for messages; `ema` and `say` are as
+    in `load_official`.
 
     Raises:
         InputError: the weights do not fit the network, or it cannot be made.
@@ -205,12 +195,8 @@ def load_built(
 
 
 def described_options(name: str, checkpoint: Any, source: str = "the checkpoint") -> dict[str, Any]:
-    """The options of the network `name` inferred from its checkpoint: for a ResNet for CIFAR, blocks and shortcuts.
-
-    Args:
-        name: as `create` knows it.
-        checkpoint: what `read_checkpoint` gives.
-        source: its name in messages.
+    """The options of the network `name` inferred from what `read_checkpoint` gives: of a ResNet for CIFAR, blocks and
+    shortcuts. `source` is its name in messages.
 
     Raises:
         InputError: it has no weights.
@@ -224,11 +210,8 @@ def described_options(name: str, checkpoint: Any, source: str = "the checkpoint"
 
 
 def count_classes(checkpoint: Any, source: str = "the checkpoint") -> int | None:
-    """The number of logits of the network in a checkpoint, by its last matrix; None if that is not known.
-
-    Args:
-        checkpoint: what `read_checkpoint` gives.
-        source: its name in messages.
+    """The number of logits of the network in what `read_checkpoint` gives, by its last matrix; None if that is not
+    known. `source` is its name in messages.
 
     Raises:
         InputError: it has no weights, or a last matrix of no network.
@@ -292,12 +275,12 @@ def _prefixes(state: Mapping[str, Tensor], least: int) -> list[str]:
     return ["", *(prefix for prefix, count in counts.items() if count >= max(least, 1))]
 
 
-def _published(model: nn.Module, state: dict[str, Tensor], source: str, own: Set[str]) -> dict[str, Tensor]:
+def _published(model: nn.Module, state: dict[str, Tensor], source: str, names: Set[str]) -> dict[str, Tensor]:
     """The entries of wrapped networks and of the published codes by the names of `model`."""
-    if own <= state.keys():
+    if names <= state.keys():
         return state
     state = {".".join(part for part in name.split(".") if part not in _WRAPPERS): v for name, v in state.items()}
-    if own <= state.keys():
+    if names <= state.keys():
         return state
     if is_functional(state):
         return as_entries(state, model, source)

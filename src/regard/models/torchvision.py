@@ -76,13 +76,13 @@ def create_torchvision(name: str, num_classes: int, *, pretrained: bool = False,
         InputError: no such name; an option whose value does not fit; weights that do not fit the options.
         Exception: the weights cannot be downloaded or read.
     """
-    own, about = name.removeprefix(_PREFIX), describe_torchvision(name)
-    if own in ("googlenet", "inception_v3"):
+    short, about = name.removeprefix(_PREFIX), describe_torchvision(name)
+    if short in ("googlenet", "inception_v3"):
         options = {"aux_logits": False, "transform_input": True, "init_weights": not pretrained, **options}
-    elif own.startswith("vit_"):
+    elif short.startswith("vit_"):
         options = {"image_size": about["input_size"][-1], **options}
     try:
-        model = torchvision.models.get_model(own, weights=None, num_classes=num_classes, **options)
+        model = torchvision.models.get_model(short, weights=None, num_classes=num_classes, **options)
     except (ValueError, AssertionError) as error:
         raise InputError(f"{name}: {first_line(error)}") from error
     model.pretrained_cfg = about
