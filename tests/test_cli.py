@@ -53,7 +53,7 @@ def test_train_evaluate_bias(here, capsys) -> None:
         (["train", "--data.name=imagenette"], "unknown data set 'imagenette'"),
         (["train", "--data.name=folder", "--data.folder=none"], "no folder 'none'"),
         (["train", "--data.name=folder", "--data.folder=pictures"], "'pictures/train/cat/note.jpg'"),
-        (["train", "--data.name=folder", "--data.folder=hollow"], "class folder 'hollow/train/dog'"),
+        (["train", "--data.name=folder", "--data.folder=hollow"], "folder 'hollow/train/dog'"),
         (["train", "--model.name=wrn-16"], "unknown network 'wrn-16'"),
         (["train", "--run=taken"], "taken exists already"),
         (["train", "--run=taken", "--resume"], "taken"),

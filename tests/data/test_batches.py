@@ -3,7 +3,6 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.loaders import rank_rows
 from torchvision.transforms.v2 import functional as transforms
 
 from regard.data import Augmentation, InMemoryDataset, Transform, create_loader
@@ -121,17 +120,6 @@ def test_an_epoch_gives_every_image_once(count, batch_size, drop_last, number):
         assert torch.equal(batch.labels, images.labels[batch.index])
     if drop_last:
         assert all(len(batch.images) == batch_size for batch in given_batches)
-
-
-@pytest.mark.parametrize("start", [0, 1, 3, 8, 9])
-def test_an_epoch_begun_at_a_step_is_the_rest_of_the_whole(start):
-    def batches(augmentation):
-        return make(noise(), 7, augmentation=augmentation, shuffle=True, seed=3, drop_last=True)
-
-    for augmentation in (Augmentation(2), RESIZED):
-        whole, rest = list(batches(augmentation).epoch(5)), list(batches(augmentation).epoch(5, start))
-        assert len(whole) == 9 and len(rest) == 9 - start
-        assert all(equal(*pair) for pair in zip(whole[start:], rest, strict=True))
 
 
 def test_epochs_and_seeds_differ_and_repeat():
@@ -369,21 +357,6 @@ def test_fields_of_streamed_sets_are_refused(fields):
 
 def test_ratio_may_come_as_a_list():
     assert len(make(noise(), 8, augmentation=Augmentation(ratio=[3 / 4, 4 / 3]))) == 8
-
-
-@pytest.mark.parametrize("count", [2, 3, 4])
-def test_however_many_processes_see_the_same_batches(count):
-    def batches(shuffle, **sliced):
-        augmentation = Augmentation(2, repeats=2) if shuffle else None
-        return make(noise(), 12, augmentation=augmentation, shuffle=shuffle, seed=2, **sliced)
-
-    for shuffle in (True, False):
-        whole = list(batches(shuffle).epoch(1))
-        for rank in range(count):
-            for batch, part in zip(whole, batches(shuffle, rank=rank, world_size=count).epoch(1), strict=True):
-                rows = torch.tensor(rank_rows(batch.total, rank, count))
-                assert part.total == batch.total == len(batch.labels)
-                assert all(torch.equal(one, other[rows]) for one, other in zip(part[:3], batch[:3], strict=True))
 
 
 def test_repeats():

@@ -80,7 +80,7 @@ def test_read_folder_takes_the_classes_in_the_order_given(root):
     reversed_set = data.read_folder(root / "train", classes=["bee", "ant"], split="test")
     assert reversed_set.classes == ("bee", "ant") and reversed_set.split == "test"
     assert reversed_set.images[reversed_set.labels == 0][0, 1, 0, 0] == GREEN[1]
-    with pytest.raises(InputError, match="missing 'cat'; expected the 3 as asked for"):
+    with pytest.raises(InputError, match="missing 'cat'; expected the 3 given as classes"):
         data.read_folder(root / "train", classes=["bee", "ant", "cat"])
 
 
@@ -222,7 +222,7 @@ def test_no_train_folder(root):
 def test_no_test_folder(root):
     (root / "test").rename(root / "testing")
     message = error_of(root)
-    assert message.startswith("no test, val, valid or validation folder") and repr(str(root)) in message
+    assert message.startswith("none of the folders test, val, valid, validation") and repr(str(root)) in message
 
 
 def test_no_class_folders(tmp_path):

@@ -104,7 +104,7 @@ def test_what_cannot_be_mixed():
         data.Mixing(BOTH, 5, 0)(images, labels, 0)
     for arguments, said in (
         ((data.Augmentation(), 5, 0), "nothing to mix"),
-        ((BOTH, 0, 0), "0 classes"),
+        ((BOTH, 0, 0), "classes is 0"),
         ((BOTH, 5, -1), "seed"),
         ((BOTH, 5, 0, 1.0), "label_smoothing"),
     ):

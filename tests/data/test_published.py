@@ -83,7 +83,7 @@ def test_cub_files_that_are_missing(cub, segmentations, refused):
 @pytest.mark.parametrize(
     ("file", "text", "said"),
     [
-        ("images", "1\n", "line 1 of"),
+        ("images", "1\n", "has the line '1'"),
         ("images", "1 ../../x.jpg\n", "within the folder of images"),
         ("images", "", "has no lines"),
         ("classes", "1 a\n", "image 4 has the class '2'"),
@@ -93,7 +93,7 @@ def test_cub_files_that_are_missing(cub, segmentations, refused):
         ("bounding_boxes", "1 2 3 4 x\n4 1 1 1 1\n", "'2 3 4 x' for image 1"),
         ("bounding_boxes", "1 2 3 4 inf\n4 1 1 1 1\n", "'2 3 4 inf' for image 1"),
         ("bounding_boxes", "1 2 3 -4 5\n4 1 1 1 1\n", "'2 3 -4 5' for image 1"),
-        ("bounding_boxes", "1 2 3\n", "line 1 of"),
+        ("bounding_boxes", "1 2 3\n", "has the line '1 2 3'"),
     ],
 )
 def test_cub_files_that_are_malformed(cub, refused, file, text, said):
@@ -150,7 +150,7 @@ def test_pets_files_that_are_missing_or_malformed(pets, refused):
     (pets / "images" / "Abyssinian_1.jpg").unlink()
     assert "1 of the 2 images that test.txt names" in refused(pets)
     for line, said in (
-        ("Abyssinian_1", "line 1 of"),
+        ("Abyssinian_1", "has the line 'Abyssinian_1'"),
         ("Abyssinian_1 one 1 1", "expected one such as"),
         ("Abyssinian 1 1 1", "expected one such as"),
         ("Birman_1 1 1 1", "expected one such as"),

@@ -75,7 +75,7 @@ def test_what_is_missing_is_said(scenes, tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "has no lines; expected an image in each"),
+        ("", "has no lines; expected an image"),
         ("\n \n", "has no lines"),
         ("b_3.jpg\n", "names 'b_3.jpg'; expected class/file.jpg"),
         ("../bar/b_3.jpg\n", "within the folder of images"),

@@ -236,16 +236,6 @@ def test_testing_begun_at_a_step_is_the_rest(made):
     assert same(list(batches.epoch(0))[2:], list(batches.epoch(0, 2)))
 
 
-@pytest.mark.slow
-def test_global_random_numbers_are_left_alone(made):
-    random.seed(0), np.random.seed(0), torch.manual_seed(0)
-    expected = random.random(), np.random.rand(), torch.rand(1)
-    random.seed(0), np.random.seed(0), torch.manual_seed(0)
-    for workers in (0, 1):
-        list(training(made, workers=workers, augmentation=data.Augmentation(color_jitter=0.4)).epoch(0))
-    assert (random.random(), np.random.rand(), torch.rand(1)) == expected
-
-
 def test_missing_shards_are_named_before_training(own):
     (own / "train-002.tar").unlink(), (own / "train-004.tar").unlink()
     for unreadable in ("error", "skip"):

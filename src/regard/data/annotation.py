@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from regard.data.dataset import ImageDataset, InMemoryDataset, Mask, Subset, chosen
-from regard.errors import InputError
+from regard.errors import InputError, check_number
 
 
 def annotated(dataset: ImageDataset, *, share: float = 1.0, box: bool = False, dilate: int = 0) -> ImageDataset:
@@ -31,10 +31,8 @@ def annotated(dataset: ImageDataset, *, share: float = 1.0, box: bool = False, d
             f"the {dataset.split or 'given'} set of {dataset.name!r} has no regions; guidance needs a set with masks, "
             "polygons or boxes (guidance.weight 0 leaves it out)"
         )
-    if not 0 < share <= 1:
-        raise InputError(f"share is {share}; give the share of the images whose regions are used, above 0, at most 1")
-    if dilate < 0:
-        raise InputError(f"dilate is {dilate}; give the pixels to enlarge regions by, 0 or more")
+    check_number("share", share, "(0, 1]", whole=False)
+    check_number("dilate", dilate, "[0, inf)", whole=True)
     keeps = torch.zeros(len(dataset), dtype=torch.bool)
     keeps[chosen(max(1, round(share * len(dataset))), dataset.labels)] = True
     if isinstance(dataset, InMemoryDataset):

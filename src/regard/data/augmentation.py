@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from torch import Tensor
 
 from regard.data.random import check_seed, seeded
-from regard.errors import InputError, check_fields, first_line
+from regard.errors import InputError, check_fields, check_number, first_line
 
 PaddingMode = Literal["zero", "reflect"]
 CropInterpolation = Literal["bilinear", "bicubic", "random"]
@@ -138,40 +138,31 @@ class Augmentation:
 
     def check(self, *, streamed: bool) -> None:
         """Raises InputError for fields that do not apply to streamed images, or to images in memory."""
-        given = self._given(_IN_MEMORY if streamed else _OF_STREAMED)
-        if given and streamed:
-            raise InputError(
-                f"augmentation: {', '.join(given)} is for data sets in memory; streamed images get random resized "
-                "crops (augmentation.scale) of the size of data.size; leave it out"
-            )
-        if given:
-            raise InputError(
-                f"augmentation: {', '.join(given)} is for streamed data sets (--data.name files, wds or hfds), and "
-                "this one is in memory; leave it out"
-            )
+        if streamed:
+            crops = "streamed images get random resized crops (augmentation.scale) of the size of data.size"
+            self._refuse(_IN_MEMORY, f"data sets in memory; {crops}")
+        else:
+            self._refuse(_OF_STREAMED, "streamed data sets (--data.name files, wds or hfds), and this one is in memory")
 
     def check_for(self, *, detector: bool) -> None:
         """Raises InputError for fields that do not apply to detectors, or that apply only to them."""
-        others = [field.name for field in fields(self) if field.name not in (*_OF_DETECTORS, *_OF_ALL)]
-        given = self._given(others if detector else _OF_DETECTORS)
-        if given:
-            kind = "classifiers" if detector else "detectors (model.detector)"
-            raise InputError(f"augmentation: {', '.join(given)} is for {kind}; leave it out")
-        if detector and self.jitter is None and self.crop is not None:
-            raise InputError("augmentation: crop is the square of jitter (detectors); give jitter, or leave crop out")
-        if self.jitter is not None and self.short_side:
-            raise InputError("augmentation: jitter takes the place of short_side; leave one out")
+        if detector:
+            others = {field.name for field in fields(self)} - {*_OF_DETECTORS, *_OF_ALL}
+            self._refuse(sorted(others), "classifiers")
+            if self.jitter is None and self.crop is not None:
+                raise InputError("augmentation: crop is the square of jitter (detectors); give jitter, or leave it out")
+            if self.jitter is not None and self.short_side:
+                raise InputError("augmentation: jitter takes the place of short_side; leave one out")
+        else:
+            self._refuse(_OF_DETECTORS, "detectors (model.detector)")
 
-    def _given(self, names: Sequence[str]) -> list[str]:
-        """Those of the fields that do not have their default."""
+    def _refuse(self, names: Sequence[str], kind: str) -> None:
+        """Raises InputError if any of these fields, which are for this kind of data or network, is given."""
         default = {field.name: field.default for field in fields(self)}
-        # What comes from YAML has lists for tuples; padding 0 is that of streamed images.
-        values = {name: getattr(self, name) for name in names if name != "padding" or self.padding}
-        return [
-            name
-            for name, value in values.items()
-            if (tuple(value) if isinstance(value, list) else value) != default[name]
-        ]
+        values = {name: getattr(self, name) for name in names if name != "padding" or self.padding}  # 0 is no padding
+        given = [name for name, value in values.items() if default[name] not in (value, _tuple(value))]
+        if given:
+            raise InputError(f"augmentation: {', '.join(given)} is for {kind}; leave it out")
 
 
 class Mixing:
@@ -191,10 +182,8 @@ class Mixing:
 
         if not augmentation.mixes:
             raise InputError("augmentation: mixup and cutmix are 0; nothing to mix")
-        if classes < 1:
-            raise InputError(f"there are {classes} classes to mix labels of; give 1 or more")
-        if not 0 <= label_smoothing < 1:
-            raise InputError(f"label_smoothing is {label_smoothing}; it has to be in [0, 1)")
+        check_number("classes", classes, "[1, inf)", whole=True)
+        check_number("label_smoothing", label_smoothing, "[0, 1)", whole=False)
         self._seed = check_seed(seed)
         self._mixup = Mixup(
             mixup_alpha=augmentation.mixup,
@@ -220,3 +209,8 @@ class Mixing:
 
 def _is_range(values: Sequence[float]) -> bool:
     return len(values) == 2 and 0 < values[0] <= values[1] < float("inf")
+
+
+def _tuple(value: object) -> object:
+    """A list, as YAML has it, as a tuple."""
+    return tuple(value) if isinstance(value, list) else value

@@ -15,7 +15,7 @@ from torch import Tensor
 from regard.data.dataset import ImageDataset
 from regard.data.random import Integers, RandomStream, check_seed
 from regard.data.wds import WebDataset
-from regard.errors import InputError
+from regard.errors import InputError, check_number
 
 
 class Batch(NamedTuple):
@@ -105,10 +105,8 @@ class Sampling:
         """Raises InputError for a batch size that is invalid for the images and processes."""
         check_seed(self.seed)
         count, size, world_size = len(dataset), self.batch_size, self.world_size
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise InputError(f"batch size is {size!r}; give a whole number, 1 or more")
-        if world_size < 1:
-            raise InputError(f"world_size is {world_size}; give 1 or more")
+        check_number("batch size", size, "[1, inf)", whole=True)
+        check_number("world_size", world_size, "[1, inf)", whole=True)
         if not count:
             raise InputError(f"the {dataset.split} set of {dataset.name!r} is empty; give one with images")
         if not 0 <= self.rank < world_size:

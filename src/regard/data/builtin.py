@@ -23,7 +23,7 @@ from PIL import Image
 from regard.data.dataset import InMemoryDataset, Splits, channel_statistics
 from regard.data.random import Integers, RandomStream, check_seed
 from regard.data.registry import register_splits
-from regard.errors import InputError, check_interval, unknown
+from regard.errors import check_number, unknown
 from regard.optional import require
 
 Bytes = NDArray[np.uint8]
@@ -104,15 +104,10 @@ def clutter(
         InputError: an argument outside its range.
     """
     check_seed(seed)
-    for name, value, kind, interval in (
-        ("train", train, int, "[1, 10^6]"),
-        ("test", test, int, "[1, 10^6]"),
-        ("cue", cue, int | float, "[0, 1]"),
-        ("test_cue", test_cue, int | float, "[0, 1]"),
-    ):
-        if isinstance(value, bool) or not isinstance(value, kind):
-            raise InputError(f"clutter: {name} is {value!r}; give a {'whole ' if kind is int else ''}number")
-        check_interval(f"clutter: {name}", value, interval)
+    for name, count in (("train", train), ("test", test)):
+        check_number(f"clutter: {name}", count, "[1, 10^6]", whole=True)
+    for name, probability in (("cue", cue), ("test_cue", test_cue)):
+        check_number(f"clutter: {name}", probability, "[0, 1]", whole=False)
     if region not in get_args(Region):
         raise unknown("region of clutter", region, get_args(Region))
     train_digits, test_digits = digits()
@@ -220,13 +215,12 @@ def _make(split: str, digits: Digits, plan: SimpleNamespace) -> dict[str, Any]:
 
 def _backgrounds(plan: SimpleNamespace) -> Bytes:
     """The background crops (N, 32, 32, 3), with their range of brightness narrowed and shifted."""
-    pixels, starts, widths = _photographs()
-    photograph = np.array([list(PHOTOGRAPHS).index(name) for name, *_ in AREAS])[plan.background]
-    start, width = (table[photograph, plan.scale] for table in (starts, widths))
-    steps = np.arange(SIDE)
-    columns = np.where(plan.mirrored[:, None], SIDE - 1 - steps, steps) + plan.crop_left[:, None]
-    rows = (start + plan.crop_top * width)[:, None] + steps * width[:, None]
-    crops = pixels[rows[:, :, None] + columns[:, None, :]].astype(np.int16)
+    reduced = _photographs()
+    crops = np.empty((len(plan.label), SIDE, SIDE, 3), dtype=np.int16)
+    places = zip(plan.background, plan.scale, plan.crop_top, plan.crop_left, plan.mirrored, strict=True)
+    for i, (background, scale, top, left, mirrored) in enumerate(places):
+        crop = reduced[AREAS[background][0], scale][top : top + SIDE, left : left + SIDE]
+        crops[i] = crop[:, ::-1] if mirrored else crop
     crops -= 128
     # At most 128 * 256, which an int16 does not hold; half of it does.
     crops *= (plan.gain // 2).astype(np.int16)[:, None, None, None]
@@ -236,17 +230,13 @@ def _backgrounds(plan: SimpleNamespace) -> Bytes:
 
 
 @functools.cache
-def _photographs() -> tuple[Bytes, Integers, Integers]:
-    """Both photographs reduced by every scale, as one array of pixels (P, 3).
-
-    The other two arrays, (2, 1 + largest scale), hold the first index of each reduced photograph and its width.
-    """
-    pieces: list[Bytes] = []
-    starts, widths = np.zeros((2, 2, 1 + SCALES[1]), dtype=np.int64)
-    for i, name in enumerate(PHOTOGRAPHS):
+def _photographs() -> dict[tuple[str, int], Bytes]:
+    """Both photographs reduced by every scale, (H, W, 3) each, by their name and the scale."""
+    reduced = {}
+    for name, digest in PHOTOGRAPHS.items():
         with Image.open(_sklearn_file(f"images/{name}")) as image:
             photograph = np.array(image.convert("RGB"))
-        if hashlib.sha256(photograph.tobytes()).hexdigest() != PHOTOGRAPHS[name]:
+        if hashlib.sha256(photograph.tobytes()).hexdigest() != digest:
             warnings.warn(
                 f"{name} of scikit-learn decodes to other pixels here than elsewhere (another JPEG library): "
                 "the images of clutter will differ slightly from those made on other machines",
@@ -256,9 +246,8 @@ def _photographs() -> tuple[Bytes, Integers, Integers]:
             height, width = (length // scale for length in photograph.shape[:2])
             blocks = photograph[: height * scale, : width * scale].reshape(height, scale, width, scale, 3)
             mean = (blocks.sum(axis=(1, 3), dtype=np.int64) + scale * scale // 2) // (scale * scale)
-            starts[i, scale], widths[i, scale] = sum(map(len, pieces)), width
-            pieces.append(mean.astype(np.uint8).reshape(-1, 3))
-    return np.concatenate(pieces), starts, widths
+            reduced[name, scale] = mean.astype(np.uint8)
+    return reduced
 
 
 def _quarter(cells: Integers, row: Integers, column: Integers) -> Integers:

@@ -7,7 +7,7 @@ parts: a class has backgrounds that usually come with it, and how often they do 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from regard.data.dataset import ImageDataset, InMemoryDataset, Splits, channel_statistics, chosen
+from regard.data.dataset import ImageDataset, InMemoryDataset, Splits, channel_statistics
 from regard.data.decode import Unreadable, read_image
 from regard.data.listing import EXTENSIONS, Tree, existing_folder, show
 from regard.data.random import Integers, RandomStream, check_seed
@@ -57,13 +57,7 @@ class CompositeDataset(InMemoryDataset):
     @property
     def agrees(self) -> Tensor:
         """Whether the background is one of those of the label, bool (N,)."""
-        return self.backgrounds == self.labels.cpu()
-
-    def subset(self, which: int | Sequence[int] | NDArray[np.int64] | Tensor) -> CompositeDataset:
-        index = chosen(which, self.labels)
-        smaller = super().subset(index)
-        assert isinstance(smaller, CompositeDataset)
-        return replace(smaller, backgrounds=self.backgrounds[index.cpu()])
+        return self.backgrounds == self.labels
 
 
 @register_splits("composites")
@@ -168,29 +162,27 @@ def _make(
     images, regions = np.empty((count, size, size, 3), np.uint8), np.zeros((count, size, size), np.bool_)
     for i in range(count):
         photograph = photographs[groups[i]][behind[i]]
-        height, width = photograph.shape[:2]
-        crop = max(1, min(height, width) * int(crops[i]) // 100)
-        top, left = (
-            (length - crop) * int(place) >> 16 for length, place in zip((height, width), places[:2, i], strict=True)
-        )
-        background = Image.fromarray(photograph[top : top + crop, left : left + crop])
-        images[i] = np.asarray(background.resize((size, size), Image.Resampling.BILINEAR))[
-            :, :: -1 if mirrored[0, i] else 1
-        ]
-        pixels = _scaled(cut[labels[i]][objects[i]], int(side[i]))[:, :: -1 if mirrored[1, i] else 1]
-        height, width = pixels.shape[:2]
-        top, left = (
-            (size - length) * int(place) >> 16 for length, place in zip((height, width), places[2:, i], strict=True)
-        )
-        covered = pixels[:, :, 3] >= 128
-        images[i, top : top + height, left : left + width][covered] = pixels[covered, :3]
-        regions[i, top : top + height, left : left + width] = covered
+        crop = max(1, min(photograph.shape[:2]) * int(crops[i]) // 100)
+        background = Image.fromarray(photograph[_window(photograph.shape[:2], (crop, crop), places[:2, i])])
+        pixels = np.asarray(background.resize((size, size), Image.Resampling.BILINEAR))
+        images[i] = pixels[:, ::-1] if mirrored[0, i] else pixels
+        pixels = _scaled(cut[labels[i]][objects[i]], int(side[i]))
+        pixels = pixels[:, ::-1] if mirrored[1, i] else pixels
+        covered, window = pixels[:, :, 3] >= 128, _window((size, size), pixels.shape[:2], places[2:, i])
+        images[i][window][covered] = pixels[covered, :3]
+        regions[i][window] = covered
     return {
         "images": torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))),
         "labels": torch.from_numpy(labels),
         "regions": torch.from_numpy(regions),
         "backgrounds": torch.from_numpy(groups),
     }
+
+
+def _window(size: Sequence[int], part: Sequence[int], place: Integers) -> tuple[slice, ...]:
+    """The rows and columns of a part of this height and width at a place, each from 0 to 2^16 - 1, in an image."""
+    first = [(whole - length) * int(at) >> 16 for whole, length, at in zip(size, part, place, strict=True)]
+    return tuple(slice(start, start + length) for start, length in zip(first, part, strict=True))
 
 
 def _scaled(image: Image.Image, side: int) -> Pixels:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Generic, NamedTuple, TypeVar
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 import numpy as np
 import torch
@@ -236,16 +236,20 @@ class InMemoryDataset(ImageDataset):
                 digest.update(part.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
-    def to(self, device: torch.device | str) -> InMemoryDataset:
+    def to(self, device: torch.device | str) -> Self:
         """The same set with its tensors on the device; the tensors are shared if they are there already."""
-        regions = None if self.regions is None else self.regions.to(device)
-        return replace(self, images=self.images.to(device), labels=self.labels.to(device), regions=regions)
+        return self._with_each(lambda values: values.to(device))
 
-    def subset(self, which: int | Sequence[int] | NDArray[np.int64] | Tensor) -> InMemoryDataset:
+    def subset(self, which: int | Sequence[int] | NDArray[np.int64] | Tensor) -> Self:
         """A subset as in `ImageDataset.subset`, with the same mean and std."""
-        index = chosen(which, self.labels).to(self.images.device)
-        regions = None if self.regions is None else self.regions[index]
-        return replace(self, images=self.images[index], labels=self.labels[index], regions=regions)
+        index = chosen(which, self.labels)
+        return self._with_each(lambda values: values[index.to(values.device)])
+
+    def _with_each(self, function: Callable[[Tensor], Tensor]) -> Self:
+        """The same set with each of its tensors, which have a value for each image, replaced by its function."""
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        changed: dict[str, Any] = {name: function(one) for name, one in values.items() if isinstance(one, Tensor)}
+        return replace(self, **changed)
 
 
 Images = TypeVar("Images")

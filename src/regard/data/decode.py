@@ -180,7 +180,12 @@ def opened(path: Path, file: IO[bytes] | None = None) -> Iterator[Image.Image]:
             pixels.
     """
     try:
-        with _opened(path, file) as image:
+        if file is None and path.exists() and not path.is_file():  # reading a pipe could block
+            raise Unreadable(f"{str(path)!r} is no file")
+        with Image.open(file or path, formats=_formats()) as image:
+            limit = Image.MAX_IMAGE_PIXELS
+            if limit is not None and image.width * image.height > limit:
+                raise Unreadable(f"{str(path)!r} has {image.width} x {image.height} pixels, more than is safe to read")
             yield image
     except (Unreadable, MemoryError):
         raise
@@ -193,17 +198,6 @@ def _formats() -> tuple[str, ...]:
     """The supported formats that the installed Pillow can read."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
-
-
-def _opened(path: Path, file: IO[bytes] | None) -> Image.Image:
-    if file is None and path.exists() and not path.is_file():  # reading a pipe could block
-        raise Unreadable(f"{str(path)!r} is no file")
-    image = Image.open(file or path, formats=_formats())
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and image.width * image.height > limit:
-        image.close()
-        raise Unreadable(f"{str(path)!r} has {image.width} x {image.height} pixels, more than is safe to read")
-    return image
 
 
 def _unreadable(path: Path, error: Exception) -> Unreadable:

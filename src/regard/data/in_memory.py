@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from regard.data.dataset import ImageDataset, InMemoryDataset, Splits, channel_s
 from regard.data.decode import OnUnreadable, Unreadable, quiet
 from regard.data.file_dataset import FileDataset
 from regard.data.listing import show
-from regard.errors import InputError
+from regard.errors import InputError, check_number
 
 MEMORY_LIMIT = 4 * 2**30
 
@@ -49,76 +49,12 @@ def read_into_memory(
     """
     check_reading(size, unreadable, memory_limit)
     with quiet():
-        return _read(dataset, _pixels(dataset, size, unreadable, memory_limit), size, unreadable)
-
-
-def read_splits(
-    train: ImageDataset, test: ImageDataset, *, size: int | None, unreadable: OnUnreadable, memory_limit: int
-) -> Splits[InMemoryDataset]:
-    """Read a training and a test split as `read_into_memory` does. Both get the mean and std of the training images.
-
-    The memory limit applies to each split. Raises InputError as `read_into_memory` does, and if the splits have images
-    of different sizes and `size` is None.
-    """
-    with quiet():
-        first, second = (_pixels(images, size, unreadable, memory_limit) for images in (train, test))
-        if first != second:
-            raise InputError(
-                f"images {_where(train)} have {_by(*first)} pixels, {_where(test)} {_by(*second)}; give one size "
-                f"for all (--data.size {min(first)})"
-            )
-        learnt, judged = (_read(images, first, size, unreadable) for images in (train, test))
-    return Splits(replace(learnt, split="train"), replace(judged, split="test", mean=learnt.mean, std=learnt.std))
-
-
-def check_reading(size: int | None = None, unreadable: str = "error", memory_limit: int = MEMORY_LIMIT) -> None:
-    """Raises InputError if the size or the memory limit is no positive integer, or `unreadable` is unknown."""
-    for name, value in (("size", size), ("memory_limit", memory_limit)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise InputError(f"{name} is {value!r}; give a whole number, 1 or more")
-    if unreadable not in get_args(OnUnreadable):
-        raise InputError(f"unreadable is {unreadable!r}; give 'error' or 'skip'")
-
-
-def _pixels(dataset: ImageDataset, size: int | None, unreadable: OnUnreadable, memory_limit: int) -> tuple[int, int]:
-    """(width, height) of the images in memory: `size`, or the size of the first readable image.
-
-    Raises InputError if the images do not fit in memory.
-    """
-    width, height = _first_size(dataset, unreadable) if size is None else (size, size)
-    count, machine, planes = len(dataset), host.total_memory(), 4 if dataset.has_masks else 3
-    needed, most = count * planes * height * width, min(memory_limit, machine)
-    if needed > most:
-        fitting = int((min(memory_limit, machine // 2) / (planes * count)) ** 0.5)  # other programs need memory, too
-        larger = ", or a larger limit (--data.options.memory_limit, in bytes)" if needed <= machine else ""
-        raise InputError(
-            f"the {count} images {_where(dataset)} would take {gib(needed)} of memory at {_by(width, height)} pixels, "
-            f"and {'the limit is' if needed > memory_limit else 'this machine has'} {gib(most)}; give a smaller size "
-            f"(--data.size{f', at most {fitting}' if fitting else ''}), fewer images{larger}"
-        )
-    return width, height
-
-
-def _first_size(dataset: ImageDataset, unreadable: OnUnreadable) -> tuple[int, int]:
-    first: Unreadable | None = None
-    for i in range(len(dataset)):
-        try:
-            return dataset.image(i).size
-        except Unreadable as error:
-            first = first or _skippable(error, unreadable)
-    raise InputError(
-        f"not one of the {len(dataset)} images {_where(dataset)} can be read (the first: {first}); give readable ones"
-    )
-
-
-def _read(
-    dataset: ImageDataset, pixels: tuple[int, int], size: int | None, unreadable: OnUnreadable
-) -> InMemoryDataset:
-    """Read all images; `pixels` is their (width, height)."""
-    images = np.empty((len(dataset), 3, *reversed(pixels)), dtype=np.uint8)
-    regions = np.zeros((len(dataset), *reversed(pixels)), dtype=np.bool_) if dataset.has_masks else None
+        width, height = _first_size(dataset, unreadable) if size is None else (size, size)
+        _check_memory(dataset, width, height, memory_limit)
+        images = np.empty((len(dataset), 3, height, width), dtype=np.uint8)
+        regions = np.zeros((len(dataset), height, width), dtype=np.bool_) if dataset.has_masks else None
+        failed = _fill(images, regions, dataset, size, unreadable)
     labels = dataset.labels
-    failed = _fill(images, regions, dataset, size, unreadable)
     if failed:
         readable = torch.ones(len(labels), dtype=torch.bool)
         readable[list(failed)] = False
@@ -136,6 +72,58 @@ def _read(
     skipped = tuple(_name(dataset, i) for i in sorted(failed))
     return InMemoryDataset(
         tensor, labels, dataset.classes, dataset.name, dataset.split, mean, std, regions=masks, skipped=skipped
+    )
+
+
+def read_splits(train: ImageDataset, test: ImageDataset, **options: Any) -> Splits[InMemoryDataset]:
+    """Read a training and a test split as `read_into_memory` does, with its options; the memory limit applies to each.
+
+    Both get the mean and std of the training images. Raises InputError as `read_into_memory` does, and if the splits
+    have images of different sizes.
+    """
+    first, second = (read_into_memory(images, **options) for images in (train, test))
+    (height, width), (*other,) = first.images.shape[2:], second.images.shape[2:]
+    if other != [height, width]:
+        raise InputError(
+            f"images {_where(train)} have {_by(width, height)} pixels, {_where(test)} {_by(*reversed(other))}; give "
+            f"one size for all (--data.size {min(width, height)})"
+        )
+    return Splits(replace(first, split="train"), replace(second, split="test", mean=first.mean, std=first.std))
+
+
+def check_reading(size: int | None = None, unreadable: str = "error", memory_limit: int = MEMORY_LIMIT) -> None:
+    """Raises InputError if the size or the memory limit is no positive integer, or `unreadable` is unknown."""
+    for name, value in (("size", size), ("memory_limit", memory_limit)):
+        if value is not None:
+            check_number(name, value, "[1, inf)", whole=True)
+    if unreadable not in get_args(OnUnreadable):
+        raise InputError(f"unreadable is {unreadable!r}; give 'error' or 'skip'")
+
+
+def _check_memory(dataset: ImageDataset, width: int, height: int, memory_limit: int) -> None:
+    """Raises InputError if images of this size do not fit in memory."""
+    count, machine, planes = len(dataset), host.total_memory(), 4 if dataset.has_masks else 3
+    needed, most = count * planes * height * width, min(memory_limit, machine)
+    if needed > most:
+        fitting = int((min(memory_limit, machine // 2) / (planes * count)) ** 0.5)  # other programs need memory, too
+        larger = ", or a larger limit (--data.options.memory_limit, in bytes)" if needed <= machine else ""
+        raise InputError(
+            f"the {count} images {_where(dataset)} would take {gib(needed)} of memory at {_by(width, height)} pixels, "
+            f"and {'the limit is' if needed > memory_limit else 'this machine has'} {gib(most)}; give a smaller size "
+            f"(--data.size{f', at most {fitting}' if fitting else ''}), fewer images{larger}"
+        )
+
+
+def _first_size(dataset: ImageDataset, unreadable: OnUnreadable) -> tuple[int, int]:
+    """(width, height) of the first readable image."""
+    first: Unreadable | None = None
+    for i in range(len(dataset)):
+        try:
+            return dataset.image(i).size
+        except Unreadable as error:
+            first = first or _skippable(error, unreadable)
+    raise InputError(
+        f"not one of the {len(dataset)} images {_where(dataset)} can be read (the first: {first}); give readable ones"
     )
 
 

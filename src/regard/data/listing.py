@@ -157,6 +157,12 @@ def existing_folder(path: str | os.PathLike[str], expected: str = "give a folder
     return folder
 
 
+def no_images(folder: Path, other_files: int = 0) -> InputError:
+    """The error for a folder without images; `other_files` is the number of other files in it."""
+    beside = f" (but {other_files} other files)" if other_files else ""
+    return InputError(f"no images in folder {show(folder)}{beside}; expected {', '.join(EXTENSIONS)} files")
+
+
 def show(path: Path) -> str:
     """A path for messages, quoted and escaped, so that it stays on one line."""
     return repr(str(path))

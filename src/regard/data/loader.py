@@ -15,7 +15,7 @@ from regard.data.streamed_loader import ObjectsReader, PixelsReader, StreamedLoa
 from regard.data.transforms import SeededTransform, Transform
 from regard.data.wds import WebDataset
 from regard.data.wds_loader import WebDatasetLoader
-from regard.errors import InputError
+from regard.errors import InputError, check_number
 
 
 def create_loader(
@@ -72,8 +72,7 @@ def create_loader(
             these are in memory (or the reverse) or does not fit the images, mean or std is unknown, the batch size does
             not suit the number of processes, or the device has not enough memory for the data set.
     """
-    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:
-        raise InputError(f"workers is {workers!r}; give 0 or more")
+    check_number("workers", workers, "[0, inf)", whole=True)
     check_reading(unreadable=unreadable)
     batch_size = default_batch_size(dataset) if batch_size is None else batch_size
     if objects:

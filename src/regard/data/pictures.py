@@ -11,7 +11,7 @@ import numpy as np
 from regard.data.dataset import Mask
 from regard.data.decode import Unreadable
 from regard.data.file_dataset import FileDataset
-from regard.data.listing import EXTENSIONS, images_below, show
+from regard.data.listing import images_below, no_images, show
 from regard.data.regions.masks import mask_region, masks_by_name
 from regard.errors import InputError
 
@@ -96,8 +96,7 @@ def open_pictures(
         if path.is_dir():
             files, other_files = images_below(path, out)
             if not files:
-                beside = f" (but {other_files} other files)" if other_files else ""
-                raise InputError(f"no images in folder {show(path)}{beside}; expected {', '.join(EXTENSIONS)} files")
+                raise no_images(path, other_files)
             passed_over += other_files
             below = Path() if len(named) == 1 else Path(path.name)
             pairs = [(path / file, below / file) for file in sorted(files, key=Path)]

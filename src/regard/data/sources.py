@@ -18,7 +18,7 @@ from regard.data.in_memory import MEMORY_LIMIT, check_reading, read_splits
 from regard.data.listing import existing_folder, show
 from regard.data.registry import FIELDS, SOURCES, Source
 from regard.data.streamed_loader import with_objects
-from regard.errors import DataWarning, InputError, unknown
+from regard.errors import DataWarning, InputError, check_number, unknown
 
 _ = builtin, composites, huggingface, published, regions, wds
 
@@ -112,8 +112,8 @@ def open_regions(
     Raises:
         InputError: the path does not exist, the kind or an option is unknown, or files are missing or malformed.
     """
-    if limit is not None and limit < 1:
-        raise InputError(f"limit is {limit}; give 1 or more")
+    if limit is not None:
+        check_number("limit", limit, "[1, inf)", whole=True)
     source, path = _parsed(os.fspath(where))
     options = {
         name: os.fspath(value) if isinstance(value, os.PathLike) else value

@@ -44,22 +44,24 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{show(path)} is no JSON ({first_line(error)}); get it again") from error
 
 
-def read_rows(path: Path, least: int, expected: str) -> list[list[str]]:
-    """Read the lines of a text file as lists of words, without empty lines and comments ('#').
+def read_lines(path: Path, expected: str) -> list[str]:
+    """Read the lines of a text file without the space around them, empty lines and comments ('#').
 
     Raises:
-        InputError: the file cannot be read, has no lines, or a line has fewer than `least` words.
+        InputError: the file cannot be read, or has no lines; `expected` says what each holds.
     """
-    rows = []
-    for number, line in enumerate(read_text(path).splitlines(), 1):
-        words = line.split()
-        if not words or words[0].startswith("#"):
-            continue
-        if len(words) < least:
-            raise InputError(f"line {number} of {show(path)} is {line[:80]!r}; expected {expected}")
-        rows.append(words)
-    if not rows:
+    lines = [line for line in map(str.strip, read_text(path).splitlines()) if line and not line.startswith("#")]
+    if not lines:
         raise InputError(f"{show(path)} has no lines; expected {expected} in each")
+    return lines
+
+
+def read_rows(path: Path, least: int, expected: str) -> list[list[str]]:
+    """The lines as lists of words. Raises InputError as `read_lines`, and for a line with fewer than `least` words."""
+    rows = [line.split() for line in read_lines(path, expected)]
+    for row in rows:
+        if len(row) < least:
+            raise InputError(f"{show(path)} has the line {' '.join(row)[:80]!r}; expected {expected}")
     return rows
 
 

@@ -23,7 +23,7 @@ from regard.data.file_dataset import files_digest, open_regular
 from regard.data.listing import TEST_NAMES, existing_folder, first_of, is_system_or_hidden
 from regard.data.registry import register_splits
 from regard.data.text_files import read_class_names, unique
-from regard.errors import InputError, one_line, unknown
+from regard.errors import InputError, check_number, one_line, unknown
 from regard.files import MOST_BYTES, read_regular
 from regard.optional import require
 
@@ -163,8 +163,8 @@ def load_wds(
             classes is unknown.
     """
     for name, value in {"buffer": buffer, "train_images": train_images, "test_images": test_images}.items():
-        if value is not None and not 1 <= value < 2**48:
-            raise InputError(f"{name} is {value!r}; give a whole number, 1 or more (--data.options.{name})")
+        if value is not None:
+            check_number(f"data.options.{name}", value, "[1, 2^48)", whole=True)
     require("the data set wds", "webdataset")
     root = "" if path is None else os.fspath(path)
     if root and not _scheme(root):

@@ -55,7 +55,7 @@ def first_pixels(edges: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 def boxes_region(
-    path: Path, frame: Frame, label: int, *, classes: Sequence[str], alone: bool = True, first: int = 0
+    path: Path, frame: Frame, label: int, *, classes: Sequence[str], label_only: bool = True, first: int = 0
 ) -> Mask:
     """The union of the boxes in an annotation file, bool (H, W).
 
@@ -64,7 +64,7 @@ def boxes_region(
         frame: the stored size and orientation of the image.
         label: class index of the image.
         classes: class names.
-        alone: use only the boxes of the label; else those of all classes.
+        label_only: use only the boxes of the label; else those of all classes.
         first: coordinate of the first pixel. With 1, the right and bottom coordinates belong to the box.
 
     Raises:
@@ -73,7 +73,7 @@ def boxes_region(
     annotation = read_boxes(path)
     size = annotation.size or frame.size
     frame.check(size, path)
-    boxes = [box for name, box in annotation.objects if not alone or name == classes[label]]
+    boxes = [box for name, box in annotation.objects if not label_only or name == classes[label]]
     return box_mask([(left - first, top - first, *ends) for left, top, *ends in boxes], *size)
 
 

@@ -49,7 +49,7 @@ class CocoDataset(FileDataset):
         image_ids: id of each image in the file.
         annotations: for each image its (width, height), or None if the file does not give it, and its annotations.
         source: the annotation file.
-        alone: whether regions are only of the objects of the image's label.
+        label_only: whether regions are only of the objects of the image's label.
     """
 
     def __init__(
@@ -63,19 +63,20 @@ class CocoDataset(FileDataset):
         image_ids: Sequence[int | str],
         annotations: Sequence[tuple[Size | None, Sequence[Annotation]]],
         source: Path,
-        alone: bool,
+        label_only: bool,
     ) -> None:
         super().__init__("coco", split, folder, keys, labels, classes)
-        self._categories, self._image_ids, self._source, self._alone = categories, tuple(image_ids), source, alone
+        self._categories, self._image_ids, self._source = categories, tuple(image_ids), source
+        self._label_only = label_only
         every = [one for _, several in annotations for one in several]
-        self.has_masks = bool(every) if not alone else any(label >= 0 for label in labels)
+        self.has_masks = bool(every) if not label_only else any(label >= 0 for label in labels)
         self.has_objects = bool(categories)
         self.has_object_masks = self.has_objects and any(one["segmentation"] for one in every)
         self._annotated = Strings(map(json.dumps, annotations))
 
     def mask(self, index: int) -> Mask:
         frame, size, annotations = self._record(index)
-        if self._alone:
+        if self._label_only:
             annotations = [one for one in annotations if self._categories[one["category_id"]] == self.labels[index]]
         mask = np.zeros(frame.upright[::-1], dtype=np.bool_)
         codes = codes_of(annotations, size, self._source)
@@ -147,7 +148,7 @@ class CocoDataset(FileDataset):
         return np.array([left, top, right - left, bottom - top])
 
     def _regions_digest(self) -> bytes:
-        digest = hashlib.sha256(repr((self.classes, self._alone)).encode())
+        digest = hashlib.sha256(repr((self.classes, self._label_only)).encode())
         for text in self._annotated:
             digest.update(text.encode())
         return digest.digest()

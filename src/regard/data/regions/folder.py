@@ -14,7 +14,6 @@ from regard.data.decode import OnUnreadable
 from regard.data.file_dataset import FileDataset
 from regard.data.in_memory import MEMORY_LIMIT, read_into_memory
 from regard.data.listing import (
-    EXTENSIONS,
     SPLITS,
     TEST_NAMES,
     Tree,
@@ -22,6 +21,7 @@ from regard.data.listing import (
     first_of,
     images_below,
     is_image,
+    no_images,
     show,
 )
 from regard.data.registry import pick_split, register, register_splits
@@ -98,7 +98,6 @@ def class_folders(
     *,
     name: str = "folder",
     classes: Sequence[str] | None = None,
-    wanted_by: str = "as asked for",
     testing: bool = False,
 ) -> FileDataset:
     """List the images in a folder of class folders, sorted by class and then by path.
@@ -108,8 +107,7 @@ def class_folders(
         split: as in `ImageDataset`.
         name: as in `ImageDataset`; "files" sorts as timm does, numbers in file names by their value.
         classes: the expected names of the class folders, in order of the labels; None for all class folders, sorted.
-        wanted_by: the end of the error message if the class folders differ: where `classes` come from.
-        testing: allow classes without images; a warning lists them.
+        testing: allow classes without images, which a warning lists; `classes` are those of the training images.
 
     Raises:
         InputError: there are no class folders or no images, or the class folders differ from `classes`.
@@ -128,14 +126,15 @@ def class_folders(
         both = {"missing": missing, "unexpected": unexpected}
         parts = [f"{problem} {first_of(names)}" for problem, names in both.items() if names]
         raise InputError(
-            f"the class folders of {show(folder)} differ: {', '.join(parts)}; expected the {len(names)} {wanted_by}"
+            f"the class folders of {show(folder)} differ: {', '.join(parts)}; expected the {len(names)} "
+            f"{'of the training images' if testing else 'given as classes'}"
         )
     keys: list[str] = []
     counts: list[int] = []
     for one in names:
         files, other_files = images_below(folder / one) if one in folders else ([], 0)
         if not files and not testing:
-            raise _no_images(folder / one, other_files)
+            raise InputError(f"{no_images(folder / one, other_files)}: add some, or remove the class")
         files.sort(key=lambda file: file.split("/"))
         if name == "files":
             files.sort(key=natural_key)
@@ -143,7 +142,7 @@ def class_folders(
         counts.append(len(files))
     without = [one for one, count in zip(names, counts, strict=True) if not count]
     if not keys:
-        raise _no_images(folder / folders[0])
+        raise no_images(folder / folders[0])
     if without:
         warnings.warn(f"classes without test images in {show(folder)}: {first_of(without)}", DataWarning, stacklevel=2)
     return FileDataset(name, split, folder, keys, np.repeat(np.arange(len(names)), counts), names)
@@ -155,20 +154,5 @@ def class_splits(path: str | os.PathLike[str], name: str) -> Splits[FileDataset]
     train = class_folders(existing_folder(root / "train", _LAYOUT), "train", name=name)
     folder = next((root / test for test in TEST_NAMES if (root / test).is_dir()), None)
     if folder is None:
-        raise InputError(f"no {_or(TEST_NAMES)} folder in {show(root)}; {_LAYOUT}")
-    wanted_by = f"as in {show(train.folder)}"
-    test = class_folders(folder, "test", name=name, classes=train.classes, wanted_by=wanted_by, testing=True)
-    return Splits(train, test)
-
-
-def _no_images(folder: Path, other_files: int = 0) -> InputError:
-    """The error for a class folder without images; `other_files` is the number of other files in it."""
-    beside = f" (but {other_files} other files)" if other_files else ""
-    return InputError(
-        f"no images in class folder {show(folder)}{beside}; expected {_or(EXTENSIONS)} files: add some, or remove the "
-        "folder"
-    )
-
-
-def _or(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:-1])} or {names[-1]}"
+        raise InputError(f"none of the folders {', '.join(TEST_NAMES)} in {show(root)}; {_LAYOUT}")
+    return Splits(train, class_folders(folder, "test", name=name, classes=train.classes, testing=True))

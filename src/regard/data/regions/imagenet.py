@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from regard.data.file_dataset import FileDataset
-from regard.data.listing import EXTENSIONS, Tree, existing_folder, first_of, is_image, show
+from regard.data.listing import Tree, existing_folder, first_of, is_image, no_images, show
 from regard.data.regions.boxes import boxes_region
 from regard.data.registry import pick_split, register
 from regard.data.text_files import read_bytes
@@ -81,9 +81,7 @@ def _pairs(images: Tree, boxes: Tree, split: str) -> tuple[list[str], list[str]]
     folders = [name for name in images.folders() if _SYNSET.fullmatch(name)]
     keys = images.images(folders) if folders else [name for name in images.files() if is_image(name)]
     if not keys:
-        raise InputError(
-            f"no images in {show(images.root)}; expected {', '.join(EXTENSIONS)} files, by class or all in one"
-        )
+        raise no_images(images.root)
     pairs, without = {}, []
     for key in keys:
         stem = key.rpartition(".")[0]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from regard.data.dataset import Mask
 from regard.data.decode import Frame, Unreadable, opened
 from regard.data.file_dataset import FileDataset
-from regard.data.listing import EXTENSIONS, SPLITS, Tree, by_stem, existing_folder, first_of, show
+from regard.data.listing import SPLITS, Tree, by_stem, existing_folder, first_of, no_images, show
 from regard.data.objects import Objects, boxes_of, objects_of
 from regard.data.registry import pick_split, register
 from regard.errors import DataWarning, InputError
@@ -41,17 +41,17 @@ def open_masks(path: Path, split: str | None = None, images: str | None = None) 
     if splits or split is not None:
         split = pick_split(split, splits, path, SPLITS)
         path = path / split
-    masks = Tree(_folder(path) or path)
+    masks = _folder(path) or path
     expected = f"{_LAYOUT}, or say where the images are (images)"
     folder = existing_folder(path / "images" if images is None else images, expected)
     keys = Tree(folder).images()
     if not keys:
-        raise InputError(f"no images in {show(folder)}; expected {', '.join(EXTENSIONS)} files")
-    files, _ = masks_by_name(list(by_stem(keys, folder, "images")), masks.root)
+        raise no_images(folder)
+    files, _ = masks_by_name(list(by_stem(keys, folder, "images")), masks)
     missing = [key for key, file in zip(keys, files, strict=True) if file is None]
-    instances = masks.root.name == _INSTANCES
+    instances = masks.name == _INSTANCES
     message = (
-        f"{len(missing)} of the {len(keys)} images in {show(folder)} have no mask in {show(masks.root)} "
+        f"{len(missing)} of the {len(keys)} images in {show(folder)} have no mask in {show(masks)} "
         f"({first_of(missing, 3)})"
     )
     if missing and instances:
@@ -61,13 +61,10 @@ def open_masks(path: Path, split: str | None = None, images: str | None = None) 
     names = [key.split("/")[0] if "/" in key else "object" if instances else None for key in keys]
     classes = sorted({name for name in names if name is not None})
     labels = [-1 if name is None else classes.index(name) for name in names]
-    if not instances:
-        return FileDataset("masks", split or "", folder, keys, labels, classes, files, mask_region)
-    return FileDataset(
-        *("masks", split or "", folder, keys, labels, classes, files, _region_of_instances),
-        objects=_objects,
-        object_masks=True,
-    )
+    shared = "masks", split or "", folder, keys, labels, classes, files
+    if instances:
+        return FileDataset(*shared, _region_of_instances, objects=_objects, object_masks=True)
+    return FileDataset(*shared, mask_region)
 
 
 def _folder(path: Path) -> Path | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from regard.data.file_dataset import FileDataset
 from regard.data.listing import Tree, show
 from regard.data.registry import register
-from regard.data.text_files import check_inside, read_text
+from regard.data.text_files import check_inside, read_lines
 from regard.errors import InputError, unknown
 
 _LISTS = {"train": "TrainImages.txt", "test": "TestImages.txt"}
@@ -45,9 +45,7 @@ def _keys(path: Path) -> list[str]:
     """The image paths in a list file, relative to Images/: one class/file.jpg per line."""
     if not path.is_file():
         raise InputError(f"no file {path.name} in {show(path.parent)}; {_LAYOUT}")
-    keys = [check_inside(line.strip(), path) for line in read_text(path).splitlines() if line.strip()]
-    if not keys:
-        raise InputError(f"{show(path)} has no lines; expected an image in each, as class/file.jpg")
+    keys = [check_inside(line, path) for line in read_lines(path, "an image, as class/file.jpg,")]
     for key in keys:
         if "/" not in key:
             raise InputError(f"{show(path)} names {key!r}; expected class/file.jpg")

@@ -18,7 +18,7 @@ from regard.data.listing import Tree, show
 from regard.data.regions.boxes import boxes_objects, boxes_region, read_boxes
 from regard.data.regions.masks import numbers_of
 from regard.data.registry import pick_split, register
-from regard.data.text_files import check_inside, read_text
+from regard.data.text_files import check_inside, read_lines
 from regard.errors import InputError
 
 CLASSES = (
@@ -39,10 +39,10 @@ _BOXES = "Annotations"
 _PREFERRED = ("val", "test", "train")
 
 
-def _region(path: Path, frame: Frame, label: int, *, alone: bool, border: bool) -> Mask:
+def _region(path: Path, frame: Frame, label: int, *, label_only: bool, border: bool) -> Mask:
     numbers = _numbers(path)
     mask = (numbers > 0) & (numbers != _VOID)
-    if alone:
+    if label_only:
         mask &= numbers == label + 1
     return mask | (numbers == _VOID) if border else mask
 
@@ -129,7 +129,27 @@ def open_voc(
     # The void border does not name its object, so it cannot be inside the region of one class.
     if region == "label" and boundary == "inside":
         raise InputError("borders do not say which object they are of; leave boundary='inside' out with region='label'")
-    alone, border = region == "label", boundary == "inside" or (boundary is None and region == "all")
+    label_only, border = region == "label", boundary == "inside" or (boundary is None and region == "all")
+    split, keys, paths = _files(root, split, boxes)
+    shared = "voc", split, root / _IMAGES, keys
+    if not boxes:
+        with quiet():
+            labels = [_label(path) for path in paths]
+        drawn = partial(_region, label_only=label_only, border=border)
+        return FileDataset(*shared, labels, CLASSES, paths, drawn, (label_only, border))
+    areas = [_areas(path) for path in paths]
+    present = {name for area in areas for name in area}
+    classes = CLASSES if present <= set(CLASSES) else tuple(sorted(present))
+    # The class with the largest area; the first on a tie; -1 without objects.
+    largest = [max(sorted(area), key=area.__getitem__, default=None) for area in areas]
+    labels = [-1 if name is None else classes.index(name) for name in largest]
+    boxed = partial(boxes_region, classes=classes, label_only=label_only, first=1)
+    objects = partial(boxes_objects, classes=classes, first=1)
+    return FileDataset(*shared, labels, classes, paths, boxed, label_only, objects)
+
+
+def _files(root: Path, split: str | None, boxes: bool) -> tuple[str, list[str], list[Path]]:
+    """The name of a split, its images, and the annotation file of each. Raises InputError if files are missing."""
     lists, folder, extension = (_BOX_LISTS, _BOXES, "xml") if boxes else (_LISTS, _MAPS, "png")
     images = {path.rpartition(".")[0]: path for path in Tree(root / _IMAGES).images()}
     # Lists such as cat_val.txt say which images contain a class; they are not splits.
@@ -144,22 +164,7 @@ def open_voc(
     keys, files = [images.get(name, f"{name}.jpg") for name in names], [f"{name}.{extension}" for name in names]
     Tree(root / _IMAGES).check(keys, f"images that {source} names", "unpack VOC there again, or add them")
     Tree(root / folder).check(files, f"annotations for {source}", "unpack VOC there again, or add them")
-    paths = [root / folder / name for name in files]
-    shared = "voc", split or "", root / _IMAGES, keys
-    if not boxes:
-        with quiet():
-            labels = [_label(path) for path in paths]
-        drawn = partial(_region, alone=alone, border=border)
-        return FileDataset(*shared, labels, CLASSES, paths, drawn, (alone, border))
-    areas = [_areas(path) for path in paths]
-    present = {name for area in areas for name in area}
-    classes = CLASSES if present <= set(CLASSES) else tuple(sorted(present))
-    # The class with the largest area; the first on a tie; -1 without objects.
-    largest = [max(sorted(area), key=area.__getitem__, default=None) for area in areas]
-    labels = [-1 if name is None else classes.index(name) for name in largest]
-    boxed = partial(boxes_region, classes=classes, alone=alone, first=1)
-    objects = partial(boxes_objects, classes=classes, first=1)
-    return FileDataset(*shared, labels, classes, paths, boxed, alone, objects)
+    return split or "", keys, [root / folder / name for name in files]
 
 
 def _lists(folder: Path) -> list[str]:
@@ -169,11 +174,8 @@ def _lists(folder: Path) -> list[str]:
 def _names(file: Path, images: Collection[str]) -> list[str]:
     """The image names in a list file without duplicates: one per line, followed by 1, 0 or -1 in lists of a class."""
     names = []
-    for line in map(str.strip, read_text(file).splitlines()):
+    for line in read_lines(file, "the name of an image"):
         columns = line.split()
-        if columns and not line.startswith("#"):
-            of_a_class = line not in images and len(columns) == 2 and columns[1] in ("1", "0", "-1")
-            names.append(check_inside(columns[0] if of_a_class else line, file))
-    if not names:
-        raise InputError(f"{show(file)} has no lines; expected the name of an image in each")
+        of_a_class = line not in images and len(columns) == 2 and columns[1] in ("1", "0", "-1")
+        names.append(check_inside(columns[0] if of_a_class else line, file))
     return list(dict.fromkeys(names))
