@@ -17,6 +17,8 @@ def test_numbers() -> None:
     assert [formatting.large(x) for x in (175_994, 26_800_000, 4_110_000_000, None)] == [
         *("175,994", "26.8 M", "4.11 G", NONE)
     ]
+    durations = {0.2: "1 s", 45: "45 s", 720: "12 min", 3 * 3600 + 300: "3 h 05 min", 100 * 3600: "4 days 4 h"}
+    assert {seconds: formatting.duration(seconds) for seconds in durations} == durations
     assert [formatting.counted(x, "seed") for x in (1, 5, 1200)] == ["1 seed", "5 seeds", "1,200 seeds"]
 
 

@@ -82,11 +82,11 @@ def test_students_interval_holds_the_mean(n: int) -> None:
 def test_paired_t_holds_the_difference_and_its_level(test, n: int) -> None:
     same = normal(DRAWS, 1, n)
     values = normal(DRAWS, 2, n) + 2 * same + np.array([[0.5], [0]])
-    found = [test(a, b) for a, b in values]
+    differences = [test(a, b) for a, b in values]
     if test is over_seeds and n < 3:
-        assert all(one.p is None and math.isnan(one.low) for one in found)
+        assert all(one.p is None and math.isnan(one.low) for one in differences)
         return
-    assert share([one.low <= 0.5 <= one.high for one in found]) == pytest.approx(0.95, abs=0.02)
+    assert share([one.low <= 0.5 <= one.high for one in differences]) == pytest.approx(0.95, abs=0.02)
     rejected = share([test(a - 0.5, b).p < 0.05 for a, b in values])
     assert rejected == pytest.approx(0.05, abs=0.02)
 

@@ -23,14 +23,14 @@ def rows(seed=0, blur=0.6, n=N):
     for i in range(n):
         regions[i, i % 4 : i % 4 + 5, i % 3 : i % 3 + 4] = True
     labels = random.integers(0, 3, n)
-    own = np.random.default_rng(seed)
-    maps = regions * (1 - blur) + blur * own.random((n, 10, 10))
-    predicted = np.where(own.random(n) < 0.7, labels, (labels + 1) % 3)
+    draws = np.random.default_rng(seed)
+    maps = regions * (1 - blur) + blur * draws.random((n, 10, 10))
+    predicted = np.where(draws.random(n) < 0.7, labels, (labels + 1) % 3)
     return {
         "label": labels,
         "predicted": predicted,
         "explained": predicted,
-        "probability": own.random(n),
+        "probability": draws.random(n),
         "correct": predicted == labels,
         **{name: values.numpy() for name, values in measure(torch.from_numpy(maps), torch.from_numpy(regions)).items()},
     }
@@ -42,8 +42,8 @@ def results(name="first", columns=None, **changes):
     return Results(model=name, rows=rows() if columns is None else columns, **{**settings, **changes})
 
 
-def taken(columns, places):
-    return {name: values[places] for name, values in columns.items()}
+def taken(columns, which):
+    return {name: values[which] for name, values in columns.items()}
 
 
 def test_against_itself():

@@ -119,8 +119,8 @@ def test_partners_are_of_the_right_class_and_keyed_by_the_seed():
     labelled = labels >= 0
     assert (same[~labelled] == -1).all() and (other[~labelled] == -1).all()
     assert same[-1] == -1 and other[-1] >= 0
-    found = labelled & (same >= 0)
-    assert (labels[same[found]] == labels[found]).all() and (same[found] != np.flatnonzero(found)).all()
+    paired = labelled & (same >= 0)
+    assert (labels[same[paired]] == labels[paired]).all() and (same[paired] != np.flatnonzero(paired)).all()
     assert (labels[other[labelled]] != labels[labelled]).all()
     counts = np.bincount(labels[other[labels == 0]], minlength=5)
     assert counts[0] == 0 and (counts[1:] > 0.15 * counts.sum()).all()  # classes alike, large or small

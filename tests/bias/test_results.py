@@ -46,9 +46,9 @@ def test_what_cannot_be_compared_is_left_out_of_all_but_accuracy():
 def test_of_some_images():
     columns = rows()
     which = np.arange(40) % 3 == 0
-    places = np.flatnonzero(which)
-    expected = Summary.of({name: values[places] for name, values in columns.items()})
-    assert Summary.of(columns, which) == Summary.of(columns, places) == expected
+    indices = np.flatnonzero(which)
+    expected = Summary.of({name: values[indices] for name, values in columns.items()})
+    assert Summary.of(columns, which) == Summary.of(columns, indices) == expected
     assert expected.images == 14
 
 

@@ -14,10 +14,10 @@ from regard.bias.shards import in_shards
 from regard.errors import InputError
 
 
-def rows_of(places: range) -> Rows:
-    columns = {name: np.array([i % 7 for i in places]).astype(dtype) for name, dtype in COLUMNS.items()}
-    columns["spill"][[i % 5 == 0 for i in places]] = np.nan
-    return Rows(tuple(f"{i}.jpg" for i in places), columns)
+def rows_of(images: range) -> Rows:
+    columns = {name: np.array([i % 7 for i in images]).astype(dtype) for name, dtype in COLUMNS.items()}
+    columns["spill"][[i % 5 == 0 for i in images]] = np.nan
+    return Rows(tuple(f"{i}.jpg" for i in images), columns)
 
 
 class Work:
@@ -27,12 +27,12 @@ class Work:
         self.done: list[range] = []
         self.stop_after = stop_after
 
-    def __call__(self, places: range, done: Callable[[int], None]) -> Rows:
+    def __call__(self, images: range, done: Callable[[int], None]) -> Rows:
         if len(self.done) == self.stop_after:
             raise KeyboardInterrupt
-        self.done.append(places)
-        done(len(places))
-        return replace(rows_of(places), skipped=(f"{places.start}: broken",), outputs=10)
+        self.done.append(images)
+        done(len(images))
+        return replace(rows_of(images), skipped=(f"{images.start}: broken",), outputs=10)
 
 
 def run(work: Work, folder: Path | None, *, plan: dict | None = None, count: int = 23):
@@ -87,7 +87,7 @@ def test_stopped_and_resumed(tmp_path: Path) -> None:
     shard = in_shards(
         23, 5, again, folder=tmp_path, plan={"a": [1, 2]}, progress=lambda done, total: counts.append((done, total))
     )
-    assert [places.start for places in again.done] == [10, 15, 20]
+    assert [images.start for images in again.done] == [10, 15, 20]
     assert counts == [(5, 23), (10, 23), (15, 23), (20, 23), (23, 23)]
     same(shard, rows_of(range(23)))
     assert shard.skipped == tuple(f"{i}: broken" for i in range(0, 23, 5))
@@ -99,7 +99,7 @@ def test_a_broken_shard_is_worked_out_again(tmp_path: Path) -> None:
     (tmp_path / "000003.parquet").unlink()
     again = Work()
     same(run(again, tmp_path), rows_of(range(23)))
-    assert [places.start for places in again.done] == [5, 15]
+    assert [images.start for images in again.done] == [5, 15]
 
 
 def test_another_plan_is_refused(tmp_path: Path) -> None:
@@ -121,10 +121,10 @@ def test_processes_share_the_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     second = Work()
     with pytest.raises(InputError, match="shards in .* are gone"):
         run(second, tmp_path)
-    assert [places.start for places in second.done] == [5, 15]
+    assert [images.start for images in second.done] == [5, 15]
     monkeypatch.setattr(module, "_process", lambda: (0, 2))
     first = Work()
     same(run(first, tmp_path), rows_of(range(23)))
-    assert [places.start for places in first.done] == [0, 10, 20]
+    assert [images.start for images in first.done] == [0, 10, 20]
     with pytest.raises(InputError, match="share an evaluation through a folder"):
         run(Work(), None)

@@ -25,14 +25,14 @@ def plan(small: Path) -> Plan:
 @pytest.fixture(autouse=True)
 def timed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Every network is timed at 100 images per second; what was timed is kept."""
-    asked: list[str] = []
+    networks: list[str] = []
 
     def rate(recipe, teacher, splits, device) -> cost.Rate:
-        asked.append(f"{recipe.model.name}{' taught' if teacher else ''}")
+        networks.append(f"{recipe.model.name}{' taught' if teacher else ''}")
         return cost.Rate(100.0, 0.0, "timed")
 
     monkeypatch.setattr(cost, "measured_rate", rate)
-    return asked
+    return networks
 
 
 @pytest.fixture(autouse=True)
@@ -53,9 +53,9 @@ ONE = 2 * (60 / 100 + 40 / 300)
 
 
 def test_a_cost_is_images_over_rates(plan: Plan, timed: list[str]) -> None:
-    found = estimate(plan, [], CPU)
-    assert list(found.seconds.values()) == [pytest.approx(ONE)] * 6
-    assert found.total(plan.todo) == pytest.approx(6 * ONE)
+    costs = estimate(plan, [], CPU)
+    assert list(costs.seconds.values()) == [pytest.approx(ONE)] * 6
+    assert costs.total(plan.todo) == pytest.approx(6 * ONE)
     # each kind is timed once, whatever the seeds
     assert sorted(timed) == ["wrn-10-0.5", "wrn-10-0.5 taught", "wrn-10-1"]
 
@@ -70,43 +70,43 @@ def test_each_run_is_a_process_that_starts_and_loads_its_data(
         return load_data(recipe)
 
     monkeypatch.setattr(cost.training.Classification, "load_data", staticmethod(slow))
-    found = estimate(plan, [], CPU, start=3.0)
-    assert list(found.seconds.values()) == [pytest.approx(3 + 5 + ONE)] * 6 and clock == [5.0]
+    costs = estimate(plan, [], CPU, start=3.0)
+    assert list(costs.seconds.values()) == [pytest.approx(3 + 5 + ONE)] * 6 and clock == [5.0]
 
 
 def test_data_that_cannot_be_read_are_said(plan: Plan) -> None:
     (first, *rest) = plan.jobs
     elsewhere = replace(first, recipe=replace(first.recipe, data=DataRecipe(name="folder", folder="nowhere")))
-    found = estimate(replace(plan, jobs=(elsewhere, *rest)), [], CPU)
-    assert "nowhere" in found.unreadable[first.name] and found.unknown.keys() == found.unreadable.keys()
-    assert found.seconds.keys() == {job.name for job in rest}
+    costs = estimate(replace(plan, jobs=(elsewhere, *rest)), [], CPU)
+    assert "nowhere" in costs.unreadable[first.name] and costs.unknown.keys() == costs.unreadable.keys()
+    assert costs.seconds.keys() == {job.name for job in rest}
 
 
 def test_students_wait_in_the_estimate_too(plan: Plan) -> None:
-    found = estimate(plan, [], CPU)
-    assert found.elapsed(plan, 1) == pytest.approx(6 * ONE)
-    assert found.elapsed(plan, 2) == pytest.approx(4 * ONE)  # the last student alone, after its teacher
-    assert found.elapsed(plan, 6) == pytest.approx(2 * ONE)  # a teacher, then its student
-    assert found.elapsed(replace(plan, jobs=plan.jobs[:1]), 4) == pytest.approx(ONE)
+    costs = estimate(plan, [], CPU)
+    assert costs.elapsed(plan, 1) == pytest.approx(6 * ONE)
+    assert costs.elapsed(plan, 2) == pytest.approx(4 * ONE)  # the last student alone, after its teacher
+    assert costs.elapsed(plan, 6) == pytest.approx(2 * ONE)  # a teacher, then its student
+    assert costs.elapsed(replace(plan, jobs=plan.jobs[:1]), 4) == pytest.approx(ONE)
 
 
 def test_earlier_runs_on_the_same_device_tell_the_rate(plan: Plan, timed: list[str]) -> None:
     earlier = [run(plan, "student-seed0", 20.0), run(plan, "student-seed0", 60.0, gpu="a GPU")]
-    found = estimate(plan, earlier, CPU)
+    costs = estimate(plan, earlier, CPU)
     assert (
-        found.rates["student-seed1"].images_per_second == 20.0
-        and found.rates["student-seed1"].source == "1 earlier run"
+        costs.rates["student-seed1"].images_per_second == 20.0
+        and costs.rates["student-seed1"].source == "1 earlier run"
     )
-    assert found.seconds["student-seed1"] == pytest.approx(2 * (60 / 20 + 40 / 60))  # a test is a third of a step
-    assert found.rates["teacher-seed0"].images_per_second == 100.0
+    assert costs.seconds["student-seed1"] == pytest.approx(2 * (60 / 20 + 40 / 60))  # a test is a third of a step
+    assert costs.rates["teacher-seed0"].images_per_second == 100.0
     assert sorted(timed) == ["wrn-10-0.5 taught", "wrn-10-1"]
 
 
 def test_of_gpus_elsewhere_only_earlier_runs_tell(plan: Plan, timed: list[str]) -> None:
     earlier = [run(plan, "student-seed0", 20.0), run(plan, "student-seed0", 60.0, gpu="a GPU")]
-    found = estimate(plan, earlier, None)
-    assert found.rates["student-seed1"].images_per_second == 60.0
-    assert found.unknown["teacher-seed0"] == "there is no earlier run on a GPU to go by"
+    costs = estimate(plan, earlier, None)
+    assert costs.rates["student-seed1"].images_per_second == 60.0
+    assert costs.unknown["teacher-seed0"] == "there is no earlier run on a GPU to go by"
     assert not timed
 
 
@@ -115,8 +115,8 @@ def test_what_is_done_costs_nothing(plan: Plan) -> None:
         replace(job, state="finished") if job.recipe.seed == 0 else replace(job, state="begun", epochs_done=1)
         for job in plan.jobs
     )
-    found = estimate(replace(plan, jobs=jobs), [], CPU)
-    assert found.total(plan.todo) == pytest.approx(3 * ONE / 2)
+    costs = estimate(replace(plan, jobs=jobs), [], CPU)
+    assert costs.total(plan.todo) == pytest.approx(3 * ONE / 2)
 
 
 def test_a_rate_is_really_measured(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:

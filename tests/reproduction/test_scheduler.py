@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from regard.errors import InputError
-from regard.formatting import duration
 from regard.reproduction import Ended, Job, Plan, run_plan, scheduler
 from regard.reproduction.plan import State
 from regard.reproduction.scheduler import Ending
@@ -113,7 +112,7 @@ def test_a_failure_is_tried_again_and_the_rest_goes_on(store: Runs) -> None:
 
 @pytest.mark.parametrize("ending", ["killed", "stopped"])
 def test_being_killed_without_progress_counts_as_failure(store: Runs, ending: Ending) -> None:
-    """Or stopped though nobody asked: a run ends so, too, whose DataLoader worker was killed for want of memory."""
+    """Or stopped though nobody stops: a run ends so, too, whose DataLoader worker was killed for want of memory."""
     store.epochs["victim"] = 0
     executor = Pretended({"victim": [ending] * 9})
     outcome = run_plan(plan(job("victim")), executor, store, retries=1)
@@ -158,12 +157,12 @@ def test_a_run_of_another_process_is_waited_for(store: Runs) -> None:
 
 def test_a_run_that_is_locked_is_not_started_in_vain(store: Runs) -> None:
     """Neither while it is locked, nor once it is finished there."""
-    looks: list[str] = []
+    reads: list[str] = []
 
     class Elsewhere(Runs):
         def run(self, name: str) -> StoredRun:
-            looks.append(name)
-            self.epochs[name] = 200 if len(looks) > 2 else 1
+            reads.append(name)
+            self.epochs[name] = 200 if len(reads) > 2 else 1
             return super().run(name)
 
     elsewhere = Elsewhere(store.folder or Path())
@@ -177,9 +176,9 @@ def test_a_run_that_is_locked_is_not_started_in_vain(store: Runs) -> None:
 
 def test_stopping_saves_and_ends(store: Runs) -> None:
     executor = Pretended({})
-    asked = iter([False, False, True])
+    stops = iter([False, False, True])
     jobs = [job(str(number)) for number in range(9)]
-    outcome = run_plan(plan(*jobs), executor, store, stop=lambda: next(asked, True))
+    outcome = run_plan(plan(*jobs), executor, store, stop=lambda: next(stops, True))
     assert outcome.stopped and len(outcome.finished) == 2 and not executor.running
 
 
@@ -235,11 +234,3 @@ def test_an_executor_with_a_queue_takes_students_at_once_and_tries_again_itself(
     assert executor.started == ["locked", "its student", "hopeless", "its victim", "locked", "its student"]
     assert outcome.finished == {"locked", "its student"}
     assert set(outcome.failed) == {"hopeless"} and set(outcome.skipped) == {"its victim"}
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(0.2, "1 s"), (45, "45 s"), (720, "12 min"), (3 * 3600 + 300, "3 h 05 min"), (100 * 3600, "4 days 4 h")],
-)
-def test_durations(seconds: float, words: str) -> None:
-    assert duration(seconds) == words

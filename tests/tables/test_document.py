@@ -43,29 +43,29 @@ def grids(filled: FilledTable, **options: bool) -> dict[str, Grid]:
 
 
 def test_the_grids_of_a_table() -> None:
-    shown = grids(made_up.full())
-    assert list(shown) == ["", "Comparisons", "Seeds", "Recipes"]
-    assert shown[""].headings == ("", "", "SE", "LSAS-SE")
-    assert shown[""].rows == (
+    tables_by_title = grids(made_up.full())
+    assert list(tables_by_title) == ["", "Comparisons", "Seeds", "Recipes"]
+    assert tables_by_title[""].headings == ("", "", "SE", "LSAS-SE")
+    assert tables_by_title[""].rows == (
         ("CIFAR-10", "published", "94.57", "95.01"),
         ("", "ours", "94.56 ± 0.10 (5)", "95.00 ± 0.15 (5)"),
         ("STL-10", "published", "83.81†", "–"),
         ("", "ours", "–", "no recipe"),
     )
     expected = ("+0.44", "+0.44 (+0.38 to +0.50)", "< 0.001", "significant, compatible with published")
-    assert rows(shown["Comparisons"]) == {
+    assert rows(tables_by_title["Comparisons"]) == {
         "CIFAR-10: LSAS-SE − SE": expected,
         "STL-10: LSAS-SE − SE": ("–", "–", "–", "no runs"),
     }
     values = "0: 94.50, 1: 94.61, 2: 94.55, 3: 94.70, 4: 94.44"
-    assert rows(shown["Seeds"])["CIFAR-10, SE"] == ("94.56", "94.44 to 94.68", values)
-    assert rows(shown["Recipes"])["CIFAR-10, SE"] == ("164", "lsas/resnet164-se-cifar10", "3f2a9c01", "0.7.0")
+    assert rows(tables_by_title["Seeds"])["CIFAR-10, SE"] == ("94.56", "94.44 to 94.68", values)
+    assert rows(tables_by_title["Recipes"])["CIFAR-10, SE"] == ("164", "lsas/resnet164-se-cifar10", "3f2a9c01", "0.7.0")
 
 
 def test_beside_runs_alone_cells_and_comparisons_have_runs() -> None:
-    shown = grids(made_up.full(), only_runs=True)
-    assert list(rows(shown[""])) == ["CIFAR-10, SE", "CIFAR-10, LSAS-SE"]
-    assert list(rows(shown["Comparisons"])) == ["CIFAR-10: LSAS-SE − SE"]
+    tables_by_title = grids(made_up.full(), only_runs=True)
+    assert list(rows(tables_by_title[""])) == ["CIFAR-10, SE", "CIFAR-10, LSAS-SE"]
+    assert list(rows(tables_by_title["Comparisons"])) == ["CIFAR-10: LSAS-SE − SE"]
 
 
 def test_medians_are_shown_where_they_were_published() -> None:
@@ -117,10 +117,10 @@ def test_shortened_schedules_and_other_data_are_facts_and_preliminary() -> None:
 
 
 def test_several_metrics_and_a_run_without_one() -> None:
-    shown = grids(made_up.several())
-    assert shown[""].rows[0][:3] == ("ResNet-50", "top-1, %, published", "76.384")
-    assert shown[""].rows[3][1:3] == ("top-5, %, ours", "92.10 ± 0.10 (3)")
-    assert rows(shown["Seeds"])["ResNet-50, SA, top-5, %"][2] == "0: 92.90, 2: 93.10"
+    tables_by_title = grids(made_up.several())
+    assert tables_by_title[""].rows[0][:3] == ("ResNet-50", "top-1, %, published", "76.384")
+    assert tables_by_title[""].rows[3][1:3] == ("top-5, %, ours", "92.10 ± 0.10 (3)")
+    assert rows(tables_by_title["Seeds"])["ResNet-50, SA, top-5, %"][2] == "0: 92.90, 2: 93.10"
 
 
 def test_a_metric_that_no_run_measures() -> None:
@@ -174,8 +174,8 @@ def test_nasty_titles_are_text_in_every_format() -> None:
         title=made_up.NASTY, rows={"cifar10": "a|b\nc", "stl10": "<b>"}, columns={"se": "[b]x", "lsas-se": "=y"}
     )
     filled = made_up.filled(nasty)
-    shown = printed(replace(filled, table=replace(nasty, title="[red]A|B[/red] \x1b[31m%_ [/]")), 80)
-    assert shown.startswith("[red]A|B[/red] \\x1b[31m%_ [/]\n") and "[b]x" in shown and "a|b\\nc" in shown
+    text = printed(replace(filled, table=replace(nasty, title="[red]A|B[/red] \x1b[31m%_ [/]")), 80)
+    assert text.startswith("[red]A|B[/red] \\x1b[31m%_ [/]\n") and "[b]x" in text and "a|b\\nc" in text
     text = document(filled).to_markdown()
     assert text.startswith(
         "## A\\|B &amp; C &lt;script&gt;alert(1)&lt;/script&gt; 100% of\\_it \\$x\\$ \\#1 {y} \\~z^2 "

@@ -72,8 +72,8 @@ def stored(
     if epochs is not None:
         recipe["schedule"] |= {"epochs": epochs, "milestones": milestones}
     for dotted, value in changes.items():
-        group, own = dotted.split("__")
-        recipe[group][own] = value
+        group, field = dotted.split("__")
+        recipe[group][field] = value
     row = {"epoch": recipe["schedule"]["epochs"] if done else 1, "test_accuracy": 1 - error / 100}
     return StoredRun(name, recipe, row, 400.0, {"regard": "0.1.0"}, 10, True)
 
@@ -233,8 +233,8 @@ def test_other_data_are_overrides(table: PublishedTable) -> None:
     filled = fill(table, runs)
     assert filled.data == "folder, 12,000 training images"
     assert not filled.faithful and filled.cells["one", "at"].epochs == 200
-    asked = Overrides(1.0, {"data.name": "folder", "data.train_images": 12000})
-    assert fill(table, runs, asked).cells == filled.cells
+    overrides = Overrides(1.0, {"data.name": "folder", "data.train_images": 12000})
+    assert fill(table, runs, overrides).cells == filled.cells
     assert fill(table, runs, Overrides()).others == {
         ("folder, 12,000 training images", "--data.name folder --data.train_images 12000"): 9
     }
