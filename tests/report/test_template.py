@@ -12,7 +12,7 @@ from regard.report import glossary, template
 from regard.report.records import Note
 
 PAGE = """{% extends "base.html" %}
-{% from "macros.html" import table, notes, facts, repeat, key %}
+{% from "macros.html" import table, notes, facts, repeat, key with context %}
 {% block main %}
 {{ key(styles) }}
 {{ table(records, columns, "A fixed sentence on the [focus] and the [range_bias|second bias].", styles) }}
@@ -26,7 +26,7 @@ HOSTILE = ["<script>alert(1)</script>", "cat)", "[red]x[/red]", "[focus]", "a\x1
 @pytest.fixture
 def page(tmp_path, monkeypatch, parse):
     loader = ChoiceLoader([DictLoader({"try.html": PAGE}), PackageLoader("regard.report")])
-    monkeypatch.setattr(template, "PackageLoader", lambda _: loader)
+    monkeypatch.setattr(template.environment(), "loader", loader)
     records = [
         {
             "network": name,

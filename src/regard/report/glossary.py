@@ -232,7 +232,7 @@ class Glossary:
         """A fixed sentence with `[key]` and `[key|text]` as links to terms."""
         return Markup(_replaced(str(escape(text)), self.term))
 
-    def __call__(self) -> list[tuple[str, str, Markup, str]]:
+    def entries(self) -> list[tuple[str, str, Markup, str]]:
         """(anchor, name, definition, source) of the terms used so far and of those that their definitions use."""
         entries: dict[str, Markup] = {}
         while missing := [key for key in self._used if key not in entries]:

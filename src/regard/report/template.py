@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
-from types import CodeType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
-from jinja2 import BytecodeCache, Environment, PackageLoader, StrictUndefined
-from jinja2.bccache import Bucket
+from jinja2 import Environment, PackageLoader, StrictUndefined, pass_context
+from jinja2.runtime import Context
 from markupsafe import Markup
 
 from regard import figures
@@ -41,23 +41,6 @@ class Repeat(NamedTuple):
     recorded: str = ""
 
 
-class _Compiled(BytecodeCache):
-    """The templates that this process has compiled."""
-
-    def __init__(self) -> None:
-        self.templates: dict[str, CodeType] = {}
-
-    def load_bytecode(self, bucket: Bucket) -> None:
-        bucket.code = self.templates.get(bucket.key)
-
-    def dump_bytecode(self, bucket: Bucket) -> None:
-        if bucket.code is not None:
-            self.templates[bucket.key] = bucket.code
-
-
-_compiled = _Compiled()
-
-
 def write_page(template: str, path: str | Path, **values: Any) -> Path:
     """Fills a template and writes the page, aside first and then renamed.
 
@@ -73,6 +56,13 @@ def write_page(template: str, path: str | Path, **values: Any) -> Path:
         InputError: the path cannot be written, or holds a file that regard did not write.
     """
     check_written(Path(path), MARK)
+    text = environment().get_template(template).render(version=__version__, glossary=Glossary(), **values)
+    return write_text(path, text)
+
+
+@cache
+def environment() -> Environment:
+    """What templates have besides the values of their page; the macros that they import see these values, too."""
     environment = Environment(
         loader=PackageLoader("regard.report"),
         autoescape=True,
@@ -80,16 +70,16 @@ def write_page(template: str, path: str | Path, **values: Any) -> Path:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        bytecode_cache=_compiled,
     )
-    glossary = Glossary()
     environment.globals |= {name: getattr(figures, name) for name in ("colour", "dashes", "svg")}
-    environment.globals |= {"glossary": glossary, "term": glossary.term, "filled": filled, "tone": tone}
-    environment.globals["captions"] = captions
-    environment.filters |= {"linked": glossary.linked, "percent": percent}
-    environment.globals |= {"cam_colours": overlay.colours, "focus_colour": overlay.FOCUS, "box_colour": overlay.BOX}
-    text = environment.get_template(template).render(version=__version__, **values)
-    return write_text(path, text)
+    environment.globals |= {"captions": captions, "filled": filled, "overlay": overlay, "tone": tone}
+    environment.filters |= {"linked": _linked, "percent": percent}
+    return environment
+
+
+@pass_context
+def _linked(context: Context, text: str) -> Markup:
+    return cast(Glossary, context["glossary"]).linked(text)
 
 
 def _printable(value: Any) -> Any:
