@@ -10,7 +10,7 @@ import pytest
 from regard import bias, stats
 from regard.errors import InputError
 from regard.report import collect, seed_groups
-from regard.report.comparisons import compare
+from regard.report.parts import compare
 from regard.report.provenance import environments, repeats
 from regard.report.seeds import plainest
 from regard.training import ModelRecipe, OptimizerRecipe, TransferRecipe

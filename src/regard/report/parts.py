@@ -1,20 +1,20 @@
-"""Networks that were tested on the same images, and the figures of them."""
+"""Networks that were tested on the same images: their comparisons with a reference, and their figures."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
-from regard import figures
+from regard import bias, figures, stats
+from regard.errors import InputError
 from regard.report import bias_records
 from regard.report.collect import RunResult
-from regard.report.comparisons import Comparison
 from regard.report.glossary import name_of
 from regard.report.records import Note
 from regard.report.seeds import SeedGroup
-from regard.stats import Difference, Estimate
+from regard.stats import Difference, Estimate, without_nan
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,7 +26,45 @@ _CURVES = {
     "Training loss (cross entropy with the labels)": "task",
     "Attention loss, before its weight beta": "attention",
 }
-_BARS = ("accuracy", "box_ap", "mask_ap", "position_bias", "range_bias")
+COMPARED = ("accuracy", "box_ap", "mask_ap", "position_bias", "range_bias")
+"""Measures with a comparison and a figure."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One network minus the reference in one measure.
+
+    Attributes:
+        network: its name.
+        reference: its name.
+        measure: one of `COMPARED`.
+        over: what the difference is over: "seeds", or the test "images" of the first seed.
+        difference: in [-1, 1].
+    """
+
+    network: str
+    reference: str
+    measure: str
+    over: Literal["seeds", "images"]
+    difference: Difference
+
+    def to_record(self) -> dict[str, Any]:
+        """A flat dict, JSON-ready; None for NaN, and for significance without a test."""
+        one = self.difference
+        record = {
+            "network": self.network,
+            "reference": self.reference,
+            "measure": self.measure,
+            "over": self.over,
+            "n": one.n,
+            "difference": one.value,
+            "difference_low": one.low,
+            "difference_high": one.high,
+            "p": one.p,
+            "p_adjusted": one.p_adjusted,
+            "significant": None if one.p is None else one.significant,
+        }
+        return without_nan(record)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +97,20 @@ class Part:
         """Records of each run with interventions: accuracies on changed images, and right predictions that are lost."""
         results = [run.bias for run in self.runs if run.bias is not None and run.name in self.effects]
         return bias_records.interventions(results, [self.effects[one.model] for one in results])
+
+    @property
+    def differences(self) -> list[Difference]:
+        """Those of the comparisons, then those of the effects."""
+        effects = [one for of_run in self.effects.values() for one in of_run.values()]
+        return [*(comparison.difference for comparison in self.comparisons), *effects]
+
+    def with_differences(self, differences: Iterator[Difference]) -> Part:
+        """The part with other `differences`, in their order."""
+        return replace(
+            self,
+            comparisons=tuple(replace(one, difference=next(differences)) for one in self.comparisons),
+            effects={run: {name: next(differences) for name in of_run} for run, of_run in self.effects.items()},
+        )
 
     @property
     def styles(self) -> dict[str, int]:
@@ -96,7 +148,7 @@ class Part:
     def intervals(self) -> dict[str, Figure]:
         """Accuracy and the two biases with their intervals, and where a network has several seeds, a mark for each."""
         drawn = {}
-        for measure in _BARS:
+        for measure in COMPARED:
             rows = {group.name: estimate for group in self.groups if (estimate := group.estimate(measure)) is not None}
             points = {group.name: list(group.values(measure).values()) for group in self.groups if len(group.runs) > 1}
             if rows:
@@ -120,6 +172,56 @@ class Part:
                     lines, xlabel="epoch", percent=column.startswith("test_"), styles=self.styles, legend=False
                 )
         return drawn
+
+
+def compare(groups: Sequence[SeedGroup], reference: SeedGroup) -> tuple[list[Comparison], list[Note]]:
+    """Every network against the reference, in every measure that both have. Nothing is corrected yet: see `stats.holm`.
+
+    Args:
+        groups: networks that were tested on the same images.
+        reference: one of them.
+
+    Returns:
+        The comparisons, and notes on networks that cannot be compared, and on images and options that differ.
+    """
+    comparisons: list[Comparison] = []
+    notes = []
+    for group in groups:
+        if group is reference:
+            continue
+        if by_seed := _over_seeds(group, reference):
+            comparisons += by_seed
+            continue
+        about = f"{group.name}, {reference.name}"
+        missing = [one.name for one in (group, reference) if one.first.bias is None]
+        if missing:
+            notes += [Note(about, f"not compared: no bias.json of {name}") for name in missing]
+            continue
+        assert group.first.bias is not None and reference.first.bias is not None, "neither is missing"
+        try:
+            comparison = bias.compare(group.first.bias, reference.first.bias)
+        except InputError as error:
+            notes.append(Note(about, f"not compared: {error}"))
+            continue
+        comparisons += [
+            Comparison(group.name, reference.name, measure, "images", comparison.differences[measure])
+            for measure in COMPARED
+            if measure in comparison.differences
+        ]
+        notes += [Note(about, note) for note in comparison.notes]
+    return comparisons, notes
+
+
+def _over_seeds(group: SeedGroup, reference: SeedGroup) -> list[Comparison]:
+    """In every measure that at least two seeds have of both; none if either is not finished."""
+    comparisons = []
+    for measure in COMPARED if group.finished and reference.finished else ():
+        ours, theirs = group.values(measure), reference.values(measure)
+        seeds = sorted(ours.keys() & theirs.keys())
+        if len(seeds) > 1:
+            difference = stats.over_seeds([ours[seed] for seed in seeds], [theirs[seed] for seed in seeds])
+            comparisons.append(Comparison(group.name, reference.name, measure, "seeds", difference))
+    return comparisons
 
 
 def _curve(run: RunResult, column: str) -> dict[float, float]:

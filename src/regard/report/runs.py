@@ -17,15 +17,13 @@ from regard.notebook import records_html
 from regard.report import captions
 from regard.report.bias_records import INTERVENTIONS, LOST, intervention_tables
 from regard.report.collect import FROM_FOLDERS, RunResult, collect
-from regard.report.comparisons import compare
-from regard.report.parts import Part
+from regard.report.parts import Part, compare
 from regard.report.provenance import environments, repeats
 from regard.report.records import Note, gathered, records_table
 from regard.report.runs_page import COMPARISON_COLUMNS, NETWORK_COLUMNS, RUN_COLUMNS, part_values
 from regard.report.seeds import SeedGroup, plainest, seed_groups
 from regard.report.tables_page import filled_tables
 from regard.report.template import write_page
-from regard.stats import Difference
 from regard.tables import FilledTable, corrected_together, document
 from regard.training import option_text
 
@@ -188,48 +186,18 @@ def report_runs(
         measured = {run.name: bias.effects(run.bias) for group in part for run in group.runs if run.bias is not None}
         effects = {name: differences for name, differences in measured.items() if differences}
         parts.append(Part(heading, tuple(part), base, tuple(comparisons), effects, (*of_part, *_notes(part))))
-    tables = corrected_together(
-        filled_tables(result.run for result in results), beside=list(_differences(parts).values())
-    )
+    beside = [one for part in parts for one in part.differences]
+    tables = corrected_together(filled_tables(result.run for result in results), beside=beside)
+    beside += [one for table in tables for one in table.differences.values()]
+    corrected = iter(stats.holm(dict(enumerate(beside))).values())
     return RunsReport(
-        parts=tuple(_corrected(parts, [one for table in tables for one in table.differences.values()])),
+        parts=tuple(part.with_differences(corrected) for part in parts),
         tables=tuple(tables),
         notes=tuple(gathered([*notes, *of_seeds])),
         title=title,
         images=images,
         folder=folder,
     )
-
-
-def _corrected(parts: Sequence[Part], beside: Sequence[Difference]) -> list[Part]:
-    """With the differences of all parts corrected together, and with other differences beside them."""
-    corrected = stats.holm({**_differences(parts), **{("beside", i): one for i, one in enumerate(beside)}})
-    return [
-        replace(
-            part,
-            comparisons=tuple(
-                replace(one, difference=corrected["comparison", i, j]) for j, one in enumerate(part.comparisons)
-            ),
-            effects={
-                run: {measure: corrected["effect", i, run, measure] for measure in of_run}
-                for run, of_run in part.effects.items()
-            },
-        )
-        for i, part in enumerate(parts)
-    ]
-
-
-def _differences(parts: Sequence[Part]) -> dict[tuple[str | int, ...], Difference]:
-    """All differences of the parts: comparisons by number, effects of interventions by run and measure."""
-    comparisons: dict[tuple[str | int, ...], Difference] = {
-        ("comparison", i, j): one.difference for i, part in enumerate(parts) for j, one in enumerate(part.comparisons)
-    }
-    return comparisons | {
-        ("effect", i, run, measure): one
-        for i, part in enumerate(parts)
-        for run, of_run in part.effects.items()
-        for measure, one in of_run.items()
-    }
 
 
 def _notes(groups: Sequence[SeedGroup]) -> list[Note]:
