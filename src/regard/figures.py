@@ -35,10 +35,7 @@ _INK, _GRID = COLOURS[0], "#dcdee2"
 _DASHES: tuple[tuple[float, ...], ...] = ((), (4, 2), (1, 1.5), (6, 1.5, 1, 1.5), (8, 2))
 _LETTERS = 38  # of a label
 
-
 Axis = Literal["x", "y", "both"]
-
-
 Interval = Estimate | Difference
 
 
@@ -53,7 +50,7 @@ def dashes(style: int) -> tuple[float, ...]:
 
 
 def curves(
-    runs: Mapping[str, Sequence[Mapping[Any, float]]],
+    runs: Mapping[str, Sequence[Mapping[Any, float | Estimate]]],
     *,
     xlabel: str,
     ylabel: str = "",
@@ -62,12 +59,12 @@ def curves(
     styles: Mapping[str, int] | None = None,
     legend: bool = True,
     markers: bool = False,
-    bands: Mapping[str, Mapping[float, tuple[float, float]]] | None = None,
 ) -> Figure:
     """Lines, such as test accuracy by epoch.
 
     Args:
-        runs: y by x for each run of a label. Several runs are drawn as thin lines and their mean.
+        runs: y by x for each run of a label. Several runs are drawn as thin lines, their mean, and a band from the
+            least to the greatest; a run of estimates has its 95% intervals as a band.
         xlabel: of the horizontal axis, whose numbers are whole where all x are.
         ylabel: of the vertical axis.
         percent: y is a share, shown as a percentage.
@@ -75,8 +72,6 @@ def curves(
         styles: numbers of the styles by label; None: by position.
         legend: whether labels stand below the figure.
         markers: whether to mark every point, not only the last.
-        bands: low and high ends by x, by label, such as those of intervals; of several runs the least and the greatest
-            unless given.
     """
     figure, axes = _figure(420, 270, legend=runs if legend else ())
     positions = sorted({x for each in runs.values() for run in each for x in run})
@@ -84,7 +79,8 @@ def curves(
         line = _line(_style(runs, styles, label))
         by_x: dict[float, list[float]] = {}
         for run in each:
-            known = {x: y for x, y in run.items() if math.isfinite(y)}
+            numbers = {x: y.value if isinstance(y, Estimate) else y for x, y in run.items()}
+            known = {x: y for x, y in numbers.items() if math.isfinite(y)}
             for x, y in known.items():
                 by_x.setdefault(x, []).append(y)
             if len(each) > 1:
@@ -92,8 +88,10 @@ def curves(
         if not by_x:
             continue
         at = sorted(by_x)
-        spread = {x: (min(by_x[x]), max(by_x[x])) for x in at} if len(each) > 1 else {}
-        if band := (bands or {}).get(label, spread):
+        band = {x: (y.low, y.high) for x, y in each[0].items() if isinstance(y, Estimate)}
+        if len(each) > 1:
+            band = {x: (min(by_x[x]), max(by_x[x])) for x in at}
+        if band:
             low, high = map(list, zip(*band.values(), strict=True))
             axes.fill_between(list(band), low, high, color=line["color"], alpha=0.15, linewidth=0)
         mark: dict[str, Any] = {"marker": "o", "markersize": 5, "markevery": None if markers else [-1]}
@@ -202,26 +200,18 @@ def scatter(
     return figure
 
 
-def histograms(
-    values: Mapping[str, Sequence[float]],
-    *,
-    xlabel: str = "",
-    levels: Mapping[str, float] | None = None,
-    styles: Mapping[str, int] | None = None,
-) -> Figure:
+def histograms(values: Mapping[str, Sequence[float]], *, levels: Mapping[str, float] | None = None) -> Figure:
     """Distributions of numbers from 0 to 1, one below the other, each as high as its highest bin, with their means.
 
     Args:
         values: by label; NaN is left out, and what lies outside 0 to 1 is counted at its end.
-        xlabel: of the scale.
         levels: of dotted vertical lines by label, such as chance.
-        styles: as for `curves`.
     """
-    figure, axes = _figure(360, 62 * len(values) + (46 if xlabel else 30), grid="x")
+    figure, axes = _figure(360, 62 * len(values) + 30, grid="x")
     for position, (label, numbers) in enumerate(values.items()):
         finite = np.asarray(numbers, dtype=np.float64)
         finite = finite[np.isfinite(finite)].clip(0, 1)
-        foot, color = position + 0.98, COLOURS[colour(_style(values, styles, label))]
+        foot, color = position + 0.98, COLOURS[colour(position)]
         counts, edges = np.histogram(finite, bins=25, range=(0, 1))
         axes.stairs(foot - 0.6 * counts / max(counts.max(), 1), edges, baseline=foot, fill=True, color=color)
         if math.isfinite(at := (levels or {}).get(label, math.nan)):
@@ -230,7 +220,6 @@ def histograms(
     axes.set_xlim(0, 1)
     axes.set_ylim(len(values), 0)
     axes.set_yticks([])
-    _label(axes, xlabel)
     _ticks(axes.xaxis, 5)
     return figure
 
@@ -352,7 +341,7 @@ def pictures(rows: Mapping[str, Mapping[str, NDArray[Any]]], *, side: float = 10
     return figure
 
 
-def svg(figure: Figure, title: str, description: str = "") -> Markup:
+def svg(figure: Figure, title: str) -> Markup:
     """The figure as an element of a page: inline, without style sheet, script or address.
 
     Ink takes the colour of the text around it (`currentColor`), the grid `var(--line)`, and colour i of `COLOURS`
@@ -361,7 +350,6 @@ def svg(figure: Figure, title: str, description: str = "") -> Markup:
     Args:
         figure: of a function of this module, or any other.
         title: its name for screen readers.
-        description: more of what it shows, for screen readers.
     """
     import matplotlib
 
@@ -391,10 +379,6 @@ def svg(figure: Figure, title: str, description: str = "") -> Markup:
     attributes |= {"stroke-linejoin": "round"}
     root.attrib.clear()
     root.attrib.update(attributes)
-    if description:
-        about = ElementTree.Element("desc")
-        about.text = printable(description)
-        root.insert(0, about)
     return Markup(ElementTree.tostring(root, encoding="unicode"))
 
 

@@ -377,14 +377,8 @@ def threshold_figure(curves: Mapping[str, Sequence[Estimate]], *, legend: bool =
         curves: label -> the values at thresholds 0, 0.01, …, 1, of which the first is left out.
         legend: whether labels stand below the figure.
     """
-    drawn = {label: dict(zip(CURVE_THRESHOLDS[1:], curve[1:], strict=True)) for label, curve in curves.items()}
-    return figures.curves(
-        {label: [{x: one.value for x, one in curve.items()}] for label, curve in drawn.items()},
-        bands={label: {x: (one.low, one.high) for x, one in curve.items()} for label, curve in drawn.items()},
-        xlabel="threshold of the focus",
-        percent=True,
-        legend=legend,
-    )
+    lines = {label: [dict(zip(CURVE_THRESHOLDS[1:], curve[1:], strict=True))] for label, curve in curves.items()}
+    return figures.curves(lines, xlabel="threshold of the focus", percent=True, legend=legend)
 
 
 def _check_options(options: Mapping[str, Any]) -> None:
