@@ -151,7 +151,10 @@ def make_run(tmp_path: Path, recipe: Recipe, splits: data.Splits) -> MakeRun:
         last = report.accuracy.value
         run.write_metrics(
             [
-                {"epoch": i + 1, "task": 2.3 - 0.4 * i, "loss": 9.9, "test_accuracy": last if i == epochs - 1 else 0.1}
+                {
+                    **{"epoch": i + 1, "task": 2.3 - 0.4 * i, "loss": 9.9, "test_images": IMAGES},
+                    "test_accuracy": last if i == epochs - 1 else 0.1,
+                }
                 for i in range(epochs)
             ]
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,12 +23,10 @@ from regard.report.records import Note
 from regard.stats import Estimate, proportion
 from regard.store import read_run
 from regard.training import Recipe, Run, make_model
+from regard.training.datasets import Preprocessing
 
 MEASURES = ("accuracy", "box_ap", "mask_ap", "position_bias", "range_bias", "spill")
 
-# Test images and their side in pixels, for the data sets that are always the same.
-_TEST_IMAGES = {"clutter": 1_000, "cifar10": 10_000, "cifar100": 10_000, "stl10": 8_000}
-_SIDES = {"clutter": 32, "cifar10": 32, "cifar100": 32, "stl10": 96}
 _SEED = re.compile(r"^seed: (\d{1,18})$", re.MULTILINE)
 
 # Options of data sets that decide on training images, or on how images are read.
@@ -50,7 +48,7 @@ class RunResult:
         multiply_adds: of one test image; None where, besides, the size of the images is not known.
         epochs: finished ones.
         test_accuracy: after the last finished epoch, in [0, 1]; None if no epoch is finished.
-        accuracy: the same with its interval over the test images; None where their number is not known.
+        accuracy: the same with its interval over the test images; None where the run does not say how many there are.
         bias: results of `bias.json`; None without one.
         metrics: of the finished epochs, one dict each.
         environment: what the run depended on besides its recipe; empty where the file is missing.
@@ -75,10 +73,8 @@ class RunResult:
 
     @property
     def test_images(self) -> int | None:
-        """Their number; None where nothing says it."""
-        if self.accuracy is not None:
-            return self.accuracy.n
-        return next(iter(_test_images(self.recipe, self.metrics, self.bias)), None)
+        """Their number; None where the run does not say it."""
+        return self.metrics[-1].get("test_images") if self.metrics else None
 
     def estimate(self, measure: str) -> Estimate | None:
         """One of `MEASURES`, in [0, 1], with its interval over the test images; None where it is not known."""
@@ -178,8 +174,9 @@ class _Reader:
             raise InputError(stored.problem)
         recipe, metrics, environment = self._recipe(run), tuple(run.metrics()), run.environment
         bias = Results.load(run.folder / "bias.json") if (run.folder / "bias.json").is_file() else None
-        accuracy = _share(metrics[-1].get("test_accuracy")) if metrics else None
-        classes, side = len(environment.get("classes", ())), recipe.data.size or _SIDES.get(recipe.data.name)
+        last = metrics[-1] if metrics else {}
+        accuracy, images = _share(last.get("test_accuracy")), last.get("test_images")
+        classes, side = len(environment.get("classes", ())), Preprocessing.in_testing(recipe.data).size
         key = repr((recipe.model, classes, side))
         if key not in self._costs:
             self._costs[key] = cost(recipe, classes, side)
@@ -190,9 +187,9 @@ class _Reader:
             recipe=recipe,
             parameters=parameters,
             multiply_adds=multiply_adds,
-            epochs=metrics[-1]["epoch"] if metrics else 0,
+            epochs=last.get("epoch", 0),
             test_accuracy=accuracy,
-            accuracy=None if accuracy is None else _accuracy(accuracy, _test_images(recipe, metrics, bias)),
+            accuracy=proportion(round(accuracy * images), images) if accuracy is not None and images else None,
             bias=bias and replace(bias, model=name),
             metrics=metrics,
             environment=environment,
@@ -221,28 +218,9 @@ def cost(recipe: Recipe, classes: int, side: int | None) -> tuple[int | None, in
     return network.parameters, network.multiply_adds
 
 
-def _test_images(recipe: Recipe, metrics: Sequence[dict[str, Any]], bias: Results | None) -> Iterator[int]:
-    """How many there may be, most certain first."""
-    default = _TEST_IMAGES.get(recipe.data.name)
-    if recipe.data.name == "clutter":
-        default = recipe.data.options.get("test", default)
-    measured = len(bias) if bias and bias.dataset == recipe.data.name else None
-    for number in (metrics[-1].get("test_images") if metrics else None, default, measured):
-        if isinstance(number, int):
-            yield number
-
-
 def _share(value: Any) -> float | None:
     """A number in [0, 1]; None for anything else."""
     return value if isinstance(value, int | float) and 0 <= value <= 1 else None
-
-
-def _accuracy(value: float, test_images: Iterator[int]) -> Estimate | None:
-    """With its interval, if the value is a share of one of these numbers of images."""
-    for total in test_images:
-        if 0 <= (correct := round(value * total)) <= total and abs(correct - value * total) < 1e-6 * total:
-            return proportion(correct, total)
-    return None
 
 
 def _matches(path: str | Path) -> list[Path]:
