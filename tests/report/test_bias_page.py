@@ -18,8 +18,8 @@ from regard import bias, report
 from regard.bias.rows import COLUMNS, CURVES
 from regard.bias.summary import comparable
 from regard.errors import InputError
-from regard.report import bias_page, bias_records
-from regard.report.gallery import ALL, DIFFERENT, RANDOM, Cell, ClassScore, Gallery, Row, bias_images
+from regard.report import Cell, ClassScore, Gallery, Row, bias_images, bias_page, bias_records
+from regard.report.gallery import ALL, DIFFERENT, RANDOM
 from regard.report.records import records_table
 from regard.stats import Difference
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from regard import bias, data, maps, models, report
-from regard.report.gallery import ALL, RANDOM, Cell, ClassScore, Gallery, Row, choose, explain_batch, spread
+from regard.report import Cell, ClassScore, Gallery, Row, explain_batch
+from regard.report.gallery import ALL, RANDOM, choose, spread
 from regard.report.runs_gallery import DIFFERENT, choose_images, runs_gallery
 
 ODD = "[red]x[/red]<b>\x1b\u202e"

@@ -16,8 +16,7 @@ import pytest
 
 from regard import bias, training
 from regard.cli import main
-from regard.report import collect
-from regard.report.gallery import Gallery, Row
+from regard.report import Gallery, Row, collect
 from regard.report.runs_gallery import runs_gallery
 from regard.terminal import command_line
 

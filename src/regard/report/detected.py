@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import pil_to_tensor
 
 from regard.columns import Column
-from regard.data import ImageDataset, Unreadable
+from regard.data import ImageDataset
 from regard.data.codes import encoded
-from regard.data.decode import SKIP
-from regard.errors import InputError, UnfitImage
+from regard.data.decode import OnUnreadable
 from regard.modes import evaluation_mode
-from regard.report.picture_folder import check_folder, stems_of, written_folder
+from regard.report.explanation import Unreadable
+from regard.report.picture_folder import each_image, stems_of, written_folder
 from regard.version import __version__
 
 COLUMNS = (
@@ -66,7 +66,7 @@ def detect(
     *,
     score: float = 0.5,
     source: str = "",
-    unreadable: str = "error",
+    unreadable: OnUnreadable = "error",
     overwrite: bool = False,
     on_image: Callable[[int], None] = lambda done: None,
 ) -> Detected:
@@ -90,26 +90,25 @@ def detect(
         InputError: `out` is in the way, or an image cannot be read.
     """
     folder = Path(out)
-    check_folder(folder, INDEX, overwrite=overwrite)
     records: list[dict[str, Any]] = []
     skipped: list[str] = []
+
+    def with_objects(image: Image.Image) -> tuple[Image.Image, dict[str, Tensor]]:
+        return image, _objects(detector, image, score)
+
     with written_folder(folder, INDEX, overwrite=overwrite) as aside:
-        for index, (key, stem) in enumerate(zip(images.keys, stems_of(images), strict=True)):
-            try:
-                image = images.image(index)
-                objects = _objects(detector, image, score)
-            except (Unreadable, UnfitImage) as error:
-                reason = f"{key}: {error}"
-                if unreadable == "error":
-                    raise InputError(f"{reason}; {SKIP}") from error
-                skipped.append(reason)
+        results = each_image(images, with_objects, unreadable)
+        for done, (key, stem, result) in enumerate(zip(images.keys, stems_of(images), results, strict=True), start=1):
+            if isinstance(result, Unreadable):
+                skipped.append(result.reason)
                 continue
+            image, objects = result
             picture = aside / f"{stem}.png"
             picture.parent.mkdir(parents=True, exist_ok=True)
             drawn(image, objects, classes).save(picture)
             place = {"image": key, "picture": f"{stem}.png", "width": image.width, "height": image.height}
             records.append({**place, "detections": _records(objects, classes)})
-            on_image(index + 1)
+            on_image(done)
         about = {"regard": __version__, "detector": source, "score": score, "classes": list(classes)}
         content = {**about, "images": records, "skipped": skipped}
         (aside / INDEX).write_text(json.dumps(content, allow_nan=False, indent=1), encoding="utf-8")

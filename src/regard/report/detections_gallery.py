@@ -14,7 +14,8 @@ from regard.bias.summary import MEANS, RATES
 from regard.files import utf8
 from regard.formatting import shortened
 from regard.maps.detections import Detections
-from regard.report.gallery import ALL, RANDOM, Cell, ClassScore, Gallery, Row, choose, energy_inside
+from regard.report.explanation import Cell, ClassScore, Row
+from regard.report.gallery import ALL, RANDOM, Gallery, choose, energy_inside
 
 _HEADINGS = {ALL: "All detections", RANDOM: "Random detections"}
 _SIZE = 256  # pixels of a picture

@@ -9,25 +9,23 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from PIL import Image
+from torchvision.transforms.functional import pil_to_tensor
 
 from regard import maps
 from regard.bias.metrics import check_focus
 from regard.columns import Column
 from regard.data import ImageDataset, Transform
-from regard.data import Unreadable as UnreadableImage
-from regard.data.decode import SKIP, OnUnreadable
-from regard.errors import InputError, UnfitImage, check_interval
+from regard.data.decode import OnUnreadable
+from regard.errors import InputError, check_interval
 from regard.maps import DRISE, DetectionCAM, MapMethod
 from regard.notebook import Tabular
 from regard.report import captions
 from regard.report.detections_gallery import detection_cells
-from regard.report.explanation import Unreadable, explanations
-from regard.report.gallery import MEASURES, Gallery, Row
+from regard.report.explanation import Cell, Row, Unreadable, explanations
+from regard.report.gallery import MEASURES, Gallery
 from regard.report.glossary import name_of
-from regard.report.picture_folder import check_folder, plain_name, stems_of, written_folder
+from regard.report.picture_folder import each_image, plain_name, stems_of, written_folder
 from regard.report.records import Note
 from regard.report.template import write_page
 from regard.training import option_text
@@ -158,25 +156,24 @@ def explain_detections(
         "score": score,
     }
 
+    device = next(method.detector.parameters()).device
+
+    def cells(image: Image.Image) -> list[Cell]:
+        pixels = pil_to_tensor(image).to(device).float() / 255
+        cams = method(pixels, score_threshold=score, limit=top)
+        assert method.detections is not None
+        return detection_cells(pixels, method.detections, cams, names, threshold)
+
     def results() -> Iterator[Row | Unreadable]:
-        device = next(method.detector.parameters()).device
         reason, read = "", 0
-        for index, key in enumerate(images.keys):
-            try:
-                pixels = np.array(images.image(index))
-                image = torch.from_numpy(pixels).permute(2, 0, 1).to(device).float() / 255
-                cams = method(image, score_threshold=score, limit=top)
-            except (UnreadableImage, UnfitImage) as error:
-                reason = str(error) if isinstance(error, UnreadableImage) else f"{key}: {error}"
-                if unreadable == "error":
-                    raise InputError(f"{reason}; {SKIP}") from error
-                yield Unreadable(index, key, reason)
+        for index, (key, each) in enumerate(zip(images.keys, each_image(images, cells, unreadable), strict=True)):
+            if isinstance(each, Unreadable):
+                reason = each.reason
+                yield each
                 continue
             read += 1
-            assert method.detections is not None
-            cells = detection_cells(image, method.detections, cams, names, threshold)
-            if cells:
-                yield Row(index, key, "", tuple(cells), ())
+            if each:
+                yield Row(index, key, "", tuple(each), ())
             else:
                 yield Unreadable(index, key, f"{key}: nothing is detected with a score of {score} or more")
         if not read:
@@ -197,7 +194,6 @@ def _written(
     on_image: Callable[[Row | Unreadable], None],
 ) -> Explained:
     """The folder of `explain`."""
-    check_folder(folder, INDEX, overwrite=overwrite)
     settings = {"regard": __version__, **settings}
     source, threshold = settings["network"], settings["threshold"]
     stems = stems_of(images)

@@ -1,21 +1,220 @@
-"""Images explained: the likeliest classes of a network, and a CAM with measures for each."""
+"""Images explained: the likeliest classes of a network, and a class activation map (CAM) with measures for each."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
+from regard import figures
+from regard.bias import measure, scaled
 from regard.bias.metrics import check_focus
-from regard.data import Channels, ImageDataset, Transform, create_loader
+from regard.data import Batch, Channels, ImageDataset, Transform, create_loader, denormalised
 from regard.data.decode import OnUnreadable
 from regard.errors import InputError, check_interval
+from regard.formatting import percent, printable
+from regard.logits import class_logits
 from regard.maps import MapMethod
-from regard.report.gallery import Row, explain_batch
+from regard.notebook import Tabular
+from regard.report.overlay import Mask, Pixels, draw
+from regard.stats import without_nan
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _CAMS = 256  # at a time
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """An output of a model and its probability (softmax), 0 to 1."""
+
+    index: int
+    name: str
+    probability: float
+
+    def to_record(self) -> dict[str, Any]:
+        """JSON-ready; None for NaN."""
+        return without_nan({"class": self.name, "class_index": self.index, "probability": self.probability})
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """The CAM of one class over an image.
+
+    Attributes:
+        pixels: uint8 (H, W, 3), the image as the model got it, before normalisation.
+        region: bool (H, W); None where there is none.
+        cam: (H, W), scaled to 0 to 1; all 0 if it is constant.
+        threshold: of the focus.
+        explained: the class whose CAM it is.
+        predicted: the class with the highest score.
+        correct: whether that is the label's; None where this is not known.
+        measures: those of `bias.Measures` by name; empty without a region.
+        box: of a detection, (left, top, right, bottom) in pixels; None for a class.
+    """
+
+    pixels: Pixels
+    region: Mask | None
+    cam: NDArray[np.float64]
+    threshold: float
+    explained: ClassScore
+    predicted: ClassScore
+    correct: bool | None
+    measures: Mapping[str, float | bool]
+    box: tuple[float, float, float, float] | None = None
+
+    @property
+    def result(self) -> str:
+        """ "position bias", "range bias", "inside" or "constant map"; "" without a region."""
+        if not self.cam.any():
+            return "constant map"
+        if not self.measures:
+            return ""
+        biases = (name for name in ("position_bias", "range_bias") if self.measures[name])
+        return next(biases, "inside").replace("_", " ")
+
+    def draw(self, size: int | None = None) -> Pixels:
+        """The image with the map, the edge of the focus and of the region; see `overlay.draw`."""
+        return draw(self.pixels, self.cam, self.region, self.threshold, size=size, boxes=[self.box] if self.box else ())
+
+    def to_record(self) -> dict[str, Any]:
+        """JSON-ready; None for NaN."""
+        return {
+            **self.explained.to_record(),
+            "predicted": self.predicted.name,
+            "correct": self.correct,
+            "result": self.result,
+            **({"box": list(self.box)} if self.box else {}),
+            **without_nan(self.measures),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Row(Tabular):
+    """An image, and its CAMs: of several classes, or of several models.
+
+    Attributes:
+        index: in its data set.
+        key: its name there.
+        label: the name of its class; "" where it has none.
+        cells: at least one.
+        likeliest: the classes with the highest scores in the first cell's model, highest first.
+        note: why it has no region although the data set has some; or "".
+    """
+
+    index: int
+    key: str
+    label: str
+    cells: tuple[Cell, ...]
+    likeliest: tuple[ClassScore, ...]
+    note: str = ""
+
+    def draw(self, size: int | None = None) -> Pixels:
+        """The image with the edge of its region, as the first cell has it, and the boxes of all cells."""
+        boxes = [cell.box for cell in self.cells if cell.box]
+        return draw(self.cells[0].pixels, None, self.cells[0].region, size=size, boxes=boxes)
+
+    def plot(self) -> Figure:
+        """A matplotlib figure: the image, and beside it each CAM, with its class and the result."""
+        pictures = {self.label or "image": self.draw()}
+        for cell in self.cells:
+            title = f"{printable(cell.explained.name)} ({percent(cell.explained.probability)}%)"
+            pictures["\n".join(filter(None, (title, cell.result)))] = cell.draw()
+        return figures.pictures({self.key: pictures})
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """A flat dict for each cell, then for each of the likeliest classes without one; JSON-ready, None for NaN."""
+        explained = {cell.explained.index for cell in self.cells}
+        others = [score.to_record() for score in self.likeliest if score.index not in explained]
+        of_image = {"image": self.key, "label": self.label or None}
+        return [of_image | record for record in (*(cell.to_record() for cell in self.cells), *others)]
+
+
+def explain_batch(
+    method: MapMethod,
+    batch: Batch,
+    images: ImageDataset,
+    *,
+    mean: Channels,
+    std: Channels,
+    names: Sequence[str],
+    classes: Tensor | None = None,
+    top: int = 1,
+    label_outputs: Sequence[int] = (),
+    threshold: float = 0.5,
+    margin: int = 0,
+    tolerance: int = 0,
+) -> list[Row]:
+    """The images of a batch, each with its CAMs.
+
+    Args:
+        method: of the CAMs, with its model.
+        batch: of `images`, with masks where they have some.
+        images: the data set that the index of the batch is of.
+        mean: what the batch was normalised with.
+        std: likewise.
+        names: of the model's outputs.
+        classes: int64 (B, K), the outputs to explain; None: the likeliest ones.
+        top: how many of these; and how many are listed as the likeliest.
+        label_outputs: for each class of the data set the output that stands for it, -1 where none does.
+        threshold: of the focus; see `bias.measure`.
+        margin: of range bias, in pixels; likewise.
+        tolerance: of the pointing game, in pixels; likewise.
+    """
+    top = min(top, len(names))
+    cams = method(batch.images, top=top) if classes is None else method(batch.images, classes)
+    assert method.logits is not None and method.classes is not None
+    count, each = method.classes.shape
+    probabilities = class_logits(method.logits).double().softmax(1).cpu()
+    likeliest = probabilities.topk(top, dim=1).indices.tolist()
+    flat = cams.flatten(0, 1)  # as if they were so many images
+    measures: dict[str, list[list[float | bool]]] = {}
+    if batch.masks is not None:
+        regions = batch.masks.to(flat.device).repeat_interleave(each, 0)
+        values = measure(flat, regions, threshold, margin=margin, tolerance=tolerance)
+        measures = {name: one.cpu().view(count, each).tolist() for name, one in values.items()}
+    heatmaps = scaled(flat).double().view(cams.shape).cpu().numpy()
+    pixels = denormalised(batch.images, mean, std).permute(0, 2, 3, 1).cpu().numpy()
+    masks = None if batch.masks is None else batch.masks.cpu().numpy()
+    rows = []
+    for i, (index, label) in enumerate(zip(batch.index.tolist(), batch.labels.tolist(), strict=True)):
+
+        def score(output: int, of: Tensor = probabilities[i]) -> ClassScore:
+            return ClassScore(output, names[output], float(of[output]))
+
+        region = masks[i] if masks is not None and masks[i].any() else None
+        target = label_outputs[label] if label_outputs and label >= 0 else -1
+        cells = tuple(
+            Cell(
+                pixels=pixels[i],
+                region=region,
+                cam=heatmaps[i, k],
+                threshold=threshold,
+                explained=score(output),
+                predicted=score(likeliest[i][0]),
+                correct=likeliest[i][0] == target if target >= 0 else None,
+                measures={} if region is None else {name: values[i][k] for name, values in measures.items()},
+            )
+            for k, output in enumerate(method.classes[i].tolist())
+        )
+        label_name = images.classes[label] if label >= 0 else ""
+        note = _missing_region(images, index) if masks is not None and region is None else ""
+        rows.append(Row(index, images.keys[index], label_name, cells, tuple(map(score, likeliest[i])), note))
+    return rows
+
+
+def _missing_region(images: ImageDataset, index: int) -> str:
+    region = images.mask(index)
+    if region is not None and region.any():
+        return "the region is cropped away or too small"
+    return "no region"
 
 
 @dataclass(frozen=True)
@@ -129,10 +328,8 @@ def find_classes(given: Sequence[str], names: Sequence[str], owner: str = "the n
 
 
 def _class_index(given: str, names: Sequence[str], owner: str) -> int:
-    same: tuple[Callable[[str], bool], ...]
-    same = (lambda name: name == given, lambda name: name.casefold() == given.casefold())
-    for alike in same:
-        indices = [i for i, name in enumerate(names) if alike(name)]
+    for same_case in (str, str.casefold):
+        indices = [i for i, name in enumerate(names) if same_case(name) == same_case(given)]
         if len(indices) > 1:
             numbers = ", ".join(map(str, indices))
             raise InputError(f"classes {numbers} are all called {given!r}; give one of the numbers")

@@ -6,14 +6,21 @@ import json
 import os
 import shutil
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, TypeVar
+
+from PIL import Image
 
 from regard.data import ImageDataset
-from regard.errors import InputError
+from regard.data import Unreadable as UnreadableImage
+from regard.data.decode import SKIP, OnUnreadable
+from regard.errors import InputError, UnfitImage
 from regard.files import check_replaceable
+from regard.report.explanation import Unreadable
+
+Result = TypeVar("Result")
 
 
 def check_folder(folder: Path, index: str, *, overwrite: bool = False) -> None:
@@ -74,7 +81,8 @@ def _pictures(content: Any) -> Iterator[str]:
 
 @contextmanager
 def written_folder(folder: Path, index: str, *, overwrite: bool) -> Iterator[Path]:
-    """Gives a new folder beside `folder`, and puts it in its place once it is whole."""
+    """Gives a new folder beside `folder`, and puts it in its place once it is whole; see `check_folder`."""
+    check_folder(folder, index, overwrite=overwrite)
     folder = Path(os.path.realpath(folder))
     aside, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{what}") for what in ("part", "old"))
     try:
@@ -96,6 +104,31 @@ def written_folder(folder: Path, index: str, *, overwrite: bool) -> Iterator[Pat
             os.rename(old, folder)
         for left in (aside, old):
             shutil.rmtree(left, ignore_errors=True)
+
+
+def each_image(
+    images: ImageDataset, compute: Callable[[Image.Image], Result], unreadable: OnUnreadable
+) -> Iterator[Result | Unreadable]:
+    """What `compute` makes of each image, in their order.
+
+    Args:
+        images: to read.
+        compute: of an upright RGB image; may raise UnfitImage.
+        unreadable: on an image that cannot be read or does not fit, "error", or "skip" it and give an `Unreadable`.
+
+    Raises:
+        InputError: an image that cannot be read or does not fit.
+    """
+    for index, key in enumerate(images.keys):
+        result: Result | Unreadable
+        try:
+            result = compute(images.image(index))
+        except (UnreadableImage, UnfitImage) as error:
+            reason = str(error) if isinstance(error, UnreadableImage) else f"{key}: {error}"
+            if unreadable == "error":
+                raise InputError(f"{reason}; {SKIP}") from error
+            result = Unreadable(index, key, reason)
+        yield result
 
 
 def stems_of(images: ImageDataset) -> list[str]:

@@ -15,7 +15,8 @@ from regard.errors import InputError
 from regard.maps import GradCAM, MapMethod, create
 from regard.models import fingerprint
 from regard.report.collect import RunResult
-from regard.report.gallery import DIFFERENT, Gallery, Row, choose, disagreement, explain_batch
+from regard.report.explanation import Row, explain_batch
+from regard.report.gallery import DIFFERENT, Gallery, choose, disagreement
 from regard.report.records import Note
 from regard.training import load_data
 from regard.training.recipe import DataRecipe
