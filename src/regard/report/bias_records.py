@@ -16,14 +16,13 @@ from regard.formatting import shortened
 from regard.report import captions
 from regard.report.glossary import name_of
 from regard.report.records import TEST, Note, gathered, records_table
-from regard.stats import Difference, proportion, without_nan
+from regard.stats import Difference, Estimate, proportion, with_ends
 
 MOST_CLASSES = 40
 """As many are all in the table of classes; of more, the `MOST_BIASED` with at least `LEAST_IMAGES` images."""
 MOST_BIASED = 20
 LEAST_IMAGES = 10
 _PRINTED = 30  # classes, at most, on a terminal
-_ENDS = (("", "value"), ("_low", "low"), ("_high", "high"))
 _EXAMPLES = 5  # images that are left out, for each reason
 
 MAIN = ("accuracy", "position_bias", "range_bias", "inside", "pointing", "energy_inside", "spill", "auc")
@@ -140,13 +139,14 @@ def differences(
     results: Sequence[Results], comparisons: Sequence[Comparison | None]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Differences of rates, and of means, with all models of a measure together."""
-    order = (*MAIN, *(f"drop_{name}" for name in VARIANTS), *OTHERS)
+    dropping = tuple(f"drop_{name}" for name in VARIANTS)
+    order = (*MAIN, *dropping, *OTHERS)
     records = [record for one in comparisons if one is not None for record in one.to_records()]
     labels = dict(zip((one.model for one in results), names(results), strict=True))
     for record in records:
         record["network"] = labels[record["model"]]
     records.sort(key=lambda record: order.index(record["measure"]))
-    rates = [record for record in records if record["measure"] in (*RATES, *order[len(MAIN) : -len(OTHERS)])]
+    rates = [record for record in records if record["measure"] in (*RATES, *dropping)]
     return rates, [record for record in records if record not in rates]
 
 
@@ -181,14 +181,9 @@ def drops(results: Sequence[Results], chosen: Sequence[str]) -> list[dict[str, A
         }
         for part, flags in which.items():
             of_part = effects(one, flags)
-            ends = {
-                f"{variant}{end}": getattr(of_part[f"drop_{variant}"], attribute)
-                for variant in VARIANTS
-                if of_part and of_part[f"drop_{variant}"].n
-                for end, attribute in _ENDS
-            }
-            if ends:
-                records.append(without_nan({"network": name, "part": part, **ends}))
+            of_variants = {variant: of_part[f"drop_{variant}"] for variant in VARIANTS} if of_part else {}
+            if known := {variant: one for variant, one in of_variants.items() if one.n}:
+                records.append({"network": name, "part": part, **_with_ends(known)})
     return records
 
 
@@ -257,7 +252,8 @@ def _measures(summary: Summary) -> dict[str, Any]:
     compared = summary.position_bias.n
     biased = round(compared * (summary.position_bias.value + summary.range_bias.value)) if compared else 0
     estimates = {**summary.estimates(), "inside": proportion(compared - biased, compared)}
-    ends: Mapping[str, float] = {
-        f"{name}{end}": getattr(one, attribute) for name, one in estimates.items() for end, attribute in _ENDS
-    }
-    return {"images": summary.images, "compared": compared, **without_nan(ends)}
+    return {"images": summary.images, "compared": compared, **_with_ends(estimates)}
+
+
+def _with_ends(estimates: Mapping[str, Estimate | Difference]) -> dict[str, Any]:
+    return {key: number for name, one in estimates.items() for key, number in with_ends(name, one).items()}

@@ -14,7 +14,7 @@ from regard.report.collect import RunResult
 from regard.report.glossary import name_of
 from regard.report.records import Note
 from regard.report.seeds import SeedGroup
-from regard.stats import Difference, Estimate, without_nan
+from regard.stats import Difference, Estimate, with_ends
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,20 +51,17 @@ class Comparison:
     def to_record(self) -> dict[str, Any]:
         """A flat dict, JSON-ready; None for NaN, and for significance without a test."""
         one = self.difference
-        record = {
+        return {
             "network": self.network,
             "reference": self.reference,
             "measure": self.measure,
             "over": self.over,
             "n": one.n,
-            "difference": one.value,
-            "difference_low": one.low,
-            "difference_high": one.high,
+            **with_ends("difference", one),
             "p": one.p,
             "p_adjusted": one.p_adjusted,
             "significant": None if one.p is None else one.significant,
         }
-        return without_nan(record)
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import statistics
@@ -18,7 +19,7 @@ from regard.errors import InputError
 from regard.formatting import printable
 from regard.report.collect import MEASURES, RunResult
 from regard.report.records import Note
-from regard.stats import Estimate
+from regard.stats import Estimate, with_ends
 from regard.training import WHERE, Recipe, Run, flat, option_text, plain
 
 _MOST_FIELDS = 4  # that tell networks with the same model apart
@@ -96,13 +97,9 @@ class SeedGroup:
             value = self.first.value(measure) if estimate is None and len(self.runs) == 1 else None
             values = list(self.values(measure).values())
             deviation = statistics.stdev(values) if estimate and len(self.runs) > 1 and len(values) > 1 else None
-            record |= {
-                measure: estimate.value if estimate else value,
-                f"{measure}_low": estimate.low if estimate and estimate.low == estimate.low else None,
-                f"{measure}_high": estimate.high if estimate and estimate.high == estimate.high else None,
-                f"{measure}_n": estimate.n if estimate else None,
-                f"{measure}_deviation": deviation,
-            }
+            bare = Estimate(math.nan if value is None else value, math.nan, math.nan, 0)
+            record |= with_ends(measure, estimate or bare)
+            record |= {f"{measure}_n": estimate.n if estimate else None, f"{measure}_deviation": deviation}
         return record
 
     def run_records(self) -> list[dict[str, Any]]:

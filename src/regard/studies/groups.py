@@ -74,7 +74,7 @@ class GroupScores(Tabular):
                 "class": class_name(label, self.class_names),
                 "group": group,
                 "images": score.n,
-                **_record("score", score),
+                **stats.with_ends("score", score),
             }
             for label in self.classes
             for group, score in enumerate(self.estimates(label), 1)
@@ -87,11 +87,11 @@ class GroupScores(Tabular):
             scores = {i: score for i, score in enumerate(self.estimates(label), 1) if not math.isnan(score.value)}
             name = class_name(label, self.class_names)
             record: dict[str, Any] = {"layer": self.layer, "class": name, "images": images}
-            record |= _record("whole", self.whole_image(label))
+            record |= stats.with_ends("whole", self.whole_image(label))
             record["mean"] = math.fsum(one.value for one in scores.values()) / len(scores) if scores else None
             for key, pick in (("highest", max), ("lowest", min)):
                 group = pick(scores, key=lambda i: scores[i].value, default=None)
-                record |= {f"{key}_group": group, **(_record(key, scores[group]) if group is not None else {})}
+                record |= {f"{key}_group": group, **(stats.with_ends(key, scores[group]) if group is not None else {})}
             records.append(record | {"groups": self.groups, "without_score": self.groups - len(scores)})
         return records
 
@@ -165,8 +165,3 @@ def _outputs_of(labels: Tensor, outputs: Sequence[int] | None) -> Tensor:
     if lacking:
         raise InputError(f"no output of the model stands for class {lacking[0]}; target='predicted' needs none")
     return torch.tensor([outputs[label] for label in labels.tolist()])
-
-
-def _record(key: str, estimate: Estimate) -> dict[str, float | None]:
-    """An estimate and the ends of its interval."""
-    return stats.without_nan({key: estimate.value, f"{key}_low": estimate.low, f"{key}_high": estimate.high})
