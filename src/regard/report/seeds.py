@@ -7,9 +7,9 @@ import math
 import os
 import re
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ class SeedGroup:
     name: str
     runs: tuple[RunResult, ...]
     description: str
-    unfinished: tuple[RunResult, ...] = field(default=())
+    unfinished: tuple[RunResult, ...] = ()
 
     @property
     def first(self) -> RunResult:
@@ -138,28 +138,22 @@ def seed_groups(results: Sequence[RunResult], names: Sequence[str] | None = None
     Raises:
         InputError: names that are not unique or not as many as the networks.
     """
-    lineages = _Lineages()
-    together: dict[str, dict[tuple[str, ...], list[RunResult]]] = {}
+    together: dict[str, dict[tuple[int, ...], list[RunResult]]] = {}
     for result in results:
-        key, seeds = lineages.of(result.recipe, result.run.folder)
+        key, seeds = _lineage(result.recipe, result.run.folder)
         together.setdefault(json.dumps([key, result.test_set]), {}).setdefault(seeds, []).append(result)
     notes: list[Note] = []
     parts = []
     for by_seeds in together.values():
         finished: list[RunResult] = []
         unfinished: list[RunResult] = []
-        for seeds in sorted(by_seeds, key=lambda seeds: [(len(seed), seed) for seed in seeds]):
+        for seeds in sorted(by_seeds):
             best, *others = sorted(by_seeds[seeds], key=lambda run: (not run.finished, -run.epochs))
             (finished if best.finished else unfinished).append(best)
             notes += [Note(other.name, f"not counted: recipe and seed of {best.name}") for other in others]
         parts.append((finished or unfinished, unfinished if finished else []))
-        notes += [
-            Note(
-                run.name,
-                f"{'' if not finished else 'not counted: '}{run.epochs} of {run.recipe.schedule.epochs} epochs",
-            )
-            for run in unfinished
-        ]
+        counted = "not counted: " if finished else ""
+        notes += [Note(run.name, f"{counted}{run.epochs} of {run.recipe.schedule.epochs} epochs") for run in unfinished]
     titles = _titles([runs for runs, _ in parts])
     titles = titles if names is None else _checked(names, titles)
     networks = {
@@ -192,43 +186,34 @@ def plainest(groups: Sequence[SeedGroup]) -> SeedGroup:
     return min(groups, key=rank)
 
 
-class _Lineages:
-    """Recipes, and those of their teachers and of the runs that they start from; each run folder is read once."""
+def _lineage(recipe: Recipe, folder: Path, depth: int = 0) -> tuple[str, tuple[int, ...]]:
+    """A key that is the same for recipes that differ only in seeds and in where and how they ran, and the seeds of the
+    recipe and of its teachers, and of the run that it starts from.
+    """
+    keys: list[str] = []
+    seeds = [recipe.seed]
+    for source in recipe.sources:
+        key, of_source = _SEED_IN_NAME.sub("", source), tuple(map(int, _SEED_IN_NAME.findall(source)))
+        for path in teacher_folders(source, folder) if depth < _DEEPEST else ():
+            if (of_path := _recipe_at(path)) is not None:
+                key, of_source = _lineage(of_path, path, depth + 1)
+                break
+        keys.append(key)
+        seeds += of_source
+    compared = {
+        name: value for name, value in flat(plain(recipe)).items() if name not in (*WHERE, "seed", "transfer.teacher")
+    }
+    if isinstance(recipe.model.pretrained, str):
+        compared["model.pretrained"] = "a source"
+    return json.dumps([compared, keys], sort_keys=True, default=str), tuple(seeds)
 
-    def __init__(self) -> None:
-        self._recipes: dict[Path, Recipe | None] = {}
 
-    def of(self, recipe: Recipe, folder: Path, depth: int = 0) -> tuple[str, tuple[str, ...]]:
-        """A key that is the same for recipes that differ only in seeds and in where and how they ran, and the seeds of
-        the recipe and of its sources.
-        """
-        keys: list[Any] = []
-        seeds = [str(recipe.seed)]
-        for source in recipe.sources:
-            if depth < _DEEPEST and (run := next(self._runs(source, folder), None)) is not None:
-                key, of_source = self.of(run[1], run[0], depth + 1)
-            else:
-                key, of_source = _SEED_IN_NAME.sub("", source), tuple(_SEED_IN_NAME.findall(source))
-            keys.append(key)
-            seeds += of_source
-        compared = {
-            name: value
-            for name, value in flat(plain(recipe)).items()
-            if name not in (*WHERE, "seed", "transfer.teacher")
-        }
-        if isinstance(recipe.model.pretrained, str):
-            compared["model.pretrained"] = "a source"
-        return json.dumps([compared, keys], sort_keys=True, default=str), tuple(seeds)
-
-    def _runs(self, teacher: str, folder: Path) -> Iterator[tuple[Path, Recipe]]:
-        for path in teacher_folders(teacher, folder):
-            if path not in self._recipes:
-                self._recipes[path] = None
-                if path.is_dir():
-                    with suppress(InputError, OSError):
-                        self._recipes[path] = Run.open(path).recipe
-            if (recipe := self._recipes[path]) is not None:
-                yield path, recipe
+def _recipe_at(path: Path) -> Recipe | None:
+    """Of the run folder there; None without one."""
+    if path.is_dir():
+        with suppress(InputError, OSError):
+            return Run.open(path).recipe
+    return None
 
 
 def _descriptions(firsts: Sequence[RunResult], networks: dict[Path, str]) -> list[str]:
