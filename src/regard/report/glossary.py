@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from markupsafe import Markup, escape
 
+from regard.bias import VARIANTS
+
 
 class Term(NamedTuple):
     """A term of the glossary.
@@ -29,14 +31,6 @@ _LSAS = "LSAS, arXiv 2305.05200"
 _SHARE = "Share of the images with a [region] and a CAM that is not a [constant_map|constant map]"
 
 _XIAO = "Xiao et al. 2020, arXiv 2006.09994"
-_INTERVENTIONS = {
-    "only_fg": "Only-FG",
-    "only_fg_blur": "Only-FG, blurred",
-    "only_bg_b": "Only-BG-B",
-    "only_bg_t": "Only-BG-T",
-    "mixed_same": "Mixed-Same",
-    "mixed_other": "Mixed-Other",
-}
 
 # The keys of measures are those of their records.
 TERMS = {
@@ -132,7 +126,6 @@ TERMS = {
         "lost predictions",
         "Of the images that are predicted right, the share that is predicted wrong once they are changed.",
     ),
-    **{f"drop_{name}": Term(f"drop, {label}", f"The [drop] by [{name}].") for name, label in _INTERVENTIONS.items()},
     "cam": Term(
         "CAM",
         "Class activation map: for each pixel, how much it speaks for a class to the network, computed from the "
@@ -207,6 +200,7 @@ TERMS = {
     "reference": Term("reference", "The network that the others are compared with: each of them minus the reference."),
     "shortened": Term("shortened schedule", "Fewer epochs than the recipe has, with milestones in proportion."),
 }
+TERMS |= {f"drop_{name}": Term(f"drop, {TERMS[name].name}", f"The [drop] by [{name}].") for name in VARIANTS}
 
 
 def name_of(key: str) -> str:

@@ -190,13 +190,13 @@ def compare(groups: Sequence[SeedGroup], reference: SeedGroup) -> tuple[list[Com
             comparisons += by_seed
             continue
         about = f"{group.name}, {reference.name}"
-        missing = [one.name for one in (group, reference) if one.first.bias is None]
-        if missing:
+        ours, theirs = group.first.bias, reference.first.bias
+        if ours is None or theirs is None:
+            missing = [one.name for one in (group, reference) if one.first.bias is None]
             notes += [Note(about, f"not compared: no bias.json of {name}") for name in missing]
             continue
-        assert group.first.bias is not None and reference.first.bias is not None, "neither is missing"
         try:
-            comparison = bias.compare(group.first.bias, reference.first.bias)
+            comparison = bias.compare(ours, theirs)
         except InputError as error:
             notes.append(Note(about, f"not compared: {error}"))
             continue

@@ -9,6 +9,7 @@ import yaml
 
 from regard.bias import Results
 from regard.report.collect import RunResult
+from regard.report.records import first
 from regard.report.seeds import SeedGroup, teacher_folders
 from regard.report.template import Repeat
 from regard.terminal import command_line
@@ -67,19 +68,15 @@ def shared(facts: Mapping[str, Mapping[str, Any]]) -> Facts:
     for thing, values in facts.items():
         for name, value in values.items():
             owners.setdefault(name, {}).setdefault(option_text(value), []).append(thing)
-    return [
-        (name, [(_start(text), "" if len(things) == len(facts) else _few(things)) for text, things in values.items()])
-        for name, values in owners.items()
-    ]
+    rows: Facts = []
+    for name, things_of in owners.items():
+        some = {text: "" if len(of) == len(facts) else ", ".join(first(of, _NAMED)) for text, of in things_of.items()}
+        rows.append((name, [(_start(text), things) for text, things in some.items()]))
+    return rows
 
 
 def _start(text: str) -> str:
     return text if len(text) <= _LETTERS else f"{text[:_LETTERS]}…"
-
-
-def _few(things: Sequence[str]) -> str:
-    more = len(things) - _NAMED
-    return ", ".join(things[:_NAMED]) + (f", +{more}" if more > 0 else "")
 
 
 def _repeat(group: SeedGroup) -> Repeat:

@@ -19,7 +19,6 @@ TEST = (
     Column("significant", "result", "significant", "significant"),
 )
 """Columns of a difference."""
-_NAMED = 8  # in a note about many
 
 
 class Note(NamedTuple):
@@ -34,10 +33,12 @@ def gathered(notes: Iterable[Note]) -> list[Note]:
     abouts: dict[str, list[str]] = {}
     for about, note in notes:
         abouts.setdefault(note, []).append(about)
-    return [
-        Note("; ".join(names[:_NAMED]) + (f"; +{len(names) - _NAMED}" if len(names) > _NAMED else ""), note)
-        for note, names in abouts.items()
-    ]
+    return [Note("; ".join(first(names, 8)), note) for note, names in abouts.items()]
+
+
+def first(names: Sequence[str], count: int) -> list[str]:
+    """The first names, and how many more there are: a, b, +3."""
+    return [*names[:count], *([f"+{len(names) - count}"] if len(names) > count else [])]
 
 
 def records_table(records: Sequence[Record], columns: Sequence[Column], *, title: str = "", caption: str = "") -> Table:
