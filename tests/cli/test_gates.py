@@ -115,7 +115,7 @@ def test_the_same_images_by_another_way_are_the_same(call) -> None:
         (["plain"], "plain: WideResNet has no attention module of regard; train one with it (--model.attention se)"),
         (["se", "plain"], "has no attention module of regard"),
         (["se", "--layer=group7"], "unknown layer 'group7'"),
-        (["se", "--layer=conv0"], "layer 'conv0' is and holds no attention module"),
+        (["se", "--layer=conv0"], "layer 'conv0' contains no attention module"),
         (["se", "--class=7,cat"], "clutter has no class 'cat'"),
         (["se", "--per-class=0"], "--per-class is 0"),
         (["se", "--quantity=gates"], "gates"),

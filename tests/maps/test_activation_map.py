@@ -144,8 +144,8 @@ def test_scaling_features_scales_maps_by_its_power(seed, scale, power):
         ((torch.zeros(2, 3, 4),), "expected a floating-point tensor"),
         ((torch.zeros(1, 1, 2, 2, dtype=torch.uint8),), "torch.uint8"),
         (([1],), "list"),
-        ((torch.zeros(1, 1, 2, 2), 0.5), "power 0.5"),
-        ((torch.zeros(1, 1, 2, 2), float("nan")), "power nan"),
+        ((torch.zeros(1, 1, 2, 2), 0.5), "power is 0.5"),
+        ((torch.zeros(1, 1, 2, 2), float("nan")), "power is nan"),
         ((torch.zeros(1, 1, 2, 2), 2, "median"), "unknown reduce 'median'"),
     ],
 )

@@ -73,7 +73,8 @@ def test_a_detector_of_torchvision_is_unchanged_and_detections_are_chosen(unchan
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [({"masks": 0}, "masks 0"), ({"cells": -1}, "cells"), ({"probability": 1}, "probability 1")]
+    ("options", "message"),
+    [({"masks": 0}, "masks is 0"), ({"cells": -1}, "cells"), ({"probability": 1}, "probability is 1")],
 )
 def test_numbers_out_of_range_are_refused(options: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):

@@ -68,12 +68,12 @@ def test_a_sure_network_still_has_a_gradient():
 def test_wrong_options(model):
     for options, message in [
         ({"loss": "hinge"}, "unknown loss 'hinge'"),
-        ({"power": 0}, "power 0"),
+        ({"power": 0}, "power is 0"),
         ({"reduce": "min"}, "unknown reduce 'min'"),
     ]:
         with pytest.raises(InputError, match=message):
             GradientMap(model, **options)
-    with pytest.raises(InputError, match="power 0"):
+    with pytest.raises(InputError, match="power is 0"):
         ActivationMap(model, power=0)
 
 

@@ -55,7 +55,7 @@ def test_wrong_input(model, x):
         group_activation(model, "layer2", x, 0, 5)
     with pytest.raises(InputError, match="class 7"):
         group_activation(model, "layer2", x, 7, 4)
-    with pytest.raises(InputError, match="batch_size 0"):
+    with pytest.raises(InputError, match="batch_size is 0"):
         group_activation(model, "layer2", x, 0, 4, batch_size=0)
     with pytest.raises(InputError, match="changed in place"):
         group_activation(model, "layer2.1", x, 0, 4)

@@ -339,7 +339,7 @@ def test_lines_of_many_channels_are_means_of_neighbours():
         (lambda model, batches: (model, batches, {"layers": "group9"}), "unknown layer 'group9'"),
         (
             lambda model, batches: (model, batches, {"layers": "conv0"}),
-            "layer 'conv0' is and holds no attention module",
+            "layer 'conv0' contains no attention module",
         ),
         (lambda model, batches: (model, batches, {"classes": [1, 2]}), "no image of class 2 among 23"),
         (lambda model, batches: (model, batches, {"quantity": "gates"}), "did you mean 'gate'"),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from regard.errors import InputError
+from regard.errors import InputError, check_interval
 from regard.logits import chosen_classes, class_logits, class_scores
 from regard.maps.layers import Layer
 from regard.maps.method import resized
@@ -66,8 +66,7 @@ def group_probabilities(
     progress: Progress | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`group_activation` (N, groups), and the probability of the class for the whole image (N,)."""
-    if batch_size < 1:
-        raise InputError(f"batch_size {batch_size}; expected at least 1")
+    check_interval("batch_size", batch_size, "[1, inf)")
     by_group, logits = group_means(model, layer, images, groups)
     chosen = chosen_classes(logits, classes)
     if chosen.ndim != 1:

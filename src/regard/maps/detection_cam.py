@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -124,12 +124,19 @@ class DetectionCAM:
                 graph, a layer that has no part in them.
         """
         image = checked_image(self._network, image)
-        with at_rest(self._network), _transformed(self._network) as inputs:
-            output, tapped = self._cam.tapped_run(lambda: self._detections(image), inputs.tensor, first=True)
+        batches: list[Any] = []  # what the detector's transform makes of the image: a padded batch of one
+        transform = getattr(self._network, "transform", None)
+        with at_rest(self._network), ExitStack() as hooks:
+            if isinstance(transform, nn.Module):
+                hooks.callback(transform.register_forward_hook(lambda *call: batches.append(call[2][0])).remove)
+            output, tapped = self._cam.tapped_run(
+                lambda: self._detections(image), lambda: batches[-1].tensors if batches else None, first=True
+            )
             scores = output["scores"]
             chosen = highest(scores.detach(), score_threshold, limit)
             self.detections = {name: values.detach()[chosen] for name, values in output.items()}
-            maps = self._cam.combined(scores, tapped, _one_hot(chosen, scores)) if len(chosen) else {}
+            one_hot = torch.eye(len(scores), dtype=scores.dtype, device=scores.device)[chosen]
+            maps = self._cam.combined(scores, tapped, one_hot.unbind()) if len(chosen) else {}
             squeezed = {name: part[0] for name, part in maps.items()}  # (n, h, w)
             if not upsample:
                 grids = [layer.arrange(layer.output).shape[-2:] for layer in tapped.values()]
@@ -138,7 +145,11 @@ class DetectionCAM:
             height, width = image.shape[1:]
             if not squeezed:
                 return image.new_empty(0, height, width)
-            return self._cam.fused(squeezed, inputs.padded(height, width))[:, :height, :width].contiguous()
+            whole = [height, width]  # the padded batch in pixels of the image
+            if batches:
+                (resized,), padded = batches[-1].image_sizes, batches[-1].tensors.shape[-2:]
+                whole = [max(n, round(n * all_ / part)) for n, part, all_ in zip(whole, resized, padded, strict=True)]
+            return self._cam.fused(squeezed, whole)[:, :height, :width].contiguous()
 
     def _detections(self, image: Tensor) -> Detections:
         with uncached_autocast(image.device.type):
@@ -162,44 +173,8 @@ def last_of_body(detector: nn.Module) -> str:
     return f"{prefix}.{list(names)[-1]}"
 
 
-def _one_hot(chosen: Tensor, scores: Tensor) -> list[Tensor]:
-    return list(torch.eye(len(scores), dtype=scores.dtype, device=scores.device)[chosen])
-
-
 def _in_pyramid(detector: nn.Module, name: str) -> bool:
     """Whether the layer is a feature pyramid, or in one."""
     parts = name.split(".")
     around = (detector.get_submodule(".".join(parts[:end])) for end in range(1, len(parts) + 1))
     return any(_PYRAMID in (kind.__name__ for kind in type(module).__mro__) for module in around)
-
-
-class _Inputs:
-    """What the detector's transform made of the image: a padded batch of one, and the image's size in it."""
-
-    def __init__(self) -> None:
-        self._tensors: Tensor | None = None
-        self._size: Sequence[int] = ()
-
-    def read(self, _module: nn.Module, _args: Any, output: Any) -> None:
-        images = output[0] if isinstance(output, tuple) else output
-        self._tensors, (self._size,) = images.tensors, images.image_sizes
-
-    def tensor(self) -> Tensor | None:
-        return self._tensors
-
-    def padded(self, height: int, width: int) -> tuple[int, int]:
-        """The size of the padded batch in pixels of the image, whose size is given."""
-        if self._tensors is None:
-            return height, width
-        (h, w), (full_h, full_w) = self._size, self._tensors.shape[-2:]
-        return max(height, round(full_h * height / h)), max(width, round(full_w * width / w))
-
-
-@contextmanager
-def _transformed(detector: nn.Module) -> Iterator[_Inputs]:
-    inputs = _Inputs()
-    with ExitStack() as hooks:
-        transform = getattr(detector, "transform", None)
-        if isinstance(transform, nn.Module):
-            hooks.callback(transform.register_forward_hook(inputs.read).remove)
-        yield inputs

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from regard.errors import InputError
+from regard.errors import InputError, check_interval
 from regard.maps.detection_cam import DetectionCAM
 from regard.maps.detections import Detections, checked_detections, checked_image, highest
 from regard.maps.layers import Layer, readable
@@ -71,10 +71,8 @@ class DRISE:
         batch_size: int = 8,
     ) -> None:
         for name, value in {"masks": masks, "cells": cells, "batch_size": batch_size}.items():
-            if value < 1:
-                raise InputError(f"{name} {value}; expected at least 1")
-        if not 0 < probability < 1:
-            raise InputError(f"probability {probability}; expected above 0, below 1")
+            check_interval(name, value, "[1, inf)")
+        check_interval("probability", probability, "(0, 1)")
         self.detector = detector
         self._network = readable(detector)
         self.masks, self.cells, self.probability = masks, cells, probability

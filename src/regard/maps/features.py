@@ -93,10 +93,8 @@ def _grid(model: nn.Module, name: str, tokens: int, size: tuple[int, int]) -> tu
         )
     prefixes = list(range(min(_PREFIX_TOKENS, tokens - 1) + 1))
     declared = _declared(model, name, "num_prefix_tokens")
-    if (
-        isinstance(declared, int) and 0 <= declared < tokens
-    ):  # not of all layers: class-attention networks add theirs late
-        prefixes = [declared, *(prefix for prefix in prefixes if prefix != declared)]
+    if isinstance(declared, int) and 0 <= declared < tokens:  # not of all layers: some networks add theirs late
+        prefixes.insert(0, declared)
     patches = list(_patch_grids(model, name, size))
     for prefix in prefixes:
         for grid in patches:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import takewhile
 
 from torch import nn
@@ -82,7 +82,32 @@ def _named_modules(model: nn.Module) -> Iterator[Named]:
     """All modules but the model itself, without the names that `torch.compile` puts in between."""
     for name, module in named_layers(model):
         if name and not name.endswith(COMPILED):
-            yield ".".join(part for part in name.split(".") if part != COMPILED), module
+            yield uncompiled(name), module
+
+
+def uncompiled(name: str) -> str:
+    """The name of a layer without what `torch.compile` puts in between."""
+    return ".".join(part for part in name.split(".") if part != COMPILED)
+
+
+def names_within(layers: Iterable[str], names: Sequence[str], what: str) -> list[str]:
+    """Those of the names that are one of the layers or in it, in their order.
+
+    Args:
+        layers: names of layers.
+        names: of modules.
+        what: the modules are, in the message.
+
+    Raises:
+        InputError: a layer without any.
+    """
+    chosen: set[str] = set()
+    for layer in layers:
+        inside = {name for name in names if f"{name}.".startswith(f"{layer}.")}
+        if not inside:
+            raise InputError(f"layer {layer!r} contains no {what}; those of the model: {', '.join(names)}")
+        chosen |= inside
+    return [name for name in names if name in chosen]
 
 
 def last_features(model: nn.Module) -> str:

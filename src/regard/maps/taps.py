@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from regard.errors import InputError, unknown
+from regard.errors import InputError, check_interval, unknown
 from regard.maps.features import Reshape, arrangement
 from regard.maps.layers import Layer, find_layers, readable
 from regard.stages import COMPILED
@@ -60,8 +60,7 @@ def activation_map(features: Tensor, power: float = 2, reduce: Reduce = "mean") 
 
 def check_power(power: float, reduce: Reduce) -> None:
     """Raises InputError unless these are a power and a reduction of `activation_map`."""
-    if not 1 <= power < torch.inf:
-        raise InputError(f"power {power}; expected a finite number of at least 1")
+    check_interval("power", power, "[1, inf)")
     if reduce not in ("mean", "sum", "max"):
         raise unknown("reduce", reduce, ("mean", "sum", "max"))
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from regard import figures
 from regard.attention import DIA, GatedAttention, GlobalContext, IdentityStart, ShuffleAttention
 from regard.attention.registry import is_registered
 from regard.errors import InputError, unknown
-from regard.maps.layers import Layer, find_layers, readable
+from regard.maps.layers import Layer, find_layers, names_within, readable, uncompiled
 from regard.modes import at_rest, checked_images
 from regard.notebook import Tabular
 from regard.stats import without_nan
@@ -250,7 +250,7 @@ def gate_activations(
             h, _ = cells.pop(module.cell)
             factors = h[:, :, None, None]
         else:
-            factors = cast(_Gated, module).gate_values(x)
+            factors = cast(Any, module).gate_values(x)
             factors = factors if factors.ndim == x.ndim else factors.expand_as(x)
         if name not in sums:
             _check_product(module, x, factors, output)
@@ -293,43 +293,29 @@ def attention_layers(
         InputError: there is none, or none in one of the layers.
     """
     network = readable(model)
-    everything: dict[str, nn.Module] = {}
+    every: dict[str, nn.Module] = {}
     for name, module in named_layers(network):
-        inside = any(name.startswith(f"{outer}.") or not outer for outer in everything)
+        inside = any(name.startswith(f"{outer}.") or not outer for outer in every)
         if inside or isinstance(module, IdentityStart):  # of that, the module in it
             continue
         if is_registered(module) or isinstance(module, GatedAttention) or is_added(module):
-            everything[name] = module
-    if not everything:
+            every[name] = module
+    if not every:
         raise InputError(
             f"{type(network).__name__} has no attention module of regard; train one with it (--model.attention se), "
             "make it so (models.create(name, attention='se')) or put it in (attention.attach(model, 'se'))"
         )
-    known = {
-        _uncompiled(name): module for name, module in everything.items() if quantity == "output" or has_gate(module)
-    }
+    known = {uncompiled(name): module for name, module in every.items() if quantity == "output" or has_gate(module)}
     if not known:
-        kinds = ", ".join(sorted({type(module).__name__ for module in everything.values()}))
+        kinds = ", ".join(sorted({type(module).__name__ for module in every.values()}))
         raise InputError(
             f"the attention modules of {type(network).__name__} ({kinds}) have no gate, or do not say what they "
             "multiply features with (a method gate_values); quantity='output' averages what they give"
         )
     if layers is None:
         return known
-    chosen: dict[str, nn.Module] = {}
-    for layer in find_layers(model, layers):
-        inside_it = {name: module for name, module in known.items() if name == layer or name.startswith(f"{layer}.")}
-        if not inside_it:
-            gated = " with a gate" if quantity == "gate" else ""
-            raise InputError(
-                f"layer {layer!r} is and holds no attention module{gated}; those of the model: {', '.join(known)}"
-            )
-        chosen |= inside_it
-    return {name: module for name, module in known.items() if name in chosen}
-
-
-class _Gated(Protocol):
-    def gate_values(self, x: Tensor) -> Tensor: ...
+    what = "attention module with a gate" if quantity == "gate" else "attention module"
+    return {name: known[name] for name in names_within(find_layers(model, layers), list(known), what)}
 
 
 def has_gate(module: nn.Module) -> bool:
@@ -361,8 +347,3 @@ def _check_product(module: nn.Module, x: Tensor, factors: Tensor, output: Tensor
             f"{type(module).__name__} does not multiply its features with its gate_values; give it a method "
             "gate_values(x) with which its output is x * gate_values(x)"
         )
-
-
-def _uncompiled(name: str) -> str:
-    """The name without what `torch.compile` puts in between."""
-    return ".".join(part for part in name.split(".") if part != "_orig_mod")

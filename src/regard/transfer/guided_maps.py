@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from regard.errors import InputError, unknown
 from regard.logits import checked_labels, class_logits
 from regard.maps import MapTaps, Taps, last_features
-from regard.maps.layers import find_layers, readable
+from regard.maps.layers import find_layers, names_within, readable
 from regard.maps.method import wide
 from regard.maps.pooled import Pooled, pooled_features
 from regard.modes import at_rest
@@ -211,20 +211,11 @@ def spatially_gated(model: nn.Module, layers: Sequence[str] | None, size: tuple[
         )
     if layers is None:
         with suppress(InputError):  # a network without known stages
-            layers = [stage for stage in stages(network) if _inside(stage, gated)][-1:] or None
-    if layers is None:
-        return gated
-    for layer in layers:
-        if not _inside(layer, gated):
-            raise InputError(
-                f"layer {layer!r} contains no attention module with a spatial gate; there are: {', '.join(gated)}"
-            )
-    return [name for name in gated if any(name in _inside(layer, gated) for layer in layers)]
-
-
-def _inside(layer: str, names: Sequence[str]) -> list[str]:
-    """Those of the names that are the layer or in it."""
-    return [name for name in names if f"{name}.".startswith(f"{layer}.")]
+            for stage in reversed(stages(network)):
+                if any(f"{name}.".startswith(f"{stage}.") for name in gated):
+                    layers = [stage]
+                    break
+    return gated if layers is None else names_within(layers, gated, "attention module with a spatial gate")
 
 
 def _with_gate_values(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

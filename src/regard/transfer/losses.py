@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import get_args
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from regard.errors import InputError, unknown
+from regard.errors import InputError, check_interval, unknown
 from regard.logits import checked_labels, class_logits, logits_of
 from regard.maps import activation_map
 from regard.maps.method import wide
@@ -146,16 +145,10 @@ def soft_label_loss(student_logits: Tensor, teacher_logits: Tensor, temperature:
     check_classes(student_logits.shape[-1], teacher_logits.shape[-1])
     if student_logits.shape != teacher_logits.shape:
         raise InputError(f"logits are {tuple(student_logits.shape)} and {tuple(teacher_logits.shape)}; expected alike")
-    check_temperature(temperature)
+    check_interval("temperature", temperature, "(0, inf)")
     student = F.log_softmax(student_logits / temperature, dim=1)
     teacher = F.log_softmax(teacher_logits / temperature, dim=1)
     return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
-
-
-def check_temperature(temperature: float) -> None:
-    """Raises InputError unless the temperature of distillation is positive and finite."""
-    if not 0 < temperature < torch.inf:
-        raise InputError(f"the temperature of distillation is positive and finite, not {temperature}")
 
 
 def check_classes(student: int, teacher: int) -> None:

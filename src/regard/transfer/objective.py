@@ -2,38 +2,22 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from types import FunctionType
 from typing import Any, NamedTuple, Self, get_args
 
 import torch
 from torch import Tensor, nn
 
-from regard.errors import InputError, unknown
-from regard.logits import logits_of
-from regard.maps import MapTaps, Taps, activation_map
+from regard.errors import InputError, check_interval, unknown
 from regard.maps.taps import Reduce, check_power
-from regard.modes import of_its_dtype
 from regard.notebook import records_html
 from regard.transfer.guided_maps import DERIVED_MAPS, Guide, GuidedMaps, make_guide
-from regard.transfer.losses import check_classes, check_temperature, make_regressor, task_loss
+from regard.transfer.losses import check_classes, make_regressor, task_loss
 from regard.transfer.pairing import LayerSpec, Pair, check_extent, feature_shapes, find_pairs
 from regard.transfer.schedule import Weight, as_weight, check_range
-from regard.transfer.teacher import Teacher, frozen
-from regard.transfer.terms import (
-    TERMS,
-    Form,
-    ForwardPass,
-    FullActivationForm,
-    GuidanceForm,
-    Outputs,
-    Task,
-    input_gradients,
-)
-
-_COUNTER = itertools.count()
+from regard.transfer.teacher import Lesson, Network, Teacher
+from regard.transfer.terms import TERMS, Form, ForwardPass, FullActivationForm, GuidanceForm, Outputs, Task
 
 
 class Losses(NamedTuple):
@@ -145,11 +129,10 @@ class Objective(nn.Module):
         **weights: float | Weight,
     ) -> None:
         super().__init__()
-        self.teachers = _as_teachers(teacher)
+        self.teachers = _as_teachers(teacher, student)
         self.weights = _as_weights({"beta": beta, "alpha": alpha, **weights}, alone=not self.teachers)
-        check_temperature(temperature)
-        if not 0 <= label_smoothing < 1:
-            raise InputError(f"label smoothing lies in [0, 1); it is {label_smoothing}")
+        check_interval("temperature", temperature, "(0, inf)")
+        check_interval("label_smoothing", label_smoothing, "[0, 1)")
         for what, value, known in (
             ("loss to the labels", task, Task),
             ("form of the attention loss", form, Form),
@@ -167,8 +150,6 @@ class Objective(nn.Module):
                 "gradient, symmetry, input_gradient, and guidance of maps gradcam or input_gradient: compiled networks "
                 "have no double backward; leave compile out"
             )
-        for one in self.teachers:
-            _check_device(student, one)
         self.student = student
         self.regressors = nn.ModuleList()
         self.temperature = temperature
@@ -181,8 +162,8 @@ class Objective(nn.Module):
         self.layers = layers
         self.compiled = compile
         # Both are known with the size of the images. Teachers do not learn, and so are no submodules.
-        self._student: _Network | None = None
-        self._teachers: list[_Network] = []
+        self._student: Network | None = None
+        self._lessons: list[Lesson] = []
         self._guide: Guide | None = None
         if image_size is not None:
             self._prepare((image_size, image_size) if isinstance(image_size, int) else image_size)
@@ -198,7 +179,7 @@ class Objective(nn.Module):
         """
         if self._student is None:
             raise InputError("the pairs are not known before the first batch; give image_size= to have them now")
-        return [pair for network in self._teachers for pair in network.pairs]
+        return [pair for lesson in self._lessons for pair in lesson.pairs]
 
     def forward(
         self,
@@ -235,9 +216,9 @@ class Objective(nn.Module):
         teachers: list[Outputs] = []
         if any(term.teacher for term in terms.values()):
             gradients = any(term.teacher and term.derives for term in terms.values())
-            teachers = [self._taught(network, images, labels, gradients=gradients) for network in self._teachers]
+            teachers = [lesson.outputs(images, labels, gradients=gradients) for lesson in self._lessons]
         with self._guide or nullcontext():  # also while its weight is 0: a compiled student keeps its hooks
-            outputs = self._outputs(student, images)
+            outputs = student.outputs(images)
         step = ForwardPass(
             self.student,
             images,
@@ -270,7 +251,7 @@ class Objective(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Moves and casts the teachers, too."""
         super()._apply(fn, recurse)
-        networks = [teacher.model for teacher in self.teachers] + [network.model for network in self._teachers]
+        networks = [teacher.model for teacher in self.teachers] + [lesson.network.model for lesson in self._lessons]
         for network in {id(network): network for network in networks}.values():
             network._apply(fn, recurse)
         return self
@@ -280,23 +261,21 @@ class Objective(nn.Module):
         guides = "guidance" in self.weights and self._guided[0] in DERIVED_MAPS
         return guides or any(term.derives for term in TERMS.values() if term.weight in self.weights)
 
-    def _prepare(self, size: tuple[int, int]) -> _Network:
+    def _prepare(self, size: tuple[int, int]) -> Network:
         """Finds and checks the layers, once the size of the images is known."""
-        teachers = [self._teaching(teacher, size) for teacher in self.teachers]
+        lessons = [self._lesson(teacher, size) for teacher in self.teachers]
         guide = None
         if "guidance" in self.weights:
             maps, guided_layers, detach = self._guided
             guide = make_guide(self.student, maps, guided_layers, detach=detach, size=size)
-        layers = [pair.student for network in teachers for pair in network.pairs]
+        layers = [pair.student for lesson in lessons for pair in lesson.pairs]
+        student = self._network(self.student, layers, compiles=self.compiled)
         # Only now, so that an error leaves nothing half prepared.
-        self._teachers, self._guide = teachers, guide
-        self.regressors.extend(regressor for network in teachers for regressor in network.regressors)
-        self._student = _Network(
-            self.student, _compiled(self.student) if self.compiled else self.student, self._taps(self.student, layers)
-        )
-        return self._student
+        self._lessons, self._guide, self._student = lessons, guide, student
+        self.regressors.extend(regressor for lesson in lessons for regressor in lesson.regressors)
+        return student
 
-    def _teaching(self, teacher: Teacher, size: tuple[int, int]) -> _Network:
+    def _lesson(self, teacher: Teacher, size: tuple[int, int]) -> Lesson:
         """The teacher as it runs in a step, paired with the student."""
         pairs: list[Pair] = []
         teacher_size = teacher.size or size
@@ -323,91 +302,19 @@ class Objective(nn.Module):
                 regressor = make_regressor(ours[pair.student][0], theirs[pair.teacher][0], self.full_activation_form)
                 regressors.append(regressor.to(like.device, like.dtype))
         exact = "gradient" in self.weights
-        model = teacher.network(list(theirs), exact=exact)
-        return _Network(
-            model,
-            _compiled(model) if teacher.compile and not self._derives else model,
-            self._taps(model, layers),
-            None if exact else teacher.dtype(),
-            teacher,
-            pairs,
-            regressors,
+        network = self._network(
+            teacher.network(list(theirs), exact=exact),
+            layers,
+            dtype=None if exact else teacher.dtype(),
+            compiles=teacher.compile and not self._derives,
         )
+        return Lesson(teacher, network, pairs, regressors)
 
-    def _taps(self, model: nn.Module, layers: list[str]) -> Taps | None:
-        """What reads the layers: their features where these are compared, or else their attention maps alone."""
-        layers = list(dict.fromkeys(layers))
-        if not layers:
-            return None
-        if "full_activation" in self.weights:
-            return Taps(model, layers)
-        return MapTaps(model, layers, power=self.power, reduce=self._reduce)
-
-    @property
-    def _reduce(self) -> Reduce:
-        return "sum" if self.reduce == "mean" else self.reduce  # the same once normalised, and less to do
-
-    def _outputs(self, network: _Network, images: Tensor) -> Outputs:
-        """Runs a network on a batch."""
-        inputs = of_its_dtype(network.model, images) if network.dtype is None else images
-        context = nullcontext() if network.dtype is None else torch.autocast(images.device.type, network.dtype)
-        values: dict[str, Tensor] = {}
-        with context:
-            if network.taps is None:
-                output = network.run(inputs)
-            else:
-                output, values = network.taps.run(network.run, inputs)
-        logits = logits_of(output)
-        if network.dtype is not None:
-            logits = logits.float()
-        elif inputs is not images:
-            logits = logits.to(images.dtype)
-        if isinstance(network.taps, MapTaps):
-            return Outputs(logits, values, {})
-        attends = "beta" in self.weights
-        maps = {name: activation_map(f, self.power, self._reduce) for name, f in values.items()} if attends else {}
-        return Outputs(logits, maps, values)
-
-    def _taught(self, network: _Network, images: Tensor, labels: Tensor, *, gradients: bool) -> Outputs:
-        """The outputs of a teacher, without a graph; with `gradients`, those by the images among them."""
-        assert network.teacher is not None
-        by_images = None
-        with torch.set_grad_enabled(gradients), frozen(network.model) if gradients else nullcontext():
-            images = images.detach().requires_grad_(gradients)
-            outputs = self._outputs(network, network.teacher.images(images))
-            if gradients:
-                by_images = input_gradients(outputs.logits, labels, images, create_graph=False)
-        maps, features = (
-            {name: value.detach() for name, value in part.items()} for part in (outputs.maps, outputs.features)
-        )
-        return Outputs(outputs.logits.detach(), maps, features, by_images, network.pairs, network.regressors)
-
-
-class _Network(NamedTuple):
-    """The student, or a teacher, as it runs in a step."""
-
-    model: nn.Module
-    run: Callable[[Tensor], Any]
-    """The model, compiled or not."""
-    taps: Taps | None
-    """Read the layers that are compared."""
-    dtype: torch.dtype | None = None
-    """Of autocast; None: none."""
-    teacher: Teacher | None = None
-    pairs: Sequence[Pair] = ()
-    regressors: Sequence[nn.Module] = ()
-
-
-def _compiled(model: nn.Module) -> Callable[[Tensor], Any]:
-    """The model compiled, with the taps that come and go around it."""
-
-    def forward(images: Tensor) -> Any:
-        return model(images)
-
-    # torch.compile caches by the code of the function, whatever its taps. So each function has a separate code object,
-    # whose taps are always the same.
-    code = forward.__code__.replace(co_name=f"forward_{next(_COUNTER)}")
-    return torch.compile(FunctionType(code, forward.__globals__, code.co_name, None, forward.__closure__))
+    def _network(self, model: nn.Module, layers: list[str], **options: Any) -> Network:
+        reduce: Reduce = "sum" if self.reduce == "mean" else self.reduce  # the same once normalised, and less to do
+        attention = (self.power, reduce) if "beta" in self.weights else None
+        features = "full_activation" in self.weights
+        return Network(model, list(dict.fromkeys(layers)), attention, features=features, **options)
 
 
 def _as_weights(given: dict[str, float | Weight], *, alone: bool) -> dict[str, Weight]:
@@ -423,17 +330,21 @@ def _as_weights(given: dict[str, float | Weight], *, alone: bool) -> dict[str, W
             raise unknown("weight of a loss", name, terms)
         weight = as_weight(value)
         check_range(name, weight, 0, 1 if name == "alpha" else torch.inf)
-        if alone and terms[name].teacher:  # beta has a default, so it does not ask for a teacher
-            if terms[name].derives and weight.used:
-                raise InputError(
-                    "gradient transfer needs a teacher, and there is none (symmetry and input_gradient do not)"
-                )
-        elif weight.used:
+        if not weight.used:
+            continue
+        if not alone or not terms[name].teacher:
             weights[name] = weight
+        elif terms[name].derives:  # beta has a default, so it does not ask for a teacher
+            raise InputError(
+                "gradient transfer needs a teacher, and there is none (symmetry and input_gradient do not)"
+            )
     return weights
 
 
-def _as_teachers(given: nn.Module | Teacher | Sequence[nn.Module | Teacher] | None) -> tuple[Teacher, ...]:
+def _as_teachers(
+    given: nn.Module | Teacher | Sequence[nn.Module | Teacher] | None, student: nn.Module
+) -> tuple[Teacher, ...]:
+    """The teachers, which have to be on the student's device."""
     if given is None:
         return ()
     several = [given] if isinstance(given, nn.Module | Teacher | str) else list(given)
@@ -442,13 +353,12 @@ def _as_teachers(given: nn.Module | Teacher | Sequence[nn.Module | Teacher] | No
     for one in several:
         if not isinstance(one, nn.Module | Teacher):
             raise InputError(f"a teacher is a network or a Teacher, not {one!r:.40}; load or create it first")
-    return tuple(one if isinstance(one, Teacher) else Teacher(one) for one in several)
-
-
-def _check_device(student: nn.Module, teacher: Teacher) -> None:
-    device = next((parameter.device for parameter in student.parameters()), teacher.device)
-    if device != teacher.device:
-        raise InputError(
-            f"the student is on {device} and a teacher on {teacher.device}; bring both to one "
-            f"(teacher.to({str(device)!r}))"
-        )
+    teachers = tuple(one if isinstance(one, Teacher) else Teacher(one) for one in several)
+    device = next((parameter.device for parameter in student.parameters()), teachers[0].device)
+    for teacher in teachers:
+        if teacher.device != device:
+            raise InputError(
+                f"the student is on {device} and a teacher on {teacher.device}; bring both to one "
+                f"(teacher.to({str(device)!r}))"
+            )
+    return teachers

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from regard.errors import InputError, unknown
+from regard.errors import InputError, check_fields, check_number, unknown
 
 Shape = Literal["constant", "linear", "cosine", "step"]
 
@@ -35,28 +34,20 @@ class Weight:
         InputError: values outside these ranges.
     """
 
-    start: float
-    end: float = 0.0
+    start: Annotated[float, "(-inf, inf)"]
+    end: Annotated[float, "(-inf, inf)"] = 0.0
     shape: Shape = "linear"
-    begin: float = 0.0
-    until: float = 1.0
+    begin: Annotated[float, "[0, 1]"] = 0.0
+    until: Annotated[float, "[0, 1]"] = 1.0
     milestones: tuple[float, ...] = ()
-    factor: float = 0.1
+    factor: Annotated[float, "(-inf, inf)"] = 0.1
 
     def __post_init__(self) -> None:
-        if self.shape not in get_args(Shape):
-            raise unknown("shape of a weight", self.shape, get_args(Shape))
-        if not all(math.isfinite(value) for value in (self.start, self.end, self.factor)):
-            raise InputError(
-                f"a weight goes from {self.start} to {self.end}, factor {self.factor}; give finite numbers"
-            )
-        if not 0 <= self.begin < self.until <= 1:
-            raise InputError(
-                f"a weight changes between the fractions {self.begin} and {self.until} of the run; give 0 <= begin < "
-                "until <= 1"
-            )
-        if not all(0 <= milestone <= 1 for milestone in self.milestones):
-            raise InputError(f"milestones of a weight are {self.milestones}; give fractions of the run, in [0, 1]")
+        check_fields(self, "weight.")
+        for milestone in self.milestones:
+            check_number("a milestone of a weight, a fraction of the run,", milestone, "[0, 1]", whole=False)
+        if self.begin >= self.until:
+            raise InputError(f"a weight changes from {self.begin} to {self.until} of the run; give begin < until")
         if self.shape == "step" and not self.milestones:
             raise InputError(
                 "a weight of shape step has no milestones; give fractions of the run, for example [0.3, 0.6]"
@@ -105,7 +96,8 @@ def as_weight(value: float | Weight | Mapping[str, Any]) -> Weight:
     if isinstance(value, Weight):
         return value
     if not isinstance(value, Mapping):
-        return Weight(_number("a weight", value), shape="constant")
+        check_number("a weight", value, "(-inf, inf)", whole=False)
+        return Weight(value, shape="constant")
     known = [field.name for field in fields(Weight)]
     for name in value:
         if name not in known:
@@ -115,19 +107,7 @@ def as_weight(value: float | Weight | Mapping[str, Any]) -> Weight:
     milestones = value.get("milestones", ())
     if not isinstance(milestones, Sequence) or isinstance(milestones, str):
         raise InputError(f"milestones of a weight are {milestones!r}; give a list of fractions of the run")
-    shape = value.get("shape", Weight.shape)
-    numbers = {
-        name: _number(f"{name} of a weight", value[name]) for name in value if name not in ("shape", "milestones")
-    }
-    return Weight(
-        **numbers, shape=shape, milestones=tuple(_number("a milestone", milestone) for milestone in milestones)
-    )
-
-
-def _number(what: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > sys.float_info.max:
-        raise InputError(f"{what} is {value!r:.40}; expected a number, and a finite one")
-    return float(value)
+    return Weight(**{**value, "milestones": tuple(milestones)})
 
 
 def check_range(name: str, weight: Weight, least: float = 0.0, greatest: float = math.inf) -> None:

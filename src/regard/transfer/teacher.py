@@ -1,11 +1,13 @@
-"""The teacher: its images, its precision, and that it never changes."""
+"""The teacher: its images, its precision, and that it never changes. And how teachers and student run in a step."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Literal
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from types import FunctionType
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +15,17 @@ from torch.nn import functional as F
 
 from regard import attention
 from regard.errors import InputError
-from regard.modes import evaluation_mode
+from regard.logits import logits_of
+from regard.maps import MapTaps, Taps, activation_map
+from regard.maps.taps import Reduce
+from regard.modes import evaluation_mode, of_its_dtype
+from regard.transfer.pairing import Pair
+from regard.transfer.terms import Outputs, input_gradients
 
 Precision = Literal["auto"] | torch.dtype | None
 Channels = Sequence[float]
+
+_COUNTER = itertools.count()
 
 
 class Teacher:
@@ -111,6 +120,88 @@ class Teacher:
         wanted = _fastest(weight.device) if self.precision == "auto" else self.precision
         lowered = weight.dtype == torch.float32 and wanted in (torch.bfloat16, torch.float16)
         return wanted if lowered else None
+
+
+class Network:
+    """A network as it runs in a step, with taps on the layers that are compared.
+
+    Args:
+        model: images (N, 3, H, W) -> logits.
+        layers: those that are compared.
+        attention: power and reduction of their attention maps; None: no maps.
+        features: whether their features are compared.
+        dtype: of autocast; None: none.
+        compiles: whether the model is compiled, with its taps.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Sequence[str],
+        attention: tuple[float, Reduce] | None,
+        *,
+        features: bool,
+        dtype: torch.dtype | None = None,
+        compiles: bool = False,
+    ) -> None:
+        self.model, self.dtype, self.attention = model, dtype, attention
+        self.taps: Taps | None = None
+        if layers and features:
+            self.taps = Taps(model, layers)
+        elif layers and attention is not None:
+            self.taps = MapTaps(model, layers, power=attention[0], reduce=attention[1])
+        self._run = _compiled(model) if compiles else model
+
+    def outputs(self, images: Tensor) -> Outputs:
+        """What it gives for images (N, 3, H, W)."""
+        inputs = of_its_dtype(self.model, images) if self.dtype is None else images
+        values: dict[str, Tensor] = {}
+        with nullcontext() if self.dtype is None else torch.autocast(images.device.type, self.dtype):
+            if self.taps is None:
+                output = self._run(inputs)
+            else:
+                output, values = self.taps.run(self._run, inputs)
+        logits = logits_of(output)
+        if self.dtype is not None:
+            logits = logits.float()
+        elif inputs is not images:
+            logits = logits.to(images.dtype)
+        if isinstance(self.taps, MapTaps):
+            return Outputs(logits, values, {})
+        maps = {name: activation_map(f, *self.attention) for name, f in values.items()} if self.attention else {}
+        return Outputs(logits, maps, values)
+
+
+class Lesson(NamedTuple):
+    """A teacher as it runs in a step, and the layers of the student that it is compared with."""
+
+    teacher: Teacher
+    network: Network
+    pairs: list[Pair]
+    regressors: list[nn.Module]
+
+    def outputs(self, images: Tensor, labels: Tensor, *, gradients: bool) -> Outputs:
+        """The teacher's outputs, without a graph; with `gradients`, those by the images among them."""
+        by_images = None
+        with torch.set_grad_enabled(gradients), frozen(self.network.model) if gradients else nullcontext():
+            images = images.detach().requires_grad_(gradients)
+            logits, maps, features, *_ = self.network.outputs(self.teacher.images(images))
+            if gradients:
+                by_images = input_gradients(logits, labels, images, create_graph=False)
+        maps, features = ({name: value.detach() for name, value in part.items()} for part in (maps, features))
+        return Outputs(logits.detach(), maps, features, by_images, self.pairs, self.regressors)
+
+
+def _compiled(model: nn.Module) -> Callable[[Tensor], Any]:
+    """The model compiled, with the taps that come and go around it."""
+
+    def forward(images: Tensor) -> Any:
+        return model(images)
+
+    # torch.compile caches by the code of the function, whatever its taps. So each function has a separate code object,
+    # whose taps are always the same.
+    code = forward.__code__.replace(co_name=f"forward_{next(_COUNTER)}")
+    return torch.compile(FunctionType(code, forward.__globals__, code.co_name, None, forward.__closure__))
 
 
 @contextmanager
