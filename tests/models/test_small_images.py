@@ -66,7 +66,8 @@ def test_other_depths_and_widths() -> None:
     [
         ("cifar-resnet8x4", {}, "block='basic' has it"),
         ("cifar-resnet8x0.01", BASIC, "at least 1/16"),
-        ("vgg9-cifar", {}, "vgg<depth>-cifar"),
+        ("vgg9-cifar", {}, "a depth of 8, 11, 13, 16, 19, not 9"),
+        ("vgg-cifar", {}, "vgg<depth>-cifar"),
         ("resnet50-cifar", {"depth": 18}, "depth"),
         ("mobilenetv2-cifar", {"width": 0.01}, "at least 1/16"),
     ],

@@ -46,7 +46,7 @@ def build_backbone(
         attach: puts attention into a model, with a keyword `start`; None for none.
         options: of `models.create`.
     """
-    named = isinstance(network, str)
+    trained = pretrained is not False or not isinstance(network, str)
     if isinstance(network, str):
         network = models.create(network, _OUTPUTS, pretrained=pretrained is True, **options)
     elif pretrained is not False or options:
@@ -54,18 +54,18 @@ def build_backbone(
     removed = set(network.state_dict())
     body = (pyramid := pyramid_over(network)).body
     removed -= set(body.state_dict())
-    late = attach is not None and (pretrained is True or not named or start == "identity")
-    if attach is not None and not late:
+    as_identity = start == "identity" or (trained and isinstance(pretrained, bool))
+    if attach is not None and not as_identity:
         attach(body, start=start or "published")
     if not isinstance(pretrained, bool):
-        late |= _load(body, pretrained, removed)
+        as_identity |= _load(body, pretrained, removed)
     elif pretrained:
         _log.warning("note: %s", _loaded(body, "its published weights"))
     set_norms(body, norm)
     freeze_stages(body, frozen_stages)
-    if attach is not None and late:
+    if attach is not None and as_identity:
         attach(body, start=start or "identity")
-        if pretrained is not False or not named:
+        if trained:
             _log.warning(
                 "note: attention in the trained %s begins as the identity (attention_start)", type(body).__name__
             )

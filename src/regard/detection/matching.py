@@ -63,14 +63,14 @@ class Matches:
         rank: int64 (N,), of a detection among those of its image and class, from 0.
         state: uint8 (ranges of area, thresholds, N): right, wrong or ignored.
         inside: bool (ranges, N), whether an unmatched detection counts, by its area.
-        counted: int64 (ranges, classes, images), the number of objects to find.
+        counted: int32 (ranges, classes, images), the number of objects to find.
     """
 
     detections: Table
     rank: NDArray[np.int64]
     state: NDArray[np.uint8]
     inside: NDArray[np.bool_]
-    counted: NDArray[np.int64]
+    counted: NDArray[np.int32]
 
     @classmethod
     def of(cls, results: Results, kind: Kind) -> Matches:
@@ -86,7 +86,7 @@ class Matches:
         state = np.where(inside, _WRONG, _IGNORED).astype(np.uint8)[:, None].repeat(len(THRESHOLDS), 1)
         for rows, columns, overlaps in _batches(detections, truth, results, kind):
             _match(state, rows, overlaps, truth.crowd[columns], apart[:, columns])
-        counted = np.zeros((len(RANGES), classes, images), dtype=np.int64)
+        counted = np.zeros((len(RANGES), classes, images), dtype=np.int32)
         for part, ignored in zip(counted, apart, strict=True):
             np.add.at(part, (truth.label[~ignored], truth.image[~ignored]), 1)
         return cls(detections, rank, state, inside, counted)
@@ -147,7 +147,7 @@ def _average_precision(
     before: NDArray[np.int32],
     inside: NDArray[np.bool_],
     state: NDArray[np.uint8],
-    total: NDArray[np.int64],
+    total: NDArray[np.int32],
 ) -> NDArray[np.float64]:
     """Average precision of B samples, (B,), NaN without objects.
 

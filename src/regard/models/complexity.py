@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from math import prod
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from regard.attention import kernels
 from regard.errors import InputError, first_line
-from regard.modes import evaluation_mode
+from regard.modes import evaluation_mode, run_without_values
 from regard.notebook import Tabular
 from regard.stages import unwrapped
 
@@ -113,14 +113,12 @@ def complexity(model: nn.Module, image_size: int | tuple[int, int]) -> Complexit
     parameters = sum(p.numel() for p in model.parameters())
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     image = torch.zeros(1, 3, height, width, device=like.device, dtype=like.dtype)
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     try:
-        without_values = {name: tensor.detach().to("meta") for name, tensor in tensors.items()}
-        return Complexity(parameters, *_counted(model, without_values, image.to("meta")))
+        return Complexity(parameters, *_counted(model, partial(run_without_values, model, image.to("meta"))))
     except Exception:  # an operator without a meta kernel, or a forward that depends on values
         pass
     try:
-        return Complexity(parameters, *_counted(model, {}, image))
+        return Complexity(parameters, *_counted(model, partial(model, image)))
     except NotImplementedError as error:  # higher-order operators of torch
         raise InputError(
             f"the operations of {type(model).__name__} cannot be counted: torch has no rule for one of them "
@@ -132,14 +130,14 @@ def complexity(model: nn.Module, image_size: int | tuple[int, int]) -> Complexit
         ) from error
 
 
-def _counted(model: nn.Module, tensors: dict[str, Tensor], image: Tensor) -> tuple[dict[Kind, int], dict[str, int]]:
-    """Operations by kind, and the calls of operators that are not counted."""
+def _counted(model: nn.Module, run: Callable[[], Any]) -> tuple[dict[Kind, int], dict[str, int]]:
+    """Operations of a `run` of `model` by kind, and the calls of operators that are not counted."""
     operators = _Operators()
     counter = FlopCounterMode(display=False, custom_mapping=_FLOPS)
     # The counter is entered last, so it runs first: it decomposes operators in inference mode, and the other mode
     # counts the parts.
     with torch.inference_mode(False), torch.no_grad(), evaluation_mode(model), _unfused(), operators, counter:
-        functional_call(model, tensors, (image,))
+        run()
     products = counter.get_flop_counts().get("Global", {})
     for operator, flops in products.items():
         kind: Kind = "convolution" if "conv" in operator.__name__ else "matrix product"
@@ -197,11 +195,8 @@ _PER_INPUT: dict[Kind, re.Pattern[str]] = {
         r"mean|sum|a?max|a?min|aminmax|var|var_mean|std|std_mean|prod|logsumexp|linalg_vector_norm"
     ),
 }
-_SCALE = {
-    "native_group_norm": 1,
-    "native_layer_norm": 2,
-    "_fused_rms_norm": 2,
-}  # position of the weight among the arguments
+# Norm -> position of its weight among the arguments.
+_SCALE = {"native_group_norm": 1, "native_layer_norm": 2, "_fused_rms_norm": 2}
 _INTERPOLATION = re.compile(r"_?upsample_(linear|bilinear|bicubic|trilinear)\w*|grid_sampler_[23]d")
 _COPIES = {"clone", "copy", "_to_copy", "fill", "zero"}
 # Operators that only move, compare or draw values.

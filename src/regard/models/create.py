@@ -31,20 +31,25 @@ from regard.models.wide_resnet import PreActResNet, WideResNet
 _log = logging.getLogger("regard")
 
 _MOST = 100_000  # of a number among the options of a network, such as its blocks or the side of its images
-_NIN_WIDTHS = {"wide": 1.0, "thin": 0.5}
-_FACTOR = r"\d{1,3}(?:\.\d{1,9})?"
-# The form of a name -> the network of its numbers.
-_FAMILIES: dict[str, Callable[..., nn.Module]] = {
-    rf"cifar-resnet(\d{{1,4}})(?:x({_FACTOR}))?": lambda depth, width, **options: CifarResNet(
-        int(depth), width=float(width or 1), **options
-    ),
-    rf"wrn-(\d{{1,4}})-({_FACTOR})": lambda depth, width, **options: WideResNet(int(depth), float(width), **options),
-    r"preact-resnet(\d{1,4})": lambda depth, **options: PreActResNet(int(depth), **options),
-    rf"nin-(wide|thin|{_FACTOR})": lambda width, **options: NIN(_NIN_WIDTHS.get(width) or float(width), **options),
-    r"resnet(18|34|50|101|152)-cifar": lambda depth, **options: SmallImageResNet(int(depth), **options),
-    r"vgg(8|11|13|16|19)-cifar": lambda depth, **options: SmallImageVGG(int(depth), **options),
-    r"mobilenetv2-cifar": SmallImageMobileNetV2,
-    r"shufflenetv([12])-cifar": lambda version, **options: SmallImageShuffleNet(int(version), **options),
+# Of the numbers in names: their form, and their type.
+_NUMBERS: dict[str, tuple[str, Callable[[str], float]]] = {
+    "depth": (r"(?P<depth>\d{1,4})", int),
+    "width": (r"(?P<width>\d{1,3}(?:\.\d{1,9})?)", float),
+}
+# Name -> network, and the arguments that are not in the name.
+_FAMILIES: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
+    "cifar-resnet<depth>": (CifarResNet, {}),
+    "cifar-resnet<depth>x<width>": (CifarResNet, {}),
+    "wrn-<depth>-<width>": (WideResNet, {}),
+    "preact-resnet<depth>": (PreActResNet, {}),
+    "nin-wide": (NIN, {"width": 1.0}),
+    "nin-thin": (NIN, {"width": 0.5}),
+    "nin-<width>": (NIN, {}),
+    "resnet<depth>-cifar": (SmallImageResNet, {}),
+    "vgg<depth>-cifar": (SmallImageVGG, {}),
+    "mobilenetv2-cifar": (SmallImageMobileNetV2, {}),
+    "shufflenetv1-cifar": (SmallImageShuffleNet, {"version": 1}),
+    "shufflenetv2-cifar": (SmallImageShuffleNet, {"version": 2}),
 }
 # What timm and torchvision take besides the options of a network: files and addresses to load weights from, what is
 # left of the network, how it is compiled.
@@ -139,7 +144,7 @@ def create(
 
 def is_for_small_images(name: str) -> bool:
     """Whether this is a name of regard's networks for small images."""
-    return not name.startswith("preact") and any(re.fullmatch(form, name) for form in _FAMILIES)
+    return not name.startswith("preact") and _of_family(name) is not None
 
 
 def attacher(
@@ -186,12 +191,10 @@ def _numbers(options: Any) -> Iterator[float]:
 
 def _builder(name: str, pretrained: bool) -> Callable[..., nn.Module]:
     """The function that makes the network of a name from `num_classes` and its options."""
-    for form, family in _FAMILIES.items():
-        numbers = re.fullmatch(form, name)
-        if numbers and pretrained:
+    if family := _of_family(name):
+        if pretrained:
             raise InputError(f"there are no pretrained weights for {name}; models.load_official reads published ones")
-        if numbers:
-            return partial(family, *numbers.groups())
+        return family
     if is_of_torchvision(name):
         about = describe_torchvision(name)
         place = f" ({about['url']}, to {torch.hub.get_dir()}/checkpoints)"
@@ -204,11 +207,19 @@ def _builder(name: str, pretrained: bool) -> Callable[..., nn.Module]:
         return partial(partial(_pretrained, timm.create_model, "") if pretrained else timm.create_model, name)
     examples = ("cifar-resnet164", "wrn-16-1", "nin-wide", "resnet50-cifar", "vgg13-cifar", "mobilenetv2-cifar")
     raise InputError(
-        f"unknown network {name[:100]!r}{near_names(name, examples)}; known: cifar-resnet<depth>, "
-        "cifar-resnet<depth>x<width>, wrn-<depth>-<width>, preact-resnet18, preact-resnet34, nin-wide, nin-thin, "
-        "nin-<width>, resnet<depth>-cifar, vgg<depth>-cifar, mobilenetv2-cifar, shufflenetv1-cifar, "
-        "shufflenetv2-cifar, timm's names, torchvision/<name>"
+        f"unknown network {name[:100]!r}{near_names(name, examples)}; known: {', '.join(_FAMILIES)}, timm's names, "
+        "torchvision/<name>"
     )
+
+
+def _of_family(name: str) -> Callable[..., nn.Module] | None:
+    """What makes the network of regard that has this name; None if there is none."""
+    for form, (network, fixed) in _FAMILIES.items():
+        pattern = re.sub(r"<(\w+)>", lambda key: _NUMBERS[key[1]][0], form)
+        if match := re.fullmatch(pattern, name):
+            numbers = {key: _NUMBERS[key][1](digits) for key, digits in match.groupdict().items()}
+            return lambda **options: network(**fixed, **numbers, **options)
+    return None
 
 
 def is_of_regard(name: str) -> bool:

@@ -19,29 +19,38 @@ _MOBILENET_STAGES = (
 )
 
 
-class InvertedResidual(nn.Module, AttentionSlot):
-    """A 1 x 1 convolution to more channels, a depthwise 3 x 3 and a 1 x 1 to fewer; a shortcut where shapes agree."""
+class _Block(nn.Module, AttentionSlot):
+    """The layers of a branch: a 1 x 1, a depthwise 3 x 3 and a 1 x 1 convolution, each with a norm."""
 
     branch_end = "bn3"
 
-    def __init__(self, ins: int, outs: int, stride: int, expansion: int) -> None:
+    def __init__(
+        self, ins: int, inner: int, outs: int, stride: int = 1, *, first_groups: int = 1, last_groups: int = 1
+    ) -> None:
         super().__init__()
-        inner = ins * expansion
-        self.conv1 = convolution(ins, inner, 1)
+        self.conv1 = convolution(ins, inner, 1, groups=first_groups)
         self.bn1 = nn.BatchNorm2d(inner)
         self.conv2 = convolution(inner, inner, 3, stride, groups=inner)
         self.bn2 = nn.BatchNorm2d(inner)
-        self.conv3 = convolution(inner, outs, 1)
+        self.conv3 = convolution(inner, outs, 1, groups=last_groups)
         self.bn3 = nn.BatchNorm2d(outs)
         self.attention = None
+
+    def attended(self, x: Tensor) -> Tensor:
+        return x if self.attention is None else self.attention(x)
+
+
+class InvertedResidual(_Block):
+    """A block of MobileNetV2: to more channels and back to fewer; with a shortcut where shapes agree."""
+
+    def __init__(self, ins: int, outs: int, stride: int, expansion: int) -> None:
+        super().__init__(ins, ins * expansion, outs, stride)
         self.shortcut = stride == 1 and ins == outs
 
     def forward(self, x: Tensor) -> Tensor:
         out = torch.relu(self.bn1(self.conv1(x)))
         out = torch.relu(self.bn2(self.conv2(out)))
-        out = self.bn3(self.conv3(out))
-        if self.attention is not None:
-            out = self.attention(out)
+        out = self.attended(self.bn3(self.conv3(out)))
         return x + out if self.shortcut else out
 
 
@@ -90,61 +99,37 @@ class SmallImageMobileNetV2(StagedNetwork):
         return self.classifier(torch.relu(self.bn2(self.conv2(x))).mean((2, 3)))
 
 
-class ShuffleUnit(nn.Module, AttentionSlot):
-    """A unit of ShuffleNet: grouped 1 x 1, depthwise 3 x 3 and grouped 1 x 1 convolutions, with a channel shuffle.
+class ShuffleUnit(_Block):
+    """A unit of ShuffleNet: grouped 1 x 1 convolutions, with a channel shuffle after the first.
 
     With stride 2 the branch is concatenated with the pooled input, with stride 1 added to it.
     """
 
-    branch_end = "bn3"
-
     def __init__(self, ins: int, outs: int, stride: int, groups: int, first_groups: int) -> None:
-        super().__init__()
         branch = outs - ins if stride == 2 else outs
-        inner = branch // 4
+        super().__init__(ins, branch // 4, branch, stride, first_groups=first_groups, last_groups=groups)
         self.stride, self.first_groups = stride, first_groups
-        self.conv1 = convolution(ins, inner, 1, groups=first_groups)
-        self.bn1 = nn.BatchNorm2d(inner)
-        self.conv2 = convolution(inner, inner, 3, stride, groups=inner)
-        self.bn2 = nn.BatchNorm2d(inner)
-        self.conv3 = convolution(inner, branch, 1, groups=groups)
-        self.bn3 = nn.BatchNorm2d(branch)
-        self.attention = None
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.channel_shuffle(torch.relu(self.bn1(self.conv1(x))), self.first_groups)
         out = torch.relu(self.bn2(self.conv2(out)))
-        out = self.bn3(self.conv3(out))
-        if self.attention is not None:
-            out = self.attention(out)
+        out = self.attended(self.bn3(self.conv3(out)))
         if self.stride == 2:
             return torch.relu(torch.cat([out, F.avg_pool2d(x, 3, 2, padding=1)], 1))
         return torch.relu(out + x)
 
 
-class ShuffleUnitV2(nn.Module, AttentionSlot):
+class ShuffleUnitV2(_Block):
     """A unit of ShuffleNet V2: one half of the channels passes through convolutions, then the halves are shuffled."""
 
-    branch_end = "bn3"
-
     def __init__(self, channels: int) -> None:
-        super().__init__()
-        half = channels // 2
-        self.conv1 = convolution(half, half, 1)
-        self.bn1 = nn.BatchNorm2d(half)
-        self.conv2 = convolution(half, half, 3, groups=half)
-        self.bn2 = nn.BatchNorm2d(half)
-        self.conv3 = convolution(half, half, 1)
-        self.bn3 = nn.BatchNorm2d(half)
-        self.attention = None
+        super().__init__(channels // 2, channels // 2, channels // 2)
 
     def forward(self, x: Tensor) -> Tensor:
         kept, out = x.chunk(2, dim=1)
         out = torch.relu(self.bn1(self.conv1(out)))
         out = self.bn2(self.conv2(out))
-        out = torch.relu(self.bn3(self.conv3(out)))
-        if self.attention is not None:
-            out = self.attention(out)
+        out = self.attended(torch.relu(self.bn3(self.conv3(out))))
         return F.channel_shuffle(torch.cat([kept, out], 1), 2)
 
 
