@@ -36,7 +36,7 @@ def test_a_classifier_is_no_detector(classifier, tmp_path, capsys) -> None:
     [
         (["predict", "photo.png"], "the detector is missing"),
         (["evaluate", "a", "a"], "a is named twice"),
-        (["evaluate", "a", "--model", "b"], "to evaluate, name the runs"),
+        (["evaluate", "a", "--model", "b"], "--model is for regard detect predict"),
         (["predict", "photo.png", "--model", "a", "--score", "2"], "--score is 2"),
         (["draw", "photo.png"], "evaluate"),
         (["evaluate", "a", "--score", "0.9"], "--score is for regard detect predict"),

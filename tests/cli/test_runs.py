@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from regard.cli import output, runs
+from regard.cli import main
 from regard.console import Console
-from regard.errors import InputError
 from regard.store import Store
 from regard.version import __version__
 
@@ -53,7 +52,7 @@ def store(tmp_path: Path) -> Path:
 
 
 def printed(capsys: pytest.CaptureFixture[str], *arguments: object) -> list[str]:
-    assert runs.main([str(argument) for argument in arguments]) == 0
+    assert main(["runs", *map(str, arguments)]) == 0
     return capsys.readouterr().out.splitlines()
 
 
@@ -121,7 +120,7 @@ def test_terminals(
     there: set[str],
     left_out: set[str],
 ) -> None:
-    monkeypatch.setattr(output, "Console", partial(Console, color_system=None, width=width))
+    monkeypatch.setattr("regard.cli.command.Console", partial(Console, color_system=None, width=width))
     monkeypatch.setattr(Console, "is_terminal", True)
     lines = printed(capsys, store)
     assert max(map(len, lines)) <= width
@@ -137,14 +136,13 @@ def test_what_is_wrong_is_said(
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match="there is no store runs"):
-        runs.main([])
-    with pytest.raises(InputError, match="there is no store memory"):
-        runs.main(["memory://nothing/here"])
-    with pytest.raises(InputError, match="is a file"):
-        runs.main([str(store / "torn" / "recipe.yaml")])
-    with pytest.raises(InputError, match="--nonsense"):
-        runs.main(["--nonsense"])
+    for arguments, message in (
+        ([], "there is no store runs"),
+        (["memory://nothing/here"], "there is no store memory"),
+        ([str(store / "torn" / "recipe.yaml")], "is a file"),
+        (["--nonsense"], "--nonsense"),
+    ):
+        assert main(["runs", *arguments]) == 2 and message in capsys.readouterr().err
     (tmp_path / "runs").mkdir()
     assert printed(capsys) == ["no runs"]
     assert printed(capsys, "--json") == ["[]"]

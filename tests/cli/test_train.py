@@ -19,7 +19,6 @@ from accelerate.tracking import TensorBoardTracker
 from PIL import Image
 
 from regard import cli, training
-from regard.cli import train
 from regard.store import Store
 from regard.training.loop import Loop
 
@@ -48,7 +47,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str | None]:
 
 
 def test_a_run_is_locked_while_it_is_trained(trained, here: Path) -> None:
-    assert train.main([*OPTIONS]) == 0
+    assert cli.main(["train", *OPTIONS]) == 0
     assert trained[0] is not None and trained[0].startswith("pid ")
     assert Store("runs").locked() == {}
     assert not (here / "runs").exists()  # for this one pretended
@@ -59,13 +58,13 @@ def test_nobody_else_is_to_be_at_it(trained, here: Path) -> None:
         status, message = regard("train", *OPTIONS)
         assert status == 76 and re.search(r"pid \d+ on .* is using .*runs/mine; wait for it", message)
         assert message.count("\n") == 1 and not trained
-    assert train.main([*OPTIONS]) == 0 and len(trained) == 1
+    assert cli.main(["train", *OPTIONS]) == 0 and len(trained) == 1
 
 
 def test_where_nothing_can_be_locked_it_is_trained_all_the_same(trained, here: Path) -> None:
     (here / "runs").mkdir()
     (here / "runs" / ".locks").write_text("")
-    assert train.main([*OPTIONS]) == 0 and trained == [None]
+    assert cli.main(["train", *OPTIONS]) == 0 and trained == [None]
 
 
 TINY = [*OPTIONS, "--schedule.epochs=1", "--schedule.batch_size=10", "--device=cpu", "--threads=1"]
@@ -180,7 +179,7 @@ def test_a_run_that_fails_before_its_first_step_changes_nothing(
 def test_a_run_is_locked_where_it_lies(trained, run: Path, here: Path) -> None:
     (here / "elsewhere").mkdir()
     (here / "elsewhere" / "link").symlink_to(run)
-    assert train.main([*OPTIONS, "--run=elsewhere/link", "--resume"]) == 0
+    assert cli.main(["train", *OPTIONS, "--run=elsewhere/link", "--resume"]) == 0
     assert trained[0] is not None and trained[0].startswith("pid ")
 
 
@@ -189,7 +188,7 @@ def test_a_run_that_is_not_there_is_not_gone_on_with(trained, here: Path, more: 
     """A slip in the name does not begin a run by the defaults."""
     status, message = regard("train", "--run=runs/mien", "--resume", *more)
     assert (status, trained) == (2, []) and "no run runs/mien to go on with" in message and message.count("\n") == 1
-    assert train.main([*OPTIONS, "--resume"]) == 0 and len(trained) == 1  # a recipe begins one
+    assert cli.main(["train", *OPTIONS, "--resume"]) == 0 and len(trained) == 1  # a recipe begins one
 
 
 @pytest.mark.parametrize(("batch_size", "said"), [(4, True), (3, False)])

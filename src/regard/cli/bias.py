@@ -7,25 +7,30 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import torch
-from jsonargparse import Namespace
 
 from regard import bias, maps, report, training
 from regard.bias.shards import remove_shards
-from regard.cli.bias_detectors import DetectorEvaluation, detections_gallery, open_detectors
-from regard.cli.inputs import ClassifierEvaluation, add_cam, add_networks, cam_method, evaluations, joined
-from regard.cli.options import make_parser
-from regard.cli.output import Output
+from regard.cli.bias_detectors import (
+    OF_DETECTORS,
+    DetectorEvaluation,
+    detections_gallery,
+    detector_evaluations,
+    focus,
+)
+from regard.cli.command import Command
+from regard.cli.inputs import ClassifierEvaluation, add_networks, cam_method, evaluations, joined, open_networks
+from regard.cli.options import add_cam, make_parser
 from regard.data import InMemoryDataset
 from regard.errors import InputError
-from regard.files import check_written, utf8, written_aside
+from regard.files import check_written, utf8, write_text
 from regard.modes import check_image_size
 from regard.parser import Parser
 from regard.report import bias_records
 from regard.report.template import MARK
-from regard.terminal import command_line
 
 _PICTURED = 3  # images with their interventions
 
@@ -88,26 +93,20 @@ def parser() -> Parser:
     return parser
 
 
-def main(arguments: list[str]) -> int:
-    evaluated: Sequence[AnyEvaluation] | None
-    with joined(arguments) as processes:
-        output = Output(parser().parse_args(arguments), main=processes.main)
-        evaluated = open_detectors(parser(), arguments, output.note)
-        evaluated = evaluated or evaluations(
-            parser(), arguments, masks=True, detectors="measure detectors by themselves", say=output.note
-        )
-        _run(evaluated, output, processes, arguments)
-    return 0
+def main(command: Command) -> None:
+    with joined(command) as processes:
+        networks = open_networks(command, command.options.models)
+        evaluated: Sequence[AnyEvaluation]
+        if networks[0].network.detector is not None:
+            evaluated = detector_evaluations(command, networks)
+        else:
+            command.check_not_given(OF_DETECTORS, f"detectors, {networks[0].source} is a classifier")
+            evaluated = evaluations(command, networks, masks=True, detectors="measure detectors by themselves")
+        _run(command, evaluated, processes)
 
 
-def _run(
-    evaluated: Sequence[AnyEvaluation],
-    output: Output,
-    processes: training.Processes,
-    arguments: Sequence[str],
-) -> None:
-    options = evaluated[0].options
-    images = evaluated[0].dataset
+def _run(command: Command, evaluated: Sequence[AnyEvaluation], processes: training.Processes) -> None:
+    options, images = command.options, evaluated[0].dataset
     if any(evaluation.images is not images for evaluation in evaluated):
         raise InputError("the networks were trained on different data; name the images for all (--data)")
     folder = Path(options.out or "-".join(filter(None, ("bias", images.name, images.split))))
@@ -118,63 +117,60 @@ def _run(
         if len(evaluated) > 1:  # one model at a time in memory; a single one need not be made twice
             evaluation.release()
     names = _file_names(evaluated)
+    paths = [  # of each network
+        [*filter(None, (folder / f"{name}.json", _run_file(evaluation)))]
+        for name, evaluation in zip(names, evaluated, strict=True)
+    ]
     if processes.main:
         check_written(folder / "report.json", '"command": "regard bias')
         check_written(folder / "report.html", MARK)
-        for path in [folder / f"{name}.json" for name in names] + [*filter(None, map(_run_file, evaluated))]:
+        for path in chain(*paths):
             bias.Results.check_path(path)
         for name in names if options.overwrite else ():
             remove_shards(folder / "shards" / name)
     processes.of_all(None)  # before anyone writes there
     results = [
-        _measured(evaluation, folder / "shards" / name, output)
+        _measured(command, evaluation, folder / "shards" / name)
         for name, evaluation in zip(names, evaluated, strict=True)
     ]
     if not processes.main:
         return
-    measuring = [option for option in parser().split(arguments)[0] if option.partition("=")[0] not in _OUTPUT]
+    typed, _ = command.parser.split(command.arguments)
+    measuring = [option for option in typed if option.partition("=")[0] not in _OUTPUT]
     results = [replace(one, provenance={**one.provenance, "options": measuring}) for one in results]
-    for name, evaluation, one in zip(names, evaluated, results, strict=True):
-        for path in filter(None, (folder / f"{name}.json", _run_file(evaluation))):
+    for one, its_paths in zip(results, paths, strict=True):
+        for path in its_paths:
             one.save(path)
     comparisons, effects, not_compared = bias.compare_all(results)
     notes = bias_records.notes(results, comparisons, not_compared)
-    command = command_line(["regard", "bias", *arguments])
-    whole = {
-        "command": command,
-        "networks": {name: one.to_dict() for name, one in zip(names, results, strict=True)},
+    shared = {
         "comparisons": [record for one in comparisons if one is not None for record in one.to_records()],
         "interventions": [
             record for one, each in zip(results, effects, strict=True) for record in bias.effect_records(one, each)
         ],
         "notes": [note._asdict() for note in notes],
     }
-    with written_aside(folder / "report.json") as aside:
-        aside.write_text(json.dumps(whole, allow_nan=False, indent=1), encoding="utf-8")
+    networks = {name: one.to_dict() for name, one in zip(names, results, strict=True)}
+    content = json.dumps({"command": command.line, "networks": networks, **shared}, allow_nan=False, indent=1)
+    write_text(folder / "report.json", content)
     page = report.write_bias_html(
         results,
         folder / "report.html",
         title=f"Bias on {' '.join(filter(None, (images.name, images.split)))}",
         gallery=_gallery(evaluated, results, options.examples),
-        changed=_changed_images(evaluated[0], results, options) if options.examples else (),
-        command=command,
+        changed=_changed_images(evaluated[0], results) if options.examples else (),
+        command=command.line,
     )
-    records = {
-        "results": [record for one in results for record in one.to_records()],
-        "comparisons": whole["comparisons"],
-        "interventions": whole["interventions"],
-        "notes": whole["notes"],
-    }
-    output.show(records, *report.bias_tables(results, comparisons, effects))
+    records = {"results": [record for one in results for record in one.to_records()], **shared}
+    command.show(records, *report.bias_tables(results, comparisons, effects))
     for about, note in notes:
-        output.note(f"{about}: {note}")
-    output.note(f"page: {page.resolve()}")
+        command.note(f"{about}: {note}")
+    command.note(f"page: {page.resolve()}")
 
 
-def _changed_images(
-    evaluation: AnyEvaluation, results: Sequence[bias.Results], options: Namespace
-) -> list[report.ChangedImage]:
+def _changed_images(evaluation: AnyEvaluation, results: Sequence[bias.Results]) -> list[report.ChangedImage]:
     """A few images with their interventions, as they come to the first network; none without interventions."""
+    options = evaluation.options
     if not options.interventions or not isinstance(evaluation, ClassifierEvaluation):
         return []
     changes = bias.Interventions(evaluation.dataset, lambda which: evaluation.batches(which, masks=True), options.seed)
@@ -215,9 +211,7 @@ def _cells(
             names=results.outputs,
             classes=explained[batch.index][:, None],
             label_outputs=evaluation.label_outputs,
-            threshold=options.threshold,
-            margin=options.margin,
-            tolerance=options.tolerance,
+            **focus(options),
         )
     evaluation.release()
     return drawn
@@ -230,42 +224,31 @@ def _run_file(evaluation: AnyEvaluation) -> Path | None:
 
 def _check(evaluation: AnyEvaluation) -> None:
     """What would fail after hours: the method, its layer, the threshold, that the network runs."""
-    options = evaluation.options
     if isinstance(evaluation, DetectorEvaluation):
         evaluation.evaluator()
         return
-    distances = (options.margin, options.tolerance)
-    size = evaluation.loader().image_size
+    options, size = evaluation.options, evaluation.loader().image_size
     if size is not None:
         check_image_size(evaluation.model, torch.empty(1, 3, *size, device="meta"))
-    bias.Evaluator(
-        evaluation.model, cam_method(options.method), evaluation.layers, options.target, options.threshold, *distances
-    )
+    method = cam_method(options.method)
+    bias.Evaluator(evaluation.model, method, evaluation.layers, options.target, **focus(options))
 
 
-def _measured(evaluation: AnyEvaluation, folder: Path, output: Output) -> bias.Results:
+def _measured(command: Command, evaluation: AnyEvaluation, folder: Path) -> bias.Results:
     if isinstance(evaluation, DetectorEvaluation):
-        return evaluation.measured(folder, output)
+        return evaluation.measured(command, folder)
     options = evaluation.options
-    with output.progress(evaluation.name) as progress:
-        one = bias.evaluate(
+    with command.progress(evaluation.name) as progress:
+        results = bias.evaluate(
             evaluation.model,
             evaluation.dataset,
+            **evaluation.reading,
+            **focus(options),
             method=cam_method(options.method),
             layer=evaluation.layers,
             target=options.target,
-            threshold=options.threshold,
-            margin=options.margin,
-            tolerance=options.tolerance,
-            batch_size=options.batch_size,
-            mean=evaluation.mean,
-            std=evaluation.std,
-            transform=evaluation.transform,
-            workers=options.workers,
-            unreadable=evaluation.unreadable,
             outputs=evaluation.pretrained.output_names,
             label_outputs=evaluation.label_outputs,
-            device=evaluation.device,
             folder=folder,
             shard=options.shard,
             keep_maps=options.keep_maps,
@@ -275,7 +258,7 @@ def _measured(evaluation: AnyEvaluation, folder: Path, output: Output) -> bias.R
             name=evaluation.name,
         )
     evaluation.release()
-    return one
+    return results
 
 
 def _file_names(evaluated: Sequence[AnyEvaluation]) -> list[str]:

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from jsonargparse import Namespace
 
-from regard import bias, maps, report, training
+from regard import bias, maps, report
+from regard.cli.command import Command
 from regard.cli.detect import detector_images
-from regard.cli.inputs import Evaluation, check_common, match_outputs
-from regard.cli.output import Output
+from regard.cli.inputs import Evaluation, match_outputs
 from regard.data import ImageDataset
 from regard.errors import InputError
-from regard.parser import Parser
+from regard.training import Pretrained
 
-# Options of classifiers that detectors do not have, with their values if not given.
-_OF_CLASSIFIERS = {"target": "predicted", "keep_maps": False, "interventions": False, "batch_size": None}
-# Options that classifiers do not have.
-_OF_DETECTORS = {"score": 0.5, "detections": 20, "box_regions": False, "masks": 1000}
+# Options of one kind of network, which the other does not have.
+OF_CLASSIFIERS = ("target", "keep_maps", "interventions", "batch_size")
+OF_DETECTORS = ("score", "detections", "box_regions", "masks")
 _OF_THE_IMAGE = ("gradcam", "gradcam++", "xgradcam")
 
 
@@ -27,100 +27,68 @@ class DetectorEvaluation(Evaluation):
 
     def evaluator(self) -> bias.DetectionEvaluator:
         """What `measured` measures by, as the options say; raises InputError for those that do not fit."""
-        options = self.options
-        return bias.DetectionEvaluator(
-            self.model,
-            self.dataset,
-            self._method(),
-            None,
-            "box" if options.box_regions else "object",
-            options.score,
-            options.detections,
-            options.threshold,
-            options.margin,
-            options.tolerance,
-            self.label_outputs,
-        )
+        return bias.DetectionEvaluator(self.model, self.dataset, **self._measuring())
 
-    def measured(self, folder: Path, output: Output) -> bias.Results:
+    def measured(self, command: Command, folder: Path) -> bias.Results:
         """The results, with shards in the folder; releases the model."""
-        options = self.options
-        with output.progress(self.name) as progress:
-            one = bias.evaluate_detector(
+        with command.progress(self.name) as progress:
+            results = bias.evaluate_detector(
                 self.model,
                 self.dataset,
-                method=self._method(),
-                region="box" if options.box_regions else "object",
-                score_threshold=options.score,
-                limit=options.detections,
-                threshold=options.threshold,
-                margin=options.margin,
-                tolerance=options.tolerance,
-                workers=options.workers,
-                unreadable=options.unreadable or "error",
+                **self._measuring(),
+                workers=self.options.workers,
+                unreadable=self.options.unreadable or "error",
                 outputs=self.pretrained.output_names,
-                label_outputs=self.label_outputs,
                 folder=folder,
-                shard=options.shard,
+                shard=self.options.shard,
                 progress=progress,
                 name=self.name,
             )
         self.release()
-        return one
+        return results
 
-    def _method(self) -> maps.DetectionCAM | maps.DRISE:
-        layers = self.options.layer
-        drise = {"masks": self.options.masks} if self.options.method == maps.DRISE.method else {}
-        return maps.create_for_detections(self.options.method, self.model, layers or None, **drise)
+    def _measuring(self) -> dict[str, Any]:
+        """What is measured, as arguments of `bias.DetectionEvaluator`."""
+        options = self.options
+        drise = {"masks": options.masks} if options.method == maps.DRISE.method else {}
+        return {
+            "method": maps.create_for_detections(options.method, self.model, options.layer or None, **drise),
+            "region": "box" if options.box_regions else "object",
+            "score_threshold": options.score,
+            "limit": options.detections,
+            "label_outputs": self.label_outputs,
+            **focus(options),
+        }
 
 
-def open_detectors(
-    parser: Parser, arguments: Sequence[str], say: Callable[[str], None]
-) -> list[DetectorEvaluation] | None:
-    """The detectors that are named, each with its images; None if the first network is a classifier.
+def focus(options: Namespace) -> dict[str, Any]:
+    """What of a CAM is measured, as arguments of `bias.measure`."""
+    return {name: options[name] for name in ("threshold", "margin", "tolerance")}
 
-    Args:
-        parser: of the command.
-        arguments: of the command.
-        say: is told what is assumed.
+
+def detector_evaluations(command: Command, networks: Sequence[Pretrained]) -> list[DetectorEvaluation]:
+    """Each detector with its images. Notes say what is assumed.
 
     Raises:
-        InputError: a network that cannot be opened, a classifier among detectors, images without objects, an option
-            that is for classifiers.
+        InputError: a classifier among the detectors, images without objects, an option that is for classifiers.
     """
-    options = parser.parse_args(arguments)
-    check_common(options)
-    first, *others = options.models
-    network = training.load_pretrained(first, options.weights, ema=options.ema, say=say)
-    if network.network.detector is None:
-        _check_left_out(options, _OF_DETECTORS, f"detectors, {first} is a classifier")
-        return None
-    networks = [network, *(training.load_pretrained(name, options.weights, say=say) for name in others)]
+    options, first = command.options, networks[0].source
     if classifiers := [one.source for one in networks if one.network.detector is None]:
         raise InputError(f"{first} is a detector, {classifiers[0]} a classifier; measure each kind by itself")
-    _check_left_out(options, _OF_CLASSIFIERS, f"classifiers, {first} is a detector")
+    command.check_not_given(OF_CLASSIFIERS, f"classifiers, {first} is a detector")
     if options.method != maps.DRISE.method:
-        _check_left_out(options, {"masks": _OF_DETECTORS["masks"]}, f"--method drise, not {options.method}")
-    given = parser.parse_args(arguments, defaults=False).get("data", Namespace())
+        command.check_not_given(("masks",), f"--method drise, not {options.method}")
     sets: dict[str, ImageDataset] = {}  # detectors trained on the same data share them
-    device = training.pick_device(options.device)
     opened = []
     for one in networks:
-        images = detector_images(one, given.get("name"), options, sets)
-        opened.append(DetectorEvaluation(one, images, match_outputs(one, images, True, say), device, options))
+        images = detector_images(one, command.given.get("data.name"), options, sets)
+        opened.append(DetectorEvaluation(one, images, match_outputs(command, one, images), options))
     if options.method in _OF_THE_IMAGE:
-        say(
+        command.note(
             f"note: the channels of {options.method} are weighted over the whole image, so that its maps show all "
             "objects of a kind; those of hirescam and layercam are of each detection (--method)"
         )
     return opened
-
-
-def _check_left_out(options: Namespace, usual: Mapping[str, object], meant: str) -> None:
-    """Raises InputError for an option that has another value than its usual one."""
-    for name, value in usual.items():
-        if options[name] != value:
-            raise InputError(f"--{name.replace('_', '-')} is for {meant}; leave it out")
 
 
 def detections_gallery(

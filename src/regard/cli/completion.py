@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from argparse import SUPPRESS, Action, ArgumentParser
-from collections.abc import Mapping
 from importlib import import_module
 from typing import Any, Literal, get_args, get_origin
 
+from regard.cli.command import Command
 from regard.parser import Parser
 
 _SHELLS = ("bash", "zsh", "fish")
@@ -23,34 +23,20 @@ def parser() -> Parser:
     return parser
 
 
-def main(arguments: list[str]) -> int:
-    from regard.cli.main import COMMANDS, module_of  # which imports this module by its name
-
-    options = parser().parse_args(arguments)
-    parsers = {name: import_module(module_of(name)).parser() for name in COMMANDS}
-    print(script(options.shell, parsers, COMMANDS), end="")
-    return 0
-
-
-def script(shell: str, parsers: Mapping[str, Parser], abouts: Mapping[str, str]) -> str:
-    """The script of a shell.
-
-    Args:
-        shell: "bash", "zsh" or "fish".
-        parsers: by command.
-        abouts: what each is for.
-    """
+def main(command: Command) -> None:
     import shtab
+
+    from regard.cli.main import COMMANDS, module_of  # which imports this module by its name
 
     root = ArgumentParser(prog="regard")
     root.add_argument("--version", action="store_true", help="print the version")
     commands = root.add_subparsers()
-    for name, parser in parsers.items():
-        actions = [action for action in parser._actions if action.help != SUPPRESS]
-        command = commands.add_parser(name, help=abouts[name], add_help=False)
-        for action in actions:
-            command._add_action(_completed(action))
-    return shtab.complete(root, shell=shell)
+    for name, about in COMMANDS.items():
+        completed = commands.add_parser(name, help=about, add_help=False)
+        for action in import_module(module_of(name)).parser()._actions:
+            if action.help != SUPPRESS:
+                completed._add_action(_completed(action))
+    print(shtab.complete(root, shell=command.options.shell), end="")
 
 
 def _completed(action: Action) -> Action:

@@ -11,21 +11,19 @@ from typing import Any
 import torch
 from jsonargparse import Namespace
 from rich import box
-from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from regard import attention, detection, models, training
-from regard.cli.inputs import add_device
-from regard.cli.options import add_attention_stages, check_place, make_parser
-from regard.cli.output import Output, as_text
+from regard.cli.command import Command, as_text
+from regard.cli.options import add_attention_stages, add_device, check_place, make_parser
 from regard.errors import InputError
 from regard.files import write_text
 from regard.formatting import NONE, csv_text, printable
 from regard.models import Cost
 from regard.parser import Parser, strings
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+_DTYPES = ["float32", "bfloat16", "float16", "float64"]
 _FORMATS = {".csv": "csv", ".json": "json"}
 # Key -> heading, unit, decimals, and whether it is compared with the network without attention.
 _COLUMNS = {
@@ -95,20 +93,18 @@ def parser() -> Parser:
         "--repeats", type=int, default=5, interval="[1, 10000]", help="number of times to measure each time"
     )
     add_device(parser)
-    parser.add_argument("--dtype", choices=list(_DTYPES), default="float32", help="data type of parameters and images")
+    parser.add_argument("--dtype", choices=_DTYPES, default="float32", help="data type of parameters and images")
     parser.add_argument("--format", choices=["terminal", "csv"], help="format to write; terminal if not given")
     parser.add_argument("--out", help="file to write; .csv and .json say the format")
     return parser
 
 
-def main(arguments: list[str]) -> int:
-    options = parser().parse_args(arguments)
-    output = Output(options)
+def main(command: Command) -> None:
+    options = command.options
     check_place(options.out)
     device = training.pick_device(options.device)
     modules = attention.names() if options.attention == ["all"] else [a for a in options.attention if a != "none"]
-    detector = options.detector
-    if detector is not None and any(map(_is_path, options.models)):
+    if options.detector is not None and any(map(_is_path, options.models)):
         raise InputError("--detector goes with names of networks; leave it out, or the run folders and files")
     rows = [row for path in filter(_is_path, options.models) for row in _trained(path, options)]
     rows += models.count_costs(
@@ -120,24 +116,23 @@ def main(arguments: list[str]) -> int:
         classes=options.num_classes,
         options=options.attention_options,
         network_options=options.model_options,
-        kind=_kind(detector),
+        kind=_kind(options.detector),
     )
     timed = [row for row in rows if options.latency and not isinstance(row, detection.DetectorCost)]
     if timed:
-        dtype = _DTYPES[options.dtype]
+        dtype = getattr(torch, options.dtype)
         models.measure_costs(timed, batch=options.batch_size, device=device, dtype=dtype, repeats=options.repeats)
     conditions = _conditions(options, device) if timed else {}
     records = [{**row.to_record(), **conditions} for row in rows]
     suffix = Path(options.out).suffix if options.out else ""
     form = "json" if options.json else options.format or _FORMATS.get(suffix, "terminal")
-    renderables: list[RenderableType] = [_table(records), *_notes(records, conditions)]
+    renderables = [_csv(records)] if form == "csv" else [_table(records), *_notes(records, conditions)]
     if options.out:
-        text = {"json": _json, "csv": _csv, "terminal": lambda _: as_text(*renderables)}[form](records)
+        text = json.dumps(records, indent=1, allow_nan=False) + "\n" if form == "json" else as_text(*renderables)
         write_text(options.out, text)
-        output.show({"path": options.out}, printable(options.out))
+        command.show({"path": options.out}, printable(options.out))
     else:
-        output.show(records, *([_csv(records).rstrip()] if form == "csv" else renderables))
-    return 0
+        command.show(records, *renderables)
 
 
 def _is_path(name: str) -> bool:
@@ -183,23 +178,18 @@ def _conditions(options: Namespace, device: torch.device) -> dict[str, Any]:
     }
 
 
-def _json(records: Sequence[dict[str, Any]]) -> str:
-    return json.dumps(records, indent=1, allow_nan=False) + "\n"
-
-
 def _csv(records: Sequence[dict[str, Any]]) -> str:
-    return csv_text([{key: value for key, value in record.items() if key != "operations"} for record in records])
+    rows = [{key: value for key, value in record.items() if key != "operations"} for record in records]
+    return csv_text(rows).rstrip()
 
 
 def _table(records: Sequence[dict[str, Any]]) -> Table:
     columns = {key: column for key, column in _COLUMNS.items() if any(record[key] is not None for record in records)}
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    detectors = ["detector"] if any(record["detector"] for record in records) else []
     names = [
-        *detectors,
-        "network",
-        "attention",
-        *(key for key in ("gate", "stages") if any(record[key] for record in records)),
+        name
+        for name in ("detector", "network", "attention", "gate", "stages")
+        if any(record[name] for record in records)
     ]
     for heading in names:
         table.add_column(heading, no_wrap=True)

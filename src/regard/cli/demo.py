@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from regard.cli.inputs import add_device
-from regard.cli.options import make_parser
-from regard.cli.output import Output
+from regard.cli.command import Command
+from regard.cli.options import add_device, make_parser
 from regard.demo import EPOCHS, run_demo
 from regard.errors import INTERRUPTED
 from regard.parser import Parser
@@ -30,9 +29,8 @@ def parser() -> Parser:
     return parser
 
 
-def main(arguments: list[str]) -> int:
-    options = parser().parse_args(arguments)
-    output = Output(options)
+def main(command: Command) -> int:
+    options = command.options
     result = run_demo(
         options.out,
         epochs=options.epochs,
@@ -40,10 +38,10 @@ def main(arguments: list[str]) -> int:
         device=options.device,
         quick=options.quick,
         overwrite=options.overwrite,
-        console=output.console,
+        console=command.console,
     )
     if result is None:
         return INTERRUPTED
-    output.show(result.to_records(), result)
-    output.note(f"page: {(Path(options.out) / 'report.html').resolve()}")
+    command.show(result.to_records(), result)
+    command.note(f"page: {(Path(options.out) / 'report.html').resolve()}")
     return 0

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from jsonargparse import Namespace
 
 from regard import data, detection, training
-from regard.cli.inputs import add_device, add_reading, add_saved_weights, joined
-from regard.cli.options import make_parser
-from regard.cli.output import Output
+from regard.cli.command import Command
+from regard.cli.inputs import joined, limited, on_unreadable, open_networks
+from regard.cli.options import add_device, add_reading, add_saved_weights, make_parser
 from regard.columns import Column
 from regard.data import ImageDataset
 from regard.errors import InputError
@@ -32,9 +31,7 @@ _COMPARISON_COLUMNS = (
     *(Column("value", "difference", "points"), Column("p", "p", "p"), Column("p_adjusted", "adjusted p", "p")),
     Column("significant", "result", "significant"),
 )
-
-
-_OF_ONE = {"evaluate": ("data", "split", "images", "limit", "per_class"), "predict": ("score",)}
+_OF_ONE = {"evaluate": ("data", "split", "images", "limit", "per_class"), "predict": ("model", "score")}
 """Options that one action has and the other does not."""
 
 
@@ -80,42 +77,35 @@ def parser() -> Parser:
     return parser
 
 
-def main(arguments: list[str]) -> int:
-    options = parser().parse_args(arguments)
-    (other,) = _OF_ONE.keys() - {options.action}
-    for name in _OF_ONE[other]:
-        if options[name] != parser().get_default(name):
-            raise InputError(f"--{name.replace('_', '-')} is for regard detect {other}; leave it out")
-    return _predict(options) if options.action == "predict" else _evaluate(arguments, options)
+def main(command: Command) -> None:
+    (other,) = _OF_ONE.keys() - {command.options.action}
+    command.check_not_given(_OF_ONE[other], f"regard detect {other}")
+    if other == "evaluate":
+        _predict(command)
+    else:
+        _evaluate(command)
 
 
-def _evaluate(arguments: list[str], options: Namespace) -> int:
-    if options.model is not None:
-        raise InputError(
-            "--model is for regard detect predict; to evaluate, name the runs: regard detect evaluate RUN…"
-        )
-    if twice := [source for source, count in Counter(options.inputs).items() if count > 1]:
-        raise InputError(f"{twice[0]} is named twice; name each run once")
-    with joined(arguments) as processes:
-        output = Output(options, main=processes.main)
-        detectors = [load_detector(source, options.weights) for source in options.inputs]
+def _evaluate(command: Command) -> None:
+    options = command.options
+    with joined(command) as processes:
+        detectors = open_networks(command, options.inputs)
+        for one in detectors:
+            _check_detector(one)
         if options.out is not None and not options.overwrite:
             _check_absent(Path(options.out), options.inputs)
         sets: dict[str, ImageDataset] = {}  # detectors tested on the same data share them
-        results = []
-        for one in detectors:
-            results.append(
-                _measured(one, detector_images(one, options.data, options, sets), options, processes, output)
-            )
+        results = [
+            _measured(command, one, detector_images(one, options.data, options, sets), processes) for one in detectors
+        ]
         if options.out is not None and processes.main:
             Path(options.out).mkdir(parents=True, exist_ok=True)
             for i, result in enumerate(results):
                 for kind in result.kinds:
                     path = result.save_coco(_path(Path(options.out), i, result.model, kind), kind)
-                    output.note(f"written: {path}")
+                    command.note(f"written: {path}")
         records = [record for one in results for record in one.to_records()]
-        overall = [record for record in records if record["class"] is None]
-        tables = [records_table(overall, _COLUMNS)]
+        tables = [records_table([record for record in records if record["class"] is None], _COLUMNS)]
         if options.per_class:
             with_objects = [one for one in records if one["class"] is not None and one["objects"]]
             tables.append(records_table(with_objects, _CLASS_COLUMNS))
@@ -123,17 +113,17 @@ def _evaluate(arguments: list[str], options: Namespace) -> int:
         comparisons = [record for one in compared for record in one.to_records()]
         if comparisons:
             tables.append(records_table(comparisons, _COMPARISON_COLUMNS))
-        output.show({"results": records, "comparisons": comparisons}, *tables)
-    return 0
+        command.show({"results": records, "comparisons": comparisons}, *tables)
 
 
 def _measured(
-    detector: Pretrained, images: ImageDataset, options: Namespace, processes: training.Processes, output: Output
+    command: Command, detector: Pretrained, images: ImageDataset, processes: training.Processes
 ) -> detection.Results:
+    options = command.options
     model = detector.model().to(training.pick_device(options.device))
     if isinstance(model, detection.MaskRCNN) and not images.has_object_masks:
-        output.note(f"note: {images.name} has no masks; only the boxes of {detector.source} are evaluated")
-    with output.progress(detector.source, total=len(images)) as progress:
+        command.note(f"note: {images.name} has no masks; only the boxes of {detector.source} are evaluated")
+    with command.progress(detector.source, total=len(images)) as progress:
         done = 0
 
         def after_batch(count: int) -> None:
@@ -151,7 +141,7 @@ def _measured(
             after_batch=after_batch,
         )
     if results.skipped:
-        output.note(f"{len(results.skipped)} unreadable images skipped: {results.skipped[0]}, …")
+        command.note(f"{len(results.skipped)} unreadable images skipped: {results.skipped[0]}, …")
     return results
 
 
@@ -181,9 +171,7 @@ def detector_images(
     key = repr(detector.recipe.data)
     if key not in sets:
         images = training.task_of(detector.recipe).load_data(detector.recipe.data).test
-        assert isinstance(images, ImageDataset)
-        fewer = options.limit is not None and options.limit < len(images)
-        sets[key] = images.subset(options.limit) if fewer else images
+        sets[key] = limited(images, options.limit)
     return sets[key]
 
 
@@ -202,27 +190,24 @@ def _check_absent(folder: Path, models: Sequence[str]) -> None:
                 raise InputError(f"{path} exists already; replace it (--overwrite) or choose another folder (--out)")
 
 
-def load_detector(source: str, weights: training.run.Weights) -> Pretrained:
-    """A trained detector. Raises InputError for a classifier."""
-    detector = training.load_pretrained(source, weights)
-    if detector.network.detector is None:
+def _check_detector(network: Pretrained) -> None:
+    if network.network.detector is None:
         raise InputError(
-            f"{source} is a classifier ({detector.network.name}), and this takes a detector: the run of a recipe with "
-            "a model.detector; `regard evaluate` and `regard explain` take classifiers"
+            f"{network.source} is a classifier ({network.network.name}), and this takes a detector: the run of a "
+            "recipe with a model.detector; `regard evaluate` and `regard explain` take classifiers"
         )
-    return detector
 
 
-def _predict(options: Namespace) -> int:
-    output = Output(options)
+def _predict(command: Command) -> None:
+    options = command.options
     if options.model is None:
         raise InputError("the detector is missing: regard detect predict IMAGES… --model RUN")
     out = options.out or "detected"
     pictures = data.open_pictures(options.inputs, without=out)
-    detector = load_detector(options.model, options.weights)
-    alone = len(options.inputs) == 1 and not Path(options.inputs[0]).is_dir()
+    (detector,) = open_networks(command, [options.model])
+    _check_detector(detector)
     model = detector.model().to(training.pick_device(options.device))
-    with output.progress(detector.source) as progress:
+    with command.progress(detector.source) as progress:
         result = detected.detect(
             model,
             pictures,
@@ -230,16 +215,15 @@ def _predict(options: Namespace) -> int:
             detector.classes or (),
             score=options.score,
             source=detector.source,
-            unreadable=options.unreadable or ("error" if alone else "skip"),
+            unreadable=on_unreadable(options.unreadable, options.inputs),
             overwrite=options.overwrite,
             on_image=lambda done: progress(done, len(pictures)),
         )
     records = result.to_records()
-    output.show(records, records_table(records, detected.COLUMNS))
-    output.note(f"objects: {len(records):,} in {len(result.images):,} images, skipped: {len(result.skipped):,}")
+    command.show(records, records_table(records, detected.COLUMNS))
+    command.note(f"objects: {len(records):,} in {len(result.images):,} images, skipped: {len(result.skipped):,}")
     if result.images and not records:
-        output.note(NOTHING_DETECTED.format(score=options.score))
+        command.note(NOTHING_DETECTED.format(score=options.score))
     for reason in result.skipped[:3]:
-        output.note(f"skipped: {reason}")
-    output.note(f"pictures: {result.folder.resolve()}")
-    return 0
+        command.note(f"skipped: {reason}")
+    command.note(f"pictures: {result.folder.resolve()}")

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from regard import training
-from regard.cli.inputs import ClassifierEvaluation, add_networks, evaluations, joined
+from regard.cli.command import Command
+from regard.cli.inputs import ClassifierEvaluation, add_networks, evaluations, joined, open_networks
 from regard.cli.options import make_parser
-from regard.cli.output import Output
 from regard.columns import Column
 from regard.errors import InputError
 from regard.parser import Parser
@@ -34,30 +34,23 @@ def parser() -> Parser:
     return parser
 
 
-def main(arguments: list[str]) -> int:
-    with joined(arguments) as processes:
-        output = Output(parser().parse_args(arguments), main=processes.main)
+def main(command: Command) -> None:
+    with joined(command) as processes:
         records: list[dict[str, Any]] = []
         try:
-            for evaluation in evaluations(
-                parser(),
-                arguments,
-                labels=True,
-                streams=True,
-                detectors="`regard detect evaluate` measures detectors",
-                say=output.note,
-            ):
-                records.append(_evaluated(evaluation, processes, output))
+            networks = open_networks(command, command.options.models)
+            instead = "`regard detect evaluate` measures detectors"
+            for evaluation in evaluations(command, networks, labels=True, streams=True, detectors=instead):
+                records.append(_evaluated(evaluation, processes, command))
         finally:
             if records:
-                output.show(records, records_table(records, _COLUMNS))
-    return 0
+                command.show(records, records_table(records, _COLUMNS))
 
 
-def _evaluated(evaluation: ClassifierEvaluation, processes: training.Processes, output: Output) -> dict[str, Any]:
+def _evaluated(evaluation: ClassifierEvaluation, processes: training.Processes, command: Command) -> dict[str, Any]:
     name, images, known = evaluation.name, evaluation.images, evaluation.pretrained
     if known.recipe is not None and known.recipe.precision != "float32":
-        output.note(f"note: {name} was trained with precision {known.recipe.precision}; it is evaluated in float32")
+        command.note(f"note: {name} was trained with precision {known.recipe.precision}; it is evaluated in float32")
     model = processes.first(lambda: evaluation.model)  # first, for its weights may be a download
     score = training.evaluate(
         model,
@@ -67,9 +60,9 @@ def _evaluated(evaluation: ClassifierEvaluation, processes: training.Processes, 
     )
     evaluation.release()
     skipped = [*getattr(images, "skipped", ()), *sorted(chain(*processes.of_all(score.skipped)))]
-    unread = f"{len(skipped)} unreadable images skipped: {', '.join(skipped[:3])}{', …' if len(skipped) > 3 else ''}"
     if skipped:
-        output.note(unread)
+        more = ", …" if len(skipped) > 3 else ""
+        command.note(f"{len(skipped)} unreadable images skipped: {', '.join(skipped[:3])}{more}")
     if not score.images:
         raise InputError(f"not one image of {images.name} has a label that {name} knows")
     record: dict[str, Any] = {"model": name, "weights": known.weights, "data": f"{images.name} {images.split}".strip()}

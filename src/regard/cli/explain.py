@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-from jsonargparse import Namespace
 
 from regard import data, maps, report, training
-from regard.cli.inputs import MODELS, add_cam, add_weights, cam_method
-from regard.cli.options import make_parser
-from regard.cli.output import Output
+from regard.cli.command import Command
+from regard.cli.inputs import cam_method, on_unreadable, open_networks
+from regard.cli.options import MODELS, add_cam, add_weights, make_parser
 from regard.data import ImageDataset
-from regard.data.decode import OnUnreadable
 from regard.errors import InputError
 from regard.parser import Parser, strings
 from regard.report import records_table
@@ -48,15 +45,12 @@ def parser() -> Parser:
     return parser
 
 
-def main(arguments: list[str]) -> int:
-    options = parser().parse_args(arguments)
-    output = Output(options)
+def main(command: Command) -> None:
+    options = command.options
     pictures = data.open_pictures(options.images, box=options.box or None, mask=options.mask, without=options.out)
     check_folder(Path(options.out), INDEX, overwrite=options.overwrite)
-    network = training.load_pretrained(options.model, options.weights, ema=options.ema, say=output.note)
-    alone = len(options.images) == 1 and not Path(options.images[0]).is_dir()
-    unreadable: OnUnreadable = options.unreadable or ("error" if alone else "skip")
-    with output.progress(network.source) as progress:
+    (network,) = open_networks(command, [options.model])
+    with command.progress(network.source) as progress:
         done = 0
 
         def on_image(each: report.Row | report.Unreadable) -> None:
@@ -64,48 +58,55 @@ def main(arguments: list[str]) -> int:
             done += 1
             progress(done, len(pictures))
             if isinstance(each, report.Unreadable):
-                output.note(f"skipped: {each.reason}")
+                command.note(f"skipped: {each.reason}")
 
-        explained = _explained(network, pictures, options, unreadable=unreadable, on_image=on_image)
+        explained = _explained(command, network, pictures, on_image)
     records = explained.to_records()
-    output.show(records, records_table(records, COLUMNS))
-    output.note(f"images explained: {explained.images:,}, skipped: {len(explained.skipped):,}")
+    command.show(records, records_table(records, COLUMNS))
+    command.note(f"images explained: {explained.images:,}, skipped: {len(explained.skipped):,}")
     if not explained.images:
-        output.note(NOTHING_DETECTED.format(score=options.score))
+        command.note(NOTHING_DETECTED.format(score=options.score))
     if pictures.passed_over:
-        output.note(f"files without the ending of an image: {pictures.passed_over:,}")
+        command.note(f"files without the ending of an image: {pictures.passed_over:,}")
     if pictures.unmatched:
-        output.note(f"masks without an image: {pictures.unmatched:,}")
-    output.note(f"page: {(explained.folder / 'explain.html').resolve()}")
-    return 0
+        command.note(f"masks without an image: {pictures.unmatched:,}")
+    command.note(f"page: {(explained.folder / 'explain.html').resolve()}")
 
 
-def _explained(network: Pretrained, pictures: ImageDataset, options: Namespace, **others: Any) -> report.Explained:
-    others |= {"names": network.output_names, "source": network.source, "top": options.top}
-    others |= {"threshold": options.threshold, "overwrite": options.overwrite}
-    if network.network.detector is None:
-        if options.score != parser().get_default("score"):
-            raise InputError(f"--score is for detectors, {network.source} is a classifier; leave it out")
-        mean, std = _normalisation(network)
+def _explained(
+    command: Command,
+    network: Pretrained,
+    pictures: ImageDataset,
+    on_image: Callable[[report.Row | report.Unreadable], None],
+) -> report.Explained:
+    options = command.options
+    shared = {
+        "names": network.output_names,
+        "source": network.source,
+        "unreadable": on_unreadable(options.unreadable, options.images),
+        "on_image": on_image,
+        **{name: options[name] for name in ("top", "threshold", "overwrite")},
+    }
+    if network.network.detector is not None:
+        command.check_not_given(("classes", "box", "mask"), f"classifiers, {network.source} is a detector")
         model = network.model().to(training.pick_device(options.device))
-        return report.explain(
-            maps.create(cam_method(options.method), model, options.layer or None),
-            pictures,
-            options.out,
-            network.preprocessing.transform(),
-            mean=mean,
-            std=std,
-            classes=report.find_classes(options.classes, network.output_names),
-            batch_size=options.batch_size,
-            workers=options.workers,
-            **others,
-        )
-    for name in ("class", "box", "mask"):
-        if options["classes" if name == "class" else name]:
-            raise InputError(f"--{name} is for classifiers, {network.source} is a detector; leave it out")
+        method = maps.create_for_detections(options.method, model, options.layer or None)
+        return report.explain_detections(method, pictures, options.out, score=options.score, **shared)
+    command.check_not_given(("score",), f"detectors, {network.source} is a classifier")
+    mean, std = _normalisation(network)
     model = network.model().to(training.pick_device(options.device))
-    method = maps.create_for_detections(options.method, model, options.layer or None)
-    return report.explain_detections(method, pictures, options.out, score=options.score, **others)
+    return report.explain(
+        maps.create(cam_method(options.method), model, options.layer or None),
+        pictures,
+        options.out,
+        network.preprocessing.transform(),
+        mean=mean,
+        std=std,
+        classes=report.find_classes(options.classes, network.output_names),
+        batch_size=options.batch_size,
+        workers=options.workers,
+        **shared,
+    )
 
 
 def _normalisation(network: Pretrained) -> tuple[data.Channels, data.Channels]:

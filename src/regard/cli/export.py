@@ -10,9 +10,8 @@ from jsonargparse import Namespace
 from torch import nn
 
 from regard import detection, export, models, training
-from regard.cli.inputs import add_saved_weights
-from regard.cli.options import add_attention, attention_of, make_parser
-from regard.cli.output import Output
+from regard.cli.command import Command
+from regard.cli.options import add_attention, add_saved_weights, attention_of, make_parser
 from regard.errors import InputError
 from regard.parser import Parser
 from regard.store.runs import measure_of
@@ -51,9 +50,8 @@ def parser() -> Parser:
     return parser
 
 
-def main(arguments: list[str]) -> int:
-    options = parser().parse_args(arguments)
-    output, source = Output(options), options.source
+def main(command: Command) -> None:
+    options, source = command.options, command.options.source
     if Path(source).exists():
         network_only = ("num_classes", "attention", "attention_stages", "pretrained", "detector")
         if given := [name.replace("_", "-") for name in network_only if options[name] not in (None, False)]:
@@ -61,24 +59,24 @@ def main(arguments: list[str]) -> int:
         trained = training.load_pretrained(source, options.weights)
         model, about, classes = trained.model(), trained.preprocessing, trained.classes
     else:
-        fields = {"pretrained": options.pretrained, "detector": options.detector, **attention_of(options)}
-        model = _by_name(training.ModelRecipe(source, **fields), options)
+        model = _by_name(options)
         about, classes = training.Preprocessing.of(training.describe(source)), None
     if options.format == "hub":
         folder = _to_hub(model, Path(source), options, about, classes)
-        output.show(
-            {"path": str(folder)}, f"{folder}: config.json, model.safetensors and a model card for the Hugging Face Hub"
-        )
-        return 0
+        files = "config.json, model.safetensors and a model card for the Hugging Face Hub"
+        command.show({"path": str(folder)}, f"{folder}: {files}")
+        return
     detector = isinstance(model, detection.Detector)
-    size = options.image_size or about.size or (_DETECTOR_SIDE if detector else None)
-    if size is None and isinstance(model, models.CifarResNet | models.WideResNet):
-        size = _SIDE
+    small = isinstance(model, models.CifarResNet | models.WideResNet)
+    size = options.image_size or about.size or (_DETECTOR_SIDE if detector else _SIDE if small else None)
     if size is None:
         raise InputError(f"the size of images is not known from {source}; give it (--image-size)")
-    known = {"mean": about.mean, "std": about.std, "classes": classes}
-    metadata: dict[str, Any] = {"source": source, **{key: value for key, value in known.items() if value is not None}}
-    common: dict[str, Any] = {"check": options.check, "metadata": metadata, "overwrite": options.overwrite}
+    known = {"source": source, "mean": about.mean, "std": about.std, "classes": classes}
+    common: dict[str, Any] = {
+        "check": options.check,
+        "metadata": {key: value for key, value in known.items() if value is not None},
+        "overwrite": options.overwrite,
+    }
     if detector:
         if options.batch_size not in (None, 1):
             raise InputError("a detector is exported for one image at a time; leave --batch-size out")
@@ -89,13 +87,12 @@ def main(arguments: list[str]) -> int:
         written = export.to_onnx(model, options.out, size, batch=options.batch_size, opset=options.opset, **common)
         images = f"images (N, 3, {size}, {size}) with N {options.batch_size or 'any number'}"
     lines = [f"{written.path}: opset {written.opset}, {images}"]
-    if written.difference is None and options.check:
-        lines.append("nothing was detected on the noise that it is checked with: onnxruntime and torch agree in that")
     if written.difference is not None:
         lines.append(f"largest difference between onnxruntime and torch, relative: {written.difference:.1e}")
+    elif options.check:
+        lines.append("nothing was detected on the noise that it is checked with: onnxruntime and torch agree in that")
     record = {"path": str(written.path), "opset": written.opset, "image_size": size, "difference": written.difference}
-    output.show(record, *lines)
-    return 0
+    command.show(record, *lines)
 
 
 def _to_hub(
@@ -114,7 +111,9 @@ def _to_hub(
     )
 
 
-def _by_name(network: training.ModelRecipe, options: Namespace) -> nn.Module:
+def _by_name(options: Namespace) -> nn.Module:
+    fields = {"pretrained": options.pretrained, "detector": options.detector, **attention_of(options)}
+    network = training.ModelRecipe(options.source, **fields)
     published = training.describe(network.name).get("num_classes", 10)
     classes = options.num_classes or (_DETECTOR_CLASSES if network.detector else published)
     return training.build_network(network, classes).eval()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from regard.cli.inputs import evaluations
+from regard.cli.command import Command
+from regard.cli.inputs import evaluations, open_networks
 from regard.cli.options import make_parser
-from regard.cli.output import Output
 from regard.cli.studies import add_study_options, folder_for, sample, write_study
 from regard.errors import InputError
 from regard.parser import Parser, strings
@@ -32,10 +32,9 @@ def parser() -> Parser:
     return parser
 
 
-def main(arguments: list[str]) -> int:
-    output = Output(parser().parse_args(arguments))
-    networks = evaluations(parser(), arguments, say=output.note)
-    options = networks[0].options
+def main(command: Command) -> None:
+    options = command.options
+    networks = evaluations(command, open_networks(command, options.models))
     images = sample(networks)
     folder = folder_for("gates", options.out, images)
     layers = options.layer or None
@@ -47,13 +46,13 @@ def main(arguments: list[str]) -> int:
         network.release()
     results = {}
     for network in networks:
-        with output.progress(network.name, total=len(images.indices)) as update:
+        with command.progress(network.name, total=len(images.indices)) as update:
             results[network.name] = gate_activations(
                 network.model,
                 network.batches(images.indices),
                 layers=layers,
                 quantity=options.quantity,
-                class_names=network.classes,
+                class_names=network.images.classes,
                 progress=update,
             )
         network.release()
@@ -63,5 +62,4 @@ def main(arguments: list[str]) -> int:
         for layer in result.layers.values()
         for record in layer.channel_records(images.drawn)
     ]
-    write_study("gates", results, folder, images, output, arguments, quantity=options.quantity, channels=channels)
-    return 0
+    write_study(command, "gates", results, folder, images, quantity=options.quantity, channels=channels)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from regard.cli.inputs import ClassifierEvaluation, evaluations
+from regard.cli.command import Command
+from regard.cli.inputs import ClassifierEvaluation, evaluations, open_networks
 from regard.cli.options import make_parser
-from regard.cli.output import Output
 from regard.cli.studies import Sample, add_study_options, folder_for, sample, write_study
 from regard.errors import InputError
 from regard.formatting import counted
@@ -38,10 +38,9 @@ def parser() -> Parser:
     return parser
 
 
-def main(arguments: list[str]) -> int:
-    output = Output(parser().parse_args(arguments))
-    networks = evaluations(parser(), arguments, say=output.note)
-    options = networks[0].options
+def main(command: Command) -> None:
+    options = command.options
+    networks = evaluations(command, open_networks(command, options.models))
     layers = _layers(networks, options.layer)
     images = sample(networks, most=CLASSES)
     folder = folder_for("groups", options.out, images)
@@ -53,7 +52,7 @@ def main(arguments: list[str]) -> int:
     results = {}
     masked = len(images.indices) * options.groups
     for network, layer in zip(networks, layers, strict=True):
-        with output.progress(network.name, "masked images", masked) as update:
+        with command.progress(network.name, "masked images", masked) as update:
             results[network.name] = group_scores(
                 network.model,
                 layer,
@@ -61,14 +60,13 @@ def main(arguments: list[str]) -> int:
                 options.groups,
                 target=target,
                 outputs=network.label_outputs,
-                class_names=network.classes,
-                batch_size=options.batch_size,
+                class_names=network.images.classes,
+                batch_size=network.batch_size,
                 progress=update,
             )
         network.release()
     groups = [{"network": name, **record} for name, result in results.items() for record in result.group_records()]
-    write_study("groups", results, folder, images, output, arguments, target=target, groups=groups)
-    return 0
+    write_study(command, "groups", results, folder, images, target=target, groups=groups)
 
 
 def _layers(networks: Sequence[ClassifierEvaluation], layers: list[str]) -> list[str]:
@@ -86,6 +84,6 @@ def _target(networks: Sequence[ClassifierEvaluation], images: Sample, target: Ta
         if missing and target is None:
             return "predicted"
         if missing and target == "label":
-            name = network.classes[missing[0]]
+            name = network.images.classes[missing[0]]
             raise InputError(f"no output of {network.name} stands for class {name!r}; leave --target out")
     return target or "label"

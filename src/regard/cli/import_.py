@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from regard import training
+from regard.cli.command import Command
 from regard.cli.options import add_attention, attention_of, make_parser
-from regard.cli.output import Output
 from regard.data.text_files import read_class_names
 from regard.formatting import printable
 from regard.parser import Parser
@@ -38,11 +38,10 @@ def parser() -> Parser:
     return parser
 
 
-def main(arguments: list[str]) -> int:
-    options = parser().parse_args(arguments)
-    output, checkpoint = Output(options), options.checkpoint
+def main(command: Command) -> None:
+    options = command.options
     imported = training.import_weights(
-        checkpoint,
+        options.checkpoint,
         training.ModelRecipe(options.model, **attention_of(options)),
         options.out,
         classes=options.num_classes,
@@ -52,7 +51,7 @@ def main(arguments: list[str]) -> int:
         ),
         overwrite=options.overwrite,
         ema=options.ema,
-        say=output.note,
+        say=command.note,
     )
     about = imported.preprocessing
     record = {
@@ -67,10 +66,8 @@ def main(arguments: list[str]) -> int:
         "std": about.std,
         "image_size": about.size,
     }
-    output.show(
-        record, *(f"{name.replace('_', ' '):<11} {_text(value)}" for name, value in record.items() if value is not None)
-    )
-    return 0
+    known = {name.replace("_", " "): value for name, value in record.items() if value is not None}
+    command.show(record, *(f"{name:<11} {_text(value)}" for name, value in known.items()))
 
 
 def _text(value: object) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,21 +19,18 @@ from jsonargparse import Namespace
 from torch import nn
 
 from regard import data, maps, training
+from regard.cli.command import Command
+from regard.cli.options import MODELS, add_weights
 from regard.data import Batch, Channels, ImageDataset, InMemoryDataset, Transform, WebDataset
 from regard.data.decode import OnUnreadable
+from regard.data.loader import default_batch_size
 from regard.data.registry import SOURCES
 from regard.errors import DataWarning, InputError, SaidElsewhere, first_line
-from regard.parser import Parser, strings
+from regard.parser import Parser
 from regard.training import Preprocessing, Pretrained, Processes
 
 _OF_FILES = ("split", "images", "region", "boundary", "limit")  # options of data sets of image files
 _WEEK = 7 * 24 * 60.0  # minutes: one process may have far more left to do than the others
-
-MODELS = (
-    "a run folder, a checkpoint in one, an imported .safetensors file, a name of timm or torchvision/NAME with its "
-    "pretrained weights, or NAME=CHECKPOINT"
-)
-"""What a MODEL is, for help."""
 
 
 @dataclass(eq=False)
@@ -43,14 +41,12 @@ class Evaluation:
         pretrained: the network; no two of a command have the same `source`.
         images: the data set.
         label_outputs: for each class of the data set the output that stands for it, -1 where none does.
-        device: where the network is.
         options: those of the command, with the data of this network.
     """
 
     pretrained: Pretrained
     images: ImageDataset | WebDataset
     label_outputs: tuple[int, ...]
-    device: torch.device
     options: Namespace
 
     @property
@@ -72,10 +68,10 @@ class Evaluation:
             "of files (--data folder:FOLDER, imagenet:FOLDER, …)"
         )
 
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Of the data set."""
-        return self.images.classes
+    @cached_property
+    def device(self) -> torch.device:
+        """Where the network runs."""
+        return training.pick_device(self.options.device)
 
     @cached_property
     def model(self) -> nn.Module:
@@ -85,7 +81,7 @@ class Evaluation:
     @property
     def layers(self) -> list[str] | str | None:
         """What --layer says, if the command has it."""
-        given = getattr(self.options, "layer", None)
+        given = self.options.get("layer")
         return given[0] if given and len(given) == 1 else given or None
 
     def release(self) -> None:
@@ -101,13 +97,30 @@ class ClassifierEvaluation(Evaluation):
         mean: of the channels, in [0, 1], subtracted from the images.
         std: the channels are divided by it.
         transform: how images are resized and cropped; not at all where they come in one size of their own.
-        unreadable: on an image that cannot be read, "error", or "skip" it.
     """
 
     mean: Channels
     std: Channels
     transform: Transform
-    unreadable: OnUnreadable
+
+    @property
+    def batch_size(self) -> int:
+        """Images per batch."""
+        size: int | None = self.options.batch_size
+        return size or default_batch_size(self.images)
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How the images are read, as arguments of `data.create_loader` and `bias.evaluate`."""
+        return {
+            "batch_size": self.batch_size,
+            "transform": self.transform,
+            "mean": self.mean,
+            "std": self.std,
+            "workers": self.options.workers,
+            "unreadable": self.options.unreadable or "error",
+            "device": self.device,
+        }
 
     def loader(self, which: Sequence[int] | None = None, **options: Any) -> data.Loader:
         """The batches of the images, on the device of the network.
@@ -116,17 +129,8 @@ class ClassifierEvaluation(Evaluation):
             which: the indices of some images; None: all.
             options: others of `data.create_loader`.
         """
-        return data.create_loader(
-            self.images if which is None else self.images.subset(which),
-            self.options.batch_size,
-            transform=self.transform,
-            mean=self.mean,
-            std=self.std,
-            workers=self.options.workers,
-            unreadable=self.unreadable,
-            device=self.device,
-            **options,
-        )
+        images = self.images if which is None else self.images.subset(which)
+        return data.create_loader(images, **self.reading, **options)
 
     def batches(self, which: Sequence[int] | None = None, *, masks: bool = False) -> Iterator[Batch]:
         """The batches of `loader` that have images; a warning counts those that cannot be read.
@@ -173,123 +177,57 @@ def add_networks(parser: Parser) -> None:
     )
 
 
-def add_weights(parser: Parser, *, batch_size: int | None = None, workers: int = 2) -> None:
-    """Adds the options that say which weights a network has, where it runs, and how images are read.
+def open_networks(command: Command, sources: Sequence[str]) -> list[Pretrained]:
+    """The trained networks of these names, with the weights that the options say.
 
-    Args:
-        parser: of a command.
-        batch_size: by default; None: 250 of images in memory, else 32.
-        workers: by default.
+    Raises:
+        InputError: a network is named twice, or cannot be opened.
     """
-    add_saved_weights(parser)
-    parser.add_argument(
-        "--ema", action="store_true", help="take the moving average of the weights that NAME=CHECKPOINT holds as well"
-    )
-    add_device(parser)
-    parser.add_argument(
-        "--batch-size",
-        type=int | None,
-        interval="[1, 2^24]",
-        default=batch_size,
-        help="number of images per batch" + ("" if batch_size else "; 250 of images in memory and 32 of others"),
-    )
-    add_reading(parser, workers)
-
-
-def add_saved_weights(parser: Parser) -> None:
-    """Adds `--weights`."""
-    parser.add_argument(
-        "--weights", choices=["last", "best"], default="last", help="weights to take of a run: the last, or the best"
-    )
-
-
-def add_reading(parser: Parser, workers: int = 2) -> None:
-    """Adds `--workers`, with this default, and `--unreadable`."""
-    parser.add_argument(
-        "--workers",
-        type=int,
-        interval="[0, 1024]",
-        default=workers,
-        help="number of DataLoader workers; 0 reads inline",
-    )
-    parser.add_argument(
-        "--unreadable",
-        choices=["error", "skip"],
-        help="what to do with an image file that cannot be read: stop with an error, or skip and count it",
-    )
-
-
-def add_device(parser: Parser) -> None:
-    """Adds `--device`."""
-    parser.add_argument(
-        "--device", default="auto", help="device to use: auto (a GPU if there is one), cpu, cuda, cuda:1, mps"
-    )
-
-
-def add_cam(parser: Parser) -> None:
-    """Adds what CAM is taken, and what its focus is."""
-    parser.add_argument(
-        "--method", default="gradcam", help="CAM method to use: gradcam, layercam, …, or MODULE:FUNCTION"
-    )
-    parser.add_argument(
-        "--layer",
-        type=strings,
-        help="layer to take the CAM of, or several, whose CAMs are merged; the last before pooling if not given",
-    )
-    parser.add_argument(
-        "--threshold", type=float, default=0.5, help="value from which on a CAM, scaled to [0, 1], is its focus"
-    )
+    options = command.options
+    if twice := [source for source, count in Counter(sources).items() if count > 1]:
+        raise InputError(f"{twice[0]} is named twice; name each network once")
+    ema = options.get("ema", False)
+    return [training.load_pretrained(source, options.weights, ema=ema, say=command.note) for source in sources]
 
 
 def evaluations(
-    parser: Parser,
-    arguments: Sequence[str],
+    command: Command,
+    networks: Sequence[Pretrained],
     *,
     masks: bool = False,
     labels: bool = False,
     streams: bool = False,
     detectors: str = "give a classifier",
-    say: Callable[[str], None],
 ) -> list[ClassifierEvaluation]:
-    """The networks that are named, each with the images it is evaluated on; all checked.
+    """Each network with the images it is evaluated on; all checked. Notes say what is assumed.
 
     Args:
-        parser: with `add_networks`.
-        arguments: of the command.
+        command: with the options of `add_networks`.
+        networks: see `open_networks`.
         masks: whether the images have to have regions.
         labels: whether labels of the images have to be outputs of the network.
         streams: whether images that can be read in their order only will do.
         detectors: what to do with a detector instead.
-        say: is told what is assumed, and where images come otherwise than in training.
 
     Raises:
-        InputError: a network that cannot be opened, images that are not there or do not fit.
+        InputError: images that are not there or do not fit, or a network that is a detector.
     """
-    options = parser.parse_args(arguments)
-    check_common(options)
-    networks = [training.load_pretrained(name, options.weights, ema=options.ema, say=say) for name in options.models]
     for network in networks:
         network.check_classifier(detectors)
-    given = parser.parse_args(arguments, defaults=False).get("data", Namespace())
+    given = command.given.get("data", Namespace())
     if "name" in given and not _is_name(given):
-        images = data.open_regions(given.name, **{name: getattr(options, name) for name in _OF_FILES})
+        images = data.open_regions(given.name, **{name: command.options[name] for name in _OF_FILES})
         known = {name: value for name, value in vars(given).items() if name in Preprocessing.__dataclass_fields__}
-        opened = [_on_files(network, images, Preprocessing(**known), options, labels, say) for network in networks]
+        opened = [_on_files(command, network, images, Preprocessing(**known), labels) for network in networks]
     else:
         sets: dict[str, ImageDataset | WebDataset] = {}  # networks trained on the same data share them
-        opened = [_on_a_set(network, sets, given.get("name"), parser, arguments, say) for network in networks]
+        opened = [_on_a_set(command, network, sets, given.get("name")) for network in networks]
     for one in opened:
         if masks and not one.images.has_masks:
             raise InputError(f"the images of {one.images.name} have no regions; name a set that has (--data)")
         if not streams:
             _ = one.dataset
     return opened
-
-
-def check_common(options: Namespace) -> None:
-    """Raises InputError for options of `add_networks` that are out of range, or a network that is named twice."""
-    if twice := [source for source, count in Counter(options.models).items() if count > 1]:
-        raise InputError(f"{twice[0]} is named twice; name each network once")
 
 
 def _is_name(given: Namespace) -> bool:
@@ -299,27 +237,18 @@ def _is_name(given: Namespace) -> bool:
 
 
 def _on_a_set(
-    network: Pretrained,
-    sets: dict[str, ImageDataset | WebDataset],
-    name: str | None,
-    parser: Parser,
-    arguments: Sequence[str],
-    say: Callable[[str], None],
+    command: Command, network: Pretrained, sets: dict[str, ImageDataset | WebDataset], name: str | None
 ) -> ClassifierEvaluation:
     """On a data set by name: one of `sets`, or a new one, which is added."""
-    options = parser.parse_args([*_known_data(network, name), *arguments])
-    streamed = data.is_streamed(options.data.name)
+    options = command.over(_known_data(network, name))
     for option in _OF_FILES:
-        if getattr(options, option) is not None and not (option == "limit" and streamed):
+        if options[option] is not None and not (option == "limit" and data.is_streamed(options.data.name)):
             raise InputError(f"--{option} is for a set of image files; name it (--data coco:FOLDER, …)")
-    options.batch_size = options.batch_size or (32 if streamed else 250)
     recipe = training.to_data(options, workers=options.workers, unreadable=options.unreadable or "error")
     if repr(recipe) not in sets:
-        images = training.load_data(recipe).test
-        fewer = options.limit is not None and options.limit < len(images)
-        sets[repr(recipe)] = images.subset(options.limit) if fewer else images
+        sets[repr(recipe)] = limited(training.load_data(recipe).test, options.limit)
     images = sets[repr(recipe)]
-    label_outputs = match_outputs(network, images, True, say)
+    label_outputs = match_outputs(command, network, images)
     assert images.mean is not None and images.std is not None
     known, transform = network.preprocessing, training.make_transform(recipe)
     actual = Preprocessing(images.mean, images.std)
@@ -332,11 +261,20 @@ def _on_a_set(
         actual = replace(actual, size=transform.size[0], crop_pct=transform.crop_pct, crop_mode="center")
         actual = replace(actual, interpolation=transform.interpolation)
     if known.mean is None or known.std is None:
-        say(f"note: {network.source} does not say how its images are normalised; they are as those of {images.name}")
-    _compare(network, actual, images.name, say)
-    how = (images.mean, images.std, transform, recipe.unreadable)
-    device = training.pick_device(options.device)
-    return ClassifierEvaluation(network, images, label_outputs, device, options, *how)
+        message = f"{network.source} does not say how its images are normalised; they are as those of {images.name}"
+        command.note(f"note: {message}")
+    _compare(command, network, actual, images.name)
+    return ClassifierEvaluation(network, images, label_outputs, options, images.mean, images.std, transform)
+
+
+def on_unreadable(option: OnUnreadable | None, paths: Sequence[str]) -> OnUnreadable:
+    """What to do with an image that cannot be read: if not said, an error for a single file, else it is skipped."""
+    return option or ("error" if len(paths) == 1 and not Path(paths[0]).is_dir() else "skip")
+
+
+def limited(images: Any, limit: int | None) -> Any:
+    """So many of the images, spread evenly over the set; all if they are no more."""
+    return images if limit is None or limit >= len(images) else images.subset(limit)
 
 
 def _known_data(network: Pretrained, name: str | None) -> list[str]:
@@ -360,29 +298,21 @@ def _known_data(network: Pretrained, name: str | None) -> list[str]:
 
 
 def _on_files(
-    network: Pretrained,
-    images: ImageDataset,
-    given: Preprocessing,
-    options: Namespace,
-    labels: bool,
-    say: Callable[[str], None],
+    command: Command, network: Pretrained, images: ImageDataset, given: Preprocessing, labels: bool
 ) -> ClassifierEvaluation:
     """On image files, which come as the network knows them, unless something else is given."""
-    options.batch_size = options.batch_size or 32
-    label_outputs = match_outputs(network, images, labels, say)
+    label_outputs = match_outputs(command, network, images, needed=labels)
     actual = given.over(network.preprocessing)
     if actual.mean is None or actual.std is None:
         raise InputError(
             f"{network.source} does not say how its images are normalised; say it (--data.mean, --data.std)"
         )
-    _compare(network, actual, images.name, say)
-    unreadable: OnUnreadable = "skip" if options.unreadable == "skip" else "error"
-    how = (actual.mean, actual.std, actual.transform(), unreadable)
-    device = training.pick_device(options.device)
-    return ClassifierEvaluation(network, images, label_outputs, device, options, *how)
+    _compare(command, network, actual, images.name)
+    how = (actual.mean, actual.std, actual.transform())
+    return ClassifierEvaluation(network, images, label_outputs, command.options, *how)
 
 
-def _compare(network: Pretrained, actual: Preprocessing, images: str, say: Callable[[str], None]) -> None:
+def _compare(command: Command, network: Pretrained, actual: Preprocessing, images: str) -> None:
     """Notes where images come to a network otherwise than in its training, so that a score is not taken for its own."""
     for name in ("size", "mean", "std", "crop_pct", "crop_mode", "interpolation"):
         known, given = getattr(network.preprocessing, name), getattr(actual, name)
@@ -390,13 +320,18 @@ def _compare(network: Pretrained, actual: Preprocessing, images: str, say: Calla
             continue
         if known != given if isinstance(known, str) else not np.allclose(known, given, rtol=0, atol=1e-6):
             values = [one if isinstance(one, str) else np.round(one, 4).tolist() for one in (known, given)]
-            say(f"note: {network.source} was trained on images with {name} {values[0]}; {images} has {values[1]}")
+            message = f"{network.source} was trained on images with {name} {values[0]}; {images} has {values[1]}"
+            command.note(f"note: {message}")
 
 
 def match_outputs(
-    network: Pretrained, images: ImageDataset | WebDataset, needed: bool, say: Callable[[str], None]
+    command: Command, network: Pretrained, images: ImageDataset | WebDataset, *, needed: bool = True
 ) -> tuple[int, ...]:
-    """For each class of the data set the output of the network that stands for it, -1 where none does."""
+    """For each class of the data set the output of the network that stands for it, -1 where none does.
+
+    Raises:
+        InputError: outputs are `needed`, and none does.
+    """
     classes, outputs = images.classes, network.output_names
     names = outputs
     if names == training.imagenet_classes() and set(classes) <= set(training.imagenet_synsets()):
@@ -407,13 +342,14 @@ def match_outputs(
     index = {name: i for i, name in enumerate(names) if name in once}
     if classes and all(name in index for name in classes):
         if len(classes) < len(names):
-            say(
+            command.note(
                 f"note: {images.name} has {len(classes)} of the {len(names)} classes of {network.source}, which still "
                 f"chooses among all {len(names)}"
             )
         return tuple(index[name] for name in classes)
     if network.classes is None and len(classes) == len(outputs):
-        say(f"note: the {len(outputs)} classes of {network.source} have no names; taken for those of {images.name}")
+        message = f"the {len(outputs)} classes of {network.source} have no names; taken for those of {images.name}"
+        command.note(f"note: {message}")
         return tuple(range(len(outputs)))
     if needed and not classes:
         raise InputError(f"the images of {images.name} have no classes; name a set that has (--data)")
@@ -422,7 +358,7 @@ def match_outputs(
             f"{network.source} was trained for {len(outputs)} classes ({', '.join(outputs[:3])}, …), and "
             f"{images.name} has {len(classes)} ({', '.join(classes[:3])}, …)"
         )
-    say(
+    command.note(
         f"note: the classes of {images.name} are no outputs of {network.source}; accuracy is not measured, and CAMs "
         "are those of the predicted class"
     )
@@ -451,17 +387,14 @@ def cam_method(name: str) -> str | maps.MapFunction:
 
 
 @contextmanager
-def joined(arguments: Sequence[str]) -> Iterator[Processes]:
+def joined(command: Command) -> Iterator[Processes]:
     """Joins the processes that a launcher started, each with its own GPU if there are any; without one there is one.
-
-    Args:
-        arguments: of the command.
 
     Raises:
         InputError: the processes have other arguments, or one is gone.
     """
     with Processes("cpu", wait_minutes=_WEEK) as processes:  # they talk to one another on processors
-        first, *others = processes.of_all(list(arguments))
+        first, *others = processes.of_all(command.arguments)
         if any(other != first for other in others):
             message = f"{processes.count} processes were started together with different arguments; start each alone"
             raise InputError(message) if processes.main else SaidElsewhere(message)

@@ -82,9 +82,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _check_alone(arguments[0])
         if not {"-h", "--help"} & set(arguments):
             require(f"regard {arguments[0]}", *_NEEDS.get(arguments[0], ()))
-        command = import_module(module_of(arguments[0]))
+        module = import_module(module_of(arguments[0]))
+        from regard.cli.command import Command
+
         with _shown_warnings():
-            return command.main(arguments[1:])
+            status: int | None = module.main(Command(module.parser(), arguments[1:]))
+            return status or 0
     except SaidElsewhere as error:
         _show_traceback(error)
         return error.status

@@ -8,8 +8,8 @@ from pathlib import Path
 import yaml
 
 from regard import recipes
+from regard.cli.command import Command
 from regard.cli.options import make_parser
-from regard.cli.output import Output
 from regard.errors import InputError, first_line
 from regard.files import written_aside
 from regard.parser import Parser
@@ -30,23 +30,21 @@ def parser() -> Parser:
     return parser
 
 
-def main(arguments: list[str]) -> int:
-    options = parser().parse_args(arguments)
-    output, name = Output(options), options.name
+def main(command: Command) -> None:
+    options, name = command.options, command.options.name
     needed = {"list": "", "show": "NAME", "copy": "NAME TARGET"}[options.action]
     if missing := [argument for argument in needed.split() if options[argument.lower()] is None]:
         raise InputError(f"{missing[0]} is missing: regard recipes {options.action} {needed}")
     if options.action == "show":
         text = recipes.find(name).read_text(encoding="utf-8")
-        output.show({"name": name, "recipe": yaml.safe_load(text)}, text.rstrip("\n"))
+        command.show({"name": name, "recipe": yaml.safe_load(text)}, text.rstrip("\n"))
     elif options.action == "copy":
         path = _copy(name, Path(options.target), overwrite=options.overwrite)
-        output.show({"name": name, "path": str(path)}, f"written to {path}")
+        command.show({"name": name, "path": str(path)}, f"written to {path}")
     else:
         records = [{"name": name, "source": _source(name)} for name in recipes.names()]
         width = max(len(record["name"]) for record in records)
-        output.show(records, *(f"{record['name']:<{width}}  {record['source']}" for record in records))
-    return 0
+        command.show(records, *(f"{record['name']:<{width}}  {record['source']}" for record in records))
 
 
 def _source(name: str) -> str:

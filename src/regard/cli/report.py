@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from regard import report
+from regard.cli.command import Command
 from regard.cli.options import make_parser
-from regard.cli.output import Output
 from regard.errors import InputError
 from regard.files import check_written
 from regard.parser import Parser, strings
@@ -43,9 +43,8 @@ def parser() -> Parser:
     return parser
 
 
-def main(arguments: list[str]) -> int:
-    options = parser().parse_args(arguments)
-    output = Output(options)
+def main(command: Command) -> None:
+    options = command.options
     check_written(Path(options.out), MARK)  # before the work
     runs = report.report_runs(
         [folder for path in options.runs or ["runs"] for folder in _folders(path)],
@@ -56,9 +55,8 @@ def main(arguments: list[str]) -> int:
         folder=options.data.folder,
     )
     page = runs.save(options.out)
-    output.show(runs.to_records(), runs)
-    output.note(f"page: {page.resolve()}")
-    return 0
+    command.show(runs.to_records(), runs)
+    command.note(f"page: {page.resolve()}")
 
 
 def _folders(path: str) -> list[str]:

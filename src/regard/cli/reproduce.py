@@ -8,12 +8,10 @@ from typing import Any
 
 import psutil
 import torch
-from jsonargparse import Namespace
 
 from regard import host, reproduction, tables, training
-from regard.cli.inputs import add_device
-from regard.cli.options import make_parser
-from regard.cli.output import Output
+from regard.cli.command import Command
+from regard.cli.options import add_device, make_parser
 from regard.cli.table import DEFAULT, add_overrides, given_overrides, show
 from regard.columns import Column
 from regard.errors import INTERRUPTED, InputError
@@ -78,12 +76,13 @@ def parser() -> Parser:
     return parser
 
 
-def main(arguments: list[str]) -> int:
-    options = parser().parse_args(arguments)
-    output = Output(options)
-    _check(options)
+def main(command: Command) -> int:
+    options = command.options
+    for name in ("address", "gpus") if options.engine == "local" else ():
+        if options[name] is not None:
+            raise InputError(f"--{name} is for --engine ray")
     table = tables.load_table(options.table).only(options.rows or None)
-    overrides, where = given_overrides(parser(), arguments)
+    overrides, where = given_overrides(command)
     overrides = overrides or tables.Overrides()
     local = options.engine == "local" and not options.commands
     device = training.pick_device(options.device) if local else torch.device("cpu")
@@ -94,14 +93,13 @@ def main(arguments: list[str]) -> int:
         where.setdefault("threads", max(1, int(options.cpus)))
     store = Store(options.runs)
     runs = store.runs()
-    columns = options.columns or None
     plan = reproduction.make_plan(
         table,
         runs,
         overrides,
         range(options.seeds),
         store=str(store.folder or store.address),
-        columns=columns,
+        columns=options.columns or None,
         where=where,
     )
     if options.commands:
@@ -110,30 +108,24 @@ def main(arguments: list[str]) -> int:
         return 0
     cost = None
     if plan.todo and (options.dry_run or local):
-        output.note("reading the data and timing a few training steps, for the cost")
+        command.note("reading the data and timing a few training steps, for the cost")
         start = time.time() - psutil.Process().create_time()  # what another will take to import as much
         cost = reproduction.estimate(plan, runs, None if options.gpus else device, start)
     slots = options.at_once or (_fitting(cost, device, options.threads or 1) if local else 1)
-    _show_plan(plan, cost, slots, output, whole=options.dry_run)
+    _show_plan(command, plan, cost, slots)
     if options.dry_run:
         return 0
     if cost is not None and cost.unreadable:  # before hours of work
         raise InputError(next(iter(cost.unreadable.values())))
     outcome = Outcome()
     if plan.todo:
-        executor = _executor(plan, options, slots, device, output)
+        executor = _executor(command, plan, slots, device)
         with training.interruptible() as interrupted:
-            say, retries = output.note, options.retries
-            outcome = reproduction.run_plan(plan, executor, store, retries=retries, say=say, stop=interrupted)
-    show(tables.fill(table, store.runs(), overrides), output)
-    return _status(outcome, output)
-
-
-def _check(options: Namespace) -> None:
-    if options.engine == "local":
-        given = [name for name in ("address", "gpus") if options[name] is not None]
-        if given:
-            raise InputError(f"--{given[0]} is for --engine ray")
+            outcome = reproduction.run_plan(
+                plan, executor, store, retries=options.retries, say=command.note, stop=interrupted
+            )
+    show(command, tables.fill(table, store.runs(), overrides))
+    return _status(command, outcome)
 
 
 def _fitting(cost: Cost | None, device: torch.device, threads: int) -> int:
@@ -147,18 +139,19 @@ def _fitting(cost: Cost | None, device: torch.device, threads: int) -> int:
     return max(1, min(int(_GPU_SHARE * free / (need + 1.0)), _MOST_A_GPU) * len(gpus))  # 1 GiB for its own context
 
 
-def _executor(plan: Plan, options: Namespace, slots: int, device: torch.device, output: Output) -> Executor:
+def _executor(command: Command, plan: Plan, slots: int, device: torch.device) -> Executor:
+    options = command.options
     if options.engine == "local":
         gpus = torch.cuda.device_count() if device.type == "cuda" and device.index is None else 0
         return LocalExecutor(slots, gpus)
     cluster = RayExecutor(options.address, cpus=options.cpus, gpus=options.gpus or 0.0, retries=options.retries)
     cluster.check(plan.todo)
-    output.note(f"{counted(len(plan.todo), 'run')} given to Ray")
+    command.note(f"{counted(len(plan.todo), 'run')} given to Ray")
     return cluster
 
 
-def _show_plan(plan: Plan, cost: Cost | None, slots: int, output: Output, *, whole: bool) -> None:
-    """Prints the plan: whole as a result, with every run, or its totals as notes."""
+def _show_plan(command: Command, plan: Plan, cost: Cost | None, slots: int) -> None:
+    """Prints the plan: its totals as notes, and, without running it, every run as a result."""
     todo = plan.todo
     begun = sum(job.state == "begun" for job in todo)
     totals = {
@@ -175,11 +168,11 @@ def _show_plan(plan: Plan, cost: Cost | None, slots: int, output: Output, *, who
                 totals[f"cost, {slots} at once"] = duration(cost.elapsed(plan, slots))
     for name, text in totals.items():
         if text:
-            output.note(f"{name}: {text}")
-    if whole:
+            command.note(f"{name}: {text}")
+    if command.options.dry_run:
         jobs = [_record(job, cost) for job in plan.jobs]
         savings = _savings(plan, cost) if cost is not None else []
-        output.show(jobs, *([records_table(jobs, _JOBS)] if todo else []), records_table(savings, _SAVINGS))
+        command.show(jobs, *([records_table(jobs, _JOBS)] if todo else []), records_table(savings, _SAVINGS))
 
 
 def _record(job: Job, cost: Cost | None) -> dict[str, Any]:
@@ -211,13 +204,13 @@ def _savings(plan: Plan, cost: Cost) -> list[dict[str, Any]]:
     return [{"part": part, "name": name, "saved": duration(seconds)} for part, name, seconds in order if seconds > 0]
 
 
-def _status(outcome: Outcome, output: Output) -> int:
+def _status(command: Command, outcome: Outcome) -> int:
     """The exit status; says what is not done."""
     for name, reason in sorted({**outcome.failed, **outcome.skipped}.items()):
-        output.note(f"not done: {name}: {reason}")
+        command.note(f"not done: {name}: {reason}")
     if outcome.failed:
-        output.note("the same command tries again from the newest checkpoint; remove the folder of a run to begin anew")
+        command.note("the same command tries again from the newest checkpoint; remove a run's folder to begin anew")
     if outcome.stopped:
-        output.note("stopped; the same command goes on")
+        command.note("stopped; the same command goes on")
         return INTERRUPTED
     return 1 if outcome.failed else 0

@@ -10,8 +10,8 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from regard.cli.command import Command, result_width
 from regard.cli.options import make_parser
-from regard.cli.output import Output
 from regard.errors import InputError
 from regard.formatting import NONE, percent, printable
 from regard.parser import Parser
@@ -37,17 +37,15 @@ def parser() -> Parser:
     return parser
 
 
-def main(arguments: list[str]) -> int:
-    options = parser().parse_args(arguments)
-    output, store = Output(options), Store(options.store)
+def main(command: Command) -> None:
+    options, store = command.options, Store(command.options.store)
     if not store.exists():
         raise InputError(f"there is no store {store.address}; give the folder of your runs, or an address")
     holders = store.locked()
-    runs = store.runs()
-    records = [_record(run, holders) for run in runs]
+    records = [_record(run, holders) for run in store.runs()]
     listed = [record for record in records if not (options.unfinished and record["state"] == "finished")]
-    output.show(listed, *([_table(listed, output.width)] if listed else []), _totals(records) or "no runs")
-    return 0
+    tables = [_table(listed, result_width())] if listed else []
+    command.show(listed, *tables, _totals(records) or "no runs")
 
 
 def _state(run: StoredRun, holders: Mapping[str, str]) -> tuple[str, str]:

@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 
 from regard import report
+from regard.cli.command import Command
 from regard.cli.inputs import ClassifierEvaluation, add_networks
-from regard.cli.output import Output
 from regard.errors import InputError
 from regard.files import check_written, write_text
 from regard.parser import Parser, strings
 from regard.report.studies import MOST_CLASSES, Results, spread_classes
 from regard.report.template import MARK
-from regard.terminal import command_line
 
 
 def add_study_options(parser: Parser, *, classes: str, per_class: int | None) -> None:
@@ -71,7 +70,7 @@ def sample(evaluations: Sequence[ClassifierEvaluation], *, most: int | None = No
     options, images = evaluations[0].options, evaluations[0].dataset
     for one in evaluations:
         same = one.dataset is images or (
-            one.classes == images.classes and one.dataset.fingerprint() == images.fingerprint()
+            one.images.classes == images.classes and one.dataset.fingerprint() == images.fingerprint()
         )
         if not same:
             raise InputError("the networks were trained on different data; name the images for all (--data)")
@@ -108,31 +107,21 @@ def folder_for(study: str, out: str | None, images: Sample) -> Path:
     return folder
 
 
-def write_study(
-    study: str,
-    results: Results,
-    folder: Path,
-    images: Sample,
-    output: Output,
-    arguments: Sequence[str],
-    **details: Any,
-) -> None:
+def write_study(command: Command, study: str, results: Results, folder: Path, images: Sample, **details: Any) -> None:
     """Writes the JSON file and the page of a study, and prints its records.
 
     Args:
-        study: name of the command.
+        command: that studies.
+        study: its name.
         results: by name of network.
         folder: see `folder_for`.
         images: of the study.
-        output: of the command.
-        arguments: of the command.
         details: what the JSON file has besides the records.
     """
-    command = command_line(["regard", study, *arguments])
     records = report.study_records(results)
-    content = {"command": command, "data": images.data, "records": records, **details}
+    content = {"command": command.line, "data": images.data, "records": records, **details}
     write_text(folder / f"{study}.json", json.dumps(content, allow_nan=False) + "\n")
     path = folder / f"{study}.html"
-    page = report.write_study_html(results, path, labels=images.drawn, data=images.data, command=command)
-    output.show(records, report.study_table(results))
-    output.note(f"page: {page.resolve()}")
+    page = report.write_study_html(results, path, labels=images.drawn, data=images.data, command=command.line)
+    command.show(records, report.study_table(results))
+    command.note(f"page: {page.resolve()}")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
 
 from regard import report, tables, training
+from regard.cli.command import Command, as_text
 from regard.cli.options import check_place, make_parser
-from regard.cli.output import Output, as_text
 from regard.columns import Column
 from regard.errors import InputError
 from regard.files import write_text
@@ -47,12 +46,11 @@ def parser() -> Parser:
     return parser
 
 
-def main(arguments: list[str]) -> int:
-    options = parser().parse_args(arguments)
-    output = Output(options)
+def main(command: Command) -> None:
+    options = command.options
     if options.table is None:
-        _list(output)
-        return 0
+        _list(command)
+        return
     table = tables.load_table(options.table).only(options.rows or None)
     check_place(options.out)
     form = options.format or _SUFFIXES.get(Path(options.out).suffix if options.out else ".txt")
@@ -62,25 +60,24 @@ def main(arguments: list[str]) -> int:
         )
     if form == "html" and not options.out:
         raise InputError("a page goes to a file; give one (--out table.html)")
-    overrides, _ = given_overrides(parser(), arguments)
+    overrides, _ = given_overrides(command)
     filled = tables.fill(table, stored_runs(options.runs), overrides)
     if options.out is not None:
         if form == "html":
             report.write_tables_html([filled], options.out)
         else:
             write_text(options.out, written(filled, form))
-        output.show({"path": options.out}, printable(options.out))
+        command.show({"path": options.out}, printable(options.out))
     elif form == "terminal" or options.json:
-        show(filled, output)
+        show(command, filled)
     else:
         print(printable_lines(written(filled, form)).rstrip("\n"))
-    return 0
 
 
-def show(filled: tables.FilledTable, output: Output) -> None:
+def show(command: Command, filled: tables.FilledTable) -> None:
     """Prints a table as a result."""
     records = {"cells": filled.to_records(), "comparisons": filled.comparison_records()}
-    output.show(records, tables.TerminalTable(filled))
+    command.show(records, tables.TerminalTable(filled))
 
 
 def written(filled: tables.FilledTable, form: str) -> str:
@@ -110,14 +107,14 @@ def stored_runs(address: str) -> list[StoredRun]:
     return store.runs()
 
 
-def _list(output: Output) -> None:
+def _list(command: Command) -> None:
     records = []
     for name in tables.table_names():
         one = tables.load_table(name)
         recipes = sum(cell.recipe is not None for cell in one.cells.values())
         records.append({"table": name, "title": one.title, "cells": len(one.cells), "with_recipe": recipes})
-    output.show(records, records_table(records, _COLUMNS))
-    output.note("`regard table NAME` shows one, `regard reproduce NAME` fills it.")
+    command.show(records, records_table(records, _COLUMNS))
+    command.note("`regard table NAME` shows one, `regard reproduce NAME` fills it.")
 
 
 def add_overrides(parser: Parser) -> None:
@@ -127,14 +124,13 @@ def add_overrides(parser: Parser) -> None:
     training.add_data(parser)
 
 
-def given_overrides(parser: Parser, arguments: Sequence[str]) -> tuple[tables.Overrides | None, dict[str, Any]]:
+def given_overrides(command: Command) -> tuple[tables.Overrides | None, dict[str, Any]]:
     """The overrides that are given, None if there are none, and the fields of where runs take place.
 
     Args:
-        parser: with `add_overrides`.
-        arguments: of the command.
+        command: with the options of `add_overrides`.
     """
-    options, given = parser.parse_args(arguments), parser.parse_args(arguments, defaults=False)
+    options, given = command.options, command.given
     values = training.plain(training.to_data(options))
     fields = {f"data.{name}": values[name] for name in vars(given.get("data", Namespace()))}
     fields |= {name: options[name] for name in ("precision", *_WHERE) if name in given}

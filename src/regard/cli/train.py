@@ -9,14 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
-from jsonargparse import Namespace
-
 from regard import training
+from regard.cli.command import Command
 from regard.cli.options import make_parser
-from regard.cli.output import Output
 from regard.errors import INTERRUPTED, InputError, Locked, SaidElsewhere
 from regard.formatting import printable
-from regard.launcher import rank_and_size
 from regard.parser import Parser
 from regard.store import Lock, MissingRun, Store, is_address, local_run, split_address
 from regard.store.runs import MEASURES, measure_of
@@ -41,32 +38,30 @@ def parser() -> Parser:
     return parser
 
 
-def main(arguments: list[str]) -> int:
-    main_process = rank_and_size()[0] == 0
+def main(command: Command) -> int:
     try:
-        recipe, run, options = _parse(arguments)
+        recipe, run, resume = _parse(command)
     except InputError as error:
-        if not main_process:
+        if not command.main:
             raise SaidElsewhere(str(error)) from error  # every process was told the same
         raise
-    output = Output(options, main=main_process)
-    place = _in_bucket(run, options, output, main_process) if is_address(run) else _in_folder(Path(run), main_process)
+    place = _in_bucket(command, run) if is_address(run) else _in_folder(command, Path(run))
     with place as (folder, hooks):
-        hooks = [training.Progress(output.console), *hooks]
-        outcome = training.train(recipe, folder, resume=options.resume, overwrite=options.overwrite, hooks=hooks)
+        hooks = [training.Progress(command.console), *hooks]
+        outcome = training.train(recipe, folder, resume=resume, overwrite=command.options.overwrite, hooks=hooks)
     if not outcome.finished:
-        output.note(f"stopped and saved; `regard train --run {run} --resume` goes on")
+        command.note(f"stopped and saved; `regard train --run {run} --resume` goes on")
         return INTERRUPTED
     row = outcome.row or {}
     measure = measure_of(row)
     value = row[measure]
     record = {"run": run, "epochs": recipe.schedule.epochs, measure: value}
-    output.show(record, f"{printable(run)}: {MEASURES[measure]} {value:.2%} after the last epoch")
+    command.show(record, f"{printable(run)}: {MEASURES[measure]} {value:.2%} after the last epoch")
     return 0
 
 
 @contextmanager
-def _in_folder(run: Path, main_process: bool) -> Iterator[tuple[Path, list[training.Hook]]]:
+def _in_folder(command: Command, run: Path) -> Iterator[tuple[Path, list[training.Hook]]]:
     """Gives the run folder, in which nobody else works meanwhile, such as `regard reproduce` that fills a table.
 
     Raises:
@@ -75,7 +70,7 @@ def _in_folder(run: Path, main_process: bool) -> Iterator[tuple[Path, list[train
     place = Path(os.path.realpath(run))  # whatever links lead there
     made = [folder for folder in (place.parent / ".locks", *place.parents) if not folder.exists()]
     try:
-        with _lock(place) if main_process else nullcontext():
+        with _lock(place) if command.main else nullcontext():
             yield run, []
     finally:
         for folder in made:
@@ -94,9 +89,7 @@ def _lock(run: Path) -> Lock:
 
 
 @contextmanager
-def _in_bucket(
-    run: str, options: Namespace, output: Output, main_process: bool
-) -> Iterator[tuple[Path, list[training.Hook]]]:
+def _in_bucket(command: Command, run: str) -> Iterator[tuple[Path, list[training.Hook]]]:
     """Gives a folder of this machine with what the bucket has of the run, in which nobody else works meanwhile. What
     comes of it is uploaded after every epoch and checkpoint and at the end, after which the folder is removed.
 
@@ -104,73 +97,58 @@ def _in_bucket(
         Locked: somebody works in the run.
         InputError: there is such a run, which is to be neither resumed nor replaced, or the bucket is away at the end.
     """
-    store, name = split_address(run)
-    if main_process and (holder := store.holder(name)) is not None:
-        output.note(f"{holder} has {run}; waiting to see whether it is alive")
-    with store.lock(name) if main_process else nullcontext(Lock()) as lock:
+    options, (store, name) = command.options, split_address(run)
+    if command.main and (holder := store.holder(name)) is not None:
+        command.note(f"{holder} has {run}; waiting to see whether it is alive")
+    with store.lock(name) if command.main else nullcontext(Lock()) as lock:
         folder = store.cache / "train" / name
         with suppress(MissingRun):
             store.fetch(name, folder.parent, checkpoints=options.resume)
             if not (options.resume or options.overwrite):
                 message = f"{run} exists already; go on with it (--resume), replace it (--overwrite) or choose another"
-                raise InputError(message) if main_process else SaidElsewhere(message)
-        uploads = _Uploads(store, folder, lock, output)
-        yield folder, [training.Upload(uploads.try_now)]
-        if main_process:
-            uploads.finish()
-            shutil.rmtree(folder, ignore_errors=True)
+                raise InputError(message) if command.main else SaidElsewhere(message)
 
+        def upload() -> None:
+            lock.check()
+            store.upload(folder)
 
-class _Uploads:
-    """Uploads of a run while it goes on, and at its end."""
+        def try_upload(_: Path) -> None:
+            """Of a bucket that is away, the next upload brings the rest."""
+            try:
+                upload()
+            except InputError as error:
+                command.note(f"{error}; the upload is tried again after the next epoch")
 
-    def __init__(self, store: Store, folder: Path, lock: Lock, output: Output) -> None:
-        self.store, self.folder, self.lock, self.output = store, folder, lock, output
-
-    def try_now(self, _: Path) -> None:
-        """Of a bucket that is away, the next upload brings the rest."""
-        try:
-            self.upload()
-        except InputError as error:
-            self.output.note(f"{error}; the upload is tried again after the next epoch")
-
-    def upload(self) -> None:
-        self.lock.check()
-        self.store.upload(self.folder)
-
-    def finish(self) -> None:
-        """Uploads what is left, and waits for a bucket that is away."""
+        yield folder, [training.Upload(try_upload)]
+        if not command.main:
+            return
         for pause in (*_PAUSES, None):
             try:
-                return self.upload()
+                upload()
+                break
             except InputError as error:
                 if pause is None:
-                    message = f"{error}; the run is in {self.folder}, and with --resume the rest is uploaded"
+                    message = f"{error}; the run is in {folder}, and with --resume the rest is uploaded"
                     raise InputError(message) from error
-                self.output.note(f"{error}; the upload is tried again in {pause:.0f} s")
+                command.note(f"{error}; the upload is tried again in {pause:.0f} s")
                 time.sleep(pause)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _parse(arguments: list[str]) -> tuple[training.Recipe, str, Namespace]:
-    """What to do, in which run folder, and the other options; checked."""
-    options = _with_recipe(arguments, None)
-    if options.run is not None and is_address(options.run):
-        store, name = split_address(options.run)
-        options.run = options.run if store.folder is None else str(store.folder / name)
-    run, path = options.run, options.recipe
-    stored = _stored_recipe(run) if path is None and options.resume else None
-    options = _with_recipe(arguments, stored or path)
-    recipe = training.to_recipe(parser(), options)
-    if options.resume and run is not None and path is None and stored is None and _is_default(recipe):
+def _parse(command: Command) -> tuple[training.Recipe, str, bool]:
+    """What to do, in which run folder, and whether to resume; checked."""
+    path, run, resume = (command.options[name] for name in ("recipe", "run", "resume"))
+    if run is not None and is_address(run):
+        store, name = split_address(run)
+        run = run if store.folder is None else str(store.folder / name)
+    stored = _stored_recipe(run) if path is None and resume else None
+    fields = training.file_arguments(command.parser, stored or path)
+    recipe = training.to_recipe(command.parser, command.over(fields))
+    if resume and run is not None and path is None and stored is None and _is_default(recipe):
         raise InputError(f"there is no run {run} to go on with; give its folder (--run), or a recipe to begin one")
     run = run or f"runs/{Path(path).stem if path else recipe.model.name}-seed{recipe.seed}"
     training.check(recipe, run)
-    return recipe, run, options
-
-
-def _with_recipe(arguments: list[str], path: str | Path | None) -> Namespace:
-    """The parsed arguments, over the fields of a recipe file if there is one."""
-    return parser().parse_args([*training.file_arguments(parser(), path), *arguments])
+    return recipe, run, resume
 
 
 def _is_default(recipe: training.Recipe) -> bool:

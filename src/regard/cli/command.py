@@ -1,11 +1,12 @@
-"""What commands print: results to standard output, all else to standard error."""
+"""A command: its options as they were typed, and what it prints."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import cached_property
 from typing import Any
 
 from jsonargparse import Namespace
@@ -13,25 +14,64 @@ from rich.console import RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from regard.console import Console
+from regard.errors import InputError
 from regard.formatting import printable
+from regard.launcher import rank_and_size
+from regard.parser import Parser
+from regard.terminal import command_line
 
 _PIPE_WIDTH = 1000  # characters: in files and pipes nothing is cut or folded
 
 
-class Output:
-    """Prints the results, notes and progress of a command.
+class Command:
+    """A command as it was typed. Results go to standard output, all else to standard error.
+
+    Of several processes that share the work, the first one prints.
 
     Args:
-        options: of the command, with `json` and `quiet`.
-        main: whether this process prints; of several that share the work, one does.
-
-    Attributes:
-        console: for progress and notes, on standard error.
+        parser: of the command, see `options.make_parser`.
+        arguments: after its name.
     """
 
-    def __init__(self, options: Namespace, *, main: bool = True) -> None:
-        self._json, self._main = options.json, main
-        self.console = Console(stderr=True, quiet=options.quiet or not main, soft_wrap=True)
+    def __init__(self, parser: Parser, arguments: Sequence[str]) -> None:
+        self.parser, self.arguments = parser, list(arguments)
+        self.main = rank_and_size()[0] == 0
+
+    @cached_property
+    def options(self) -> Namespace:
+        """The values of all arguments. Raises InputError for what is wrong with them."""
+        return self.parser.parse_args(self.arguments)
+
+    @cached_property
+    def given(self) -> Namespace:
+        """The values of the arguments that were typed, without defaults."""
+        return self.parser.parse_args(self.arguments, defaults=False)
+
+    def over(self, defaults: Sequence[str]) -> Namespace:
+        """The values of all arguments over other defaults, written as arguments."""
+        return self.parser.parse_args([*defaults, *self.arguments])
+
+    def check_not_given(self, names: Iterable[str], meant: str) -> None:
+        """Raises InputError for an option of these names that has another value than its default.
+
+        Args:
+            names: of the values in `options`.
+            meant: what the options are for.
+        """
+        for name in names:
+            if self.options[name] != self.parser.get_default(name):
+                (option,) = (action.option_strings[0] for action in self.parser._actions if action.dest == name)
+                raise InputError(f"{option} is for {meant}; leave it out")
+
+    @property
+    def line(self) -> str:
+        """The whole command, to type it again."""
+        return command_line([*self.parser.prog.split(), *self.arguments])
+
+    @cached_property
+    def console(self) -> Console:
+        """For progress and notes, on standard error."""
+        return Console(stderr=True, quiet=self.options.quiet or not self.main, soft_wrap=True)
 
     def note(self, text: object) -> None:
         """Prints one line to standard error, unless `--quiet`."""
@@ -44,18 +84,10 @@ class Output:
             records: a list of flat dicts, or another value that JSON has.
             renderables: strings are printed as lines.
         """
-        if not self._main:
-            return
-        if self._json:
+        if self.main and self.options.json:
             print(json.dumps(records, allow_nan=False, indent=1))
-            return
-        _print(Console(width=self.width), renderables)
-
-    @property
-    def width(self) -> int:
-        """Characters of a line of results."""
-        console = Console()
-        return console.width if console.is_terminal else _PIPE_WIDTH
+        elif self.main:
+            _print(Console(width=result_width()), renderables)
 
     @contextmanager
     def progress(self, name: str, unit: str = "images", total: int | None = None) -> Iterator[Callable[..., None]]:
@@ -90,8 +122,14 @@ class Output:
             self.note(f"{name}: {done:,} {unit if done != 1 else unit.removesuffix('s')}, {rate()}")
 
 
+def result_width() -> int:
+    """Characters of a line of results."""
+    console = Console()
+    return console.width if console.is_terminal else _PIPE_WIDTH
+
+
 def as_text(*renderables: RenderableType) -> str:
-    """What `Output.show` prints of them into a pipe."""
+    """What `Command.show` prints of them into a pipe."""
     console = Console(width=_PIPE_WIDTH, no_color=True, force_terminal=False)
     with console.capture() as captured:
         _print(console, renderables)
