@@ -22,7 +22,8 @@ from regard.cli.bias_detectors import (
     focus,
 )
 from regard.cli.command import Command
-from regard.cli.inputs import ClassifierEvaluation, add_networks, cam_method, evaluations, joined, open_networks
+from regard.cli.evaluation import ClassifierEvaluation
+from regard.cli.inputs import add_networks, cam_method, evaluations, joined, open_networks
 from regard.cli.options import add_cam, make_parser
 from regard.data import InMemoryDataset
 from regard.errors import InputError

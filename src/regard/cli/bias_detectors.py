@@ -11,7 +11,8 @@ from jsonargparse import Namespace
 from regard import bias, maps, report
 from regard.cli.command import Command
 from regard.cli.detect import detector_images
-from regard.cli.inputs import Evaluation, match_outputs
+from regard.cli.evaluation import Evaluation
+from regard.cli.inputs import match_outputs
 from regard.data import ImageDataset
 from regard.errors import InputError
 from regard.training import Pretrained

@@ -10,30 +10,33 @@ from typing import Any
 
 import torch
 from jsonargparse import Namespace
-from rich import box
-from rich.table import Table
-from rich.text import Text
 
 from regard import attention, detection, models, training
 from regard.cli.command import Command, as_text
 from regard.cli.options import add_attention_stages, add_device, check_place, make_parser
+from regard.columns import Column
 from regard.errors import InputError
 from regard.files import write_text
-from regard.formatting import NONE, csv_text, printable
+from regard.formatting import csv_text, printable
 from regard.models import Cost
 from regard.parser import Parser, strings
+from regard.report import records_table
 
 _DTYPES = ["float32", "bfloat16", "float16", "float64"]
 _FORMATS = {".csv": "csv", ".json": "json"}
-# Key -> heading, unit, decimals, and whether it is compared with the network without attention.
-_COLUMNS = {
-    "parameters": ("parameters\nM", 1e6, 3, True),
-    "multiply_adds": ("multiply-adds\nG", 1e9, 3, True),
-    "published_flops": ("GFLOPs\nas SA-Net", 1e9, 3, True),
-    "inference_s": ("inference\nms", 1e-3, 2, True),
-    "training_step_s": ("training step\nms", 1e-3, 2, True),
-    "inference_bytes": ("memory\ninference MB", 1e6, 1, False),
-    "training_step_bytes": ("memory\ntraining MB", 1e6, 1, False),
+_ABOUT = (
+    *(Column("detector", "detector"), Column("network", "network"), Column("attention", "attention")),
+    *(Column("gate", "gate"), Column("stages", "stages"), Column("image_size", "image", "number", write=str)),
+)
+# Key -> heading with its unit, the unit, and decimals.
+_MEASURES = {
+    "parameters": ("parameters M", 1e6, 3),
+    "multiply_adds": ("multiply-adds G", 1e9, 3),
+    "published_flops": ("GFLOPs as SA-Net", 1e9, 3),
+    "inference_s": ("inference ms", 1e-3, 2),
+    "training_step_s": ("training step ms", 1e-3, 2),
+    "inference_bytes": ("memory inference MB", 1e6, 1),
+    "training_step_bytes": ("memory training MB", 1e6, 1),
 }
 _CAPTION = """\
 Operations of one image. In percent: more than without attention.
@@ -42,7 +45,7 @@ _CAPTION_DETECTORS = """
 Of detectors: parameters that learn, with the stem and the first stage frozen; box heads on 1,000 proposals, mask heads
 on 100 detections."""
 _CAPTION_MEASURED = """
-Time and peak memory of a batch: the median ± half the distance of the quartiles; memory above parameters and images."""
+Time and peak memory of a batch: the median, the quartiles below it; memory above parameters and images."""
 
 
 def parser() -> Parser:
@@ -126,7 +129,8 @@ def main(command: Command) -> None:
     records = [{**row.to_record(), **conditions} for row in rows]
     suffix = Path(options.out).suffix if options.out else ""
     form = "json" if options.json else options.format or _FORMATS.get(suffix, "terminal")
-    renderables = [_csv(records)] if form == "csv" else [_table(records), *_notes(records, conditions)]
+    table = records_table(records, _columns())
+    renderables = [_csv(records)] if form == "csv" else [table, *_notes(records, conditions)]
     if options.out:
         text = json.dumps(records, indent=1, allow_nan=False) + "\n" if form == "json" else as_text(*renderables)
         write_text(options.out, text)
@@ -183,35 +187,17 @@ def _csv(records: Sequence[dict[str, Any]]) -> str:
     return csv_text(rows).rstrip()
 
 
-def _table(records: Sequence[dict[str, Any]]) -> Table:
-    columns = {key: column for key, column in _COLUMNS.items() if any(record[key] is not None for record in records)}
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    names = [
-        name
-        for name in ("detector", "network", "attention", "gate", "stages")
-        if any(record[name] for record in records)
-    ]
-    for heading in names:
-        table.add_column(heading, no_wrap=True)
-    table.add_column("image", justify="right", no_wrap=True)
-    for heading, _, _, compared in columns.values():
-        table.add_column(heading, justify="right", no_wrap=True)
-        if compared:
-            table.add_column("", justify="right", no_wrap=True)
-    for record in records:
-        cells = [record[name] for name in (*names, "image_size")]
-        for key, (_, unit, decimals, compared) in columns.items():
-            value, overhead = record[key], record.get(f"{key}_overhead")
-            text = NONE if value is None else _rounded(value / unit, decimals)
-            if record.get(f"{key}_low") is not None:
-                text += f" ±{(record[f'{key}_high'] - record[f'{key}_low']) / 2 / unit:.{decimals}f}"
-            cells += [text, "" if overhead is None else f"{overhead:+.2f}%"] if compared else [text]
-        table.add_row(*(Text(printable("" if cell is None else cell)) for cell in cells))
-    return table
+def _columns() -> list[Column]:
+    """Of the table: each measure, and beside it how much more it is than without attention."""
+    columns = list(_ABOUT)
+    for key, (heading, unit, decimals) in _MEASURES.items():
+        columns.append(Column(key, heading, "number", write=partial(_in_unit, unit, decimals)))
+        columns.append(Column(f"{key}_overhead", "", "number", write="{:+.2f}%".format))
+    return columns
 
 
-def _rounded(value: float, decimals: int) -> str:
-    return f"{value:.{decimals}f}" if value >= 1 else f"{value:#.{decimals}g}"
+def _in_unit(unit: float, decimals: int, value: float) -> str:
+    return f"{value / unit:.{decimals}f}" if value >= unit else f"{value / unit:#.{decimals}g}"
 
 
 def _notes(records: Sequence[dict[str, Any]], conditions: dict[str, Any]) -> list[str]:

@@ -9,7 +9,8 @@ import torch
 
 from regard import training
 from regard.cli.command import Command
-from regard.cli.inputs import ClassifierEvaluation, add_networks, evaluations, joined, open_networks
+from regard.cli.evaluation import ClassifierEvaluation
+from regard.cli.inputs import add_networks, evaluations, joined, open_networks
 from regard.cli.options import make_parser
 from regard.columns import Column
 from regard.errors import InputError

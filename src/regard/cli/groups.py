@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from regard.cli.command import Command
-from regard.cli.inputs import ClassifierEvaluation, evaluations, open_networks
+from regard.cli.evaluation import ClassifierEvaluation
+from regard.cli.inputs import evaluations, open_networks
 from regard.cli.options import make_parser
 from regard.cli.studies import Sample, add_study_options, folder_for, sample, write_study
 from regard.errors import InputError

@@ -89,29 +89,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
             status: int | None = module.main(Command(module.parser(), arguments[1:]))
             return status or 0
     except SaidElsewhere as error:
-        _show_traceback(error)
-        return error.status
+        return _failed(error, None)
     except InputError as error:
-        _show_traceback(error)
-        rank = os.environ.get("RANK", "0")  # of a process that a launcher started
-        say(f"regard{f' (process {rank})' if rank != '0' else ''}: {error!s:.{_LONGEST}}", error=True)
-        return error.status
+        return _failed(error, f"{error!s:.{_LONGEST}}")
     except KeyboardInterrupt:
         print("regard: stopped", file=sys.stderr)
         return 130
     except BrokenPipeError:
         return 1
     except OSError as error:  # a name that is too long, a disk that is full or may only be read
-        _show_traceback(error)
         place = f"{error.filename}: " if error.filename else ""
-        say(f"regard: {place}{error.strerror or error}", error=True)
-        return InputError.status
+        return _failed(error, f"{place}{error.strerror or error}")
     except RuntimeError as error:
         if not KILLED_WORKER.search(str(error)):
             raise
-        _show_traceback(error)
-        say(f"regard: {first_line(error)}; if memory ran out, give fewer workers or smaller batches", error=True)
-        return InputError.status
+        return _failed(error, f"{first_line(error)}; if memory ran out, give fewer workers or smaller batches")
 
 
 def module_of(command: str) -> str:
@@ -119,11 +111,18 @@ def module_of(command: str) -> str:
     return f"regard.cli.{'import_' if command == 'import' else command}"
 
 
-def _show_traceback(error: BaseException) -> None:
-    """What is behind an error of one line, if REGARD_TRACEBACK is set: causes, and notes of DataLoader workers."""
+def _failed(error: Exception, message: str | None) -> int:
+    """Prints the message in a line, if there is one, and gives the exit status.
+
+    If REGARD_TRACEBACK is set, what is behind it comes first: causes, and notes of DataLoader workers.
+    """
     if os.environ.get("REGARD_TRACEBACK", "0") not in ("", "0"):
         for line in "".join(traceback.format_exception(error)).splitlines():
             say(line, error=True)
+    if message is not None:
+        rank = os.environ.get("RANK", "0")  # of a process that a launcher started
+        say(f"regard{f' (process {rank})' if rank != '0' else ''}: {message}", error=True)
+    return error.status if isinstance(error, InputError) else InputError.status
 
 
 def _check_alone(command: str) -> None:

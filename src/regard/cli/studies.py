@@ -12,7 +12,8 @@ import numpy as np
 
 from regard import report
 from regard.cli.command import Command
-from regard.cli.inputs import ClassifierEvaluation, add_networks
+from regard.cli.evaluation import ClassifierEvaluation
+from regard.cli.inputs import add_networks
 from regard.errors import InputError
 from regard.files import check_written, write_text
 from regard.parser import Parser, strings
