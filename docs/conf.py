@@ -130,9 +130,9 @@ def describe_constant(app: Sphinx, what: str, name: str, value: Any, options: An
     """Constants have their docstring in the module that they come from, not in the package."""
     if what != "data":
         return
-    package, _, constant = name.rpartition(".")
+    constant = name.rpartition(".")[2]
     lines.clear()
-    for module in [module for module in sys.modules if f"{module}.".startswith(f"{package}.")]:
+    for module in [module for module in sys.modules if module.startswith("regard.")]:
         try:
             described = ModuleAnalyzer.for_module(module).find_attr_docs().get(("", constant))
         except PycodeError:

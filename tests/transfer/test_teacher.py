@@ -51,7 +51,7 @@ def test_folded_it_gives_the_same_maps_and_logits(name) -> None:
     objective = transfer.Objective(student, teacher, alpha=0.5)
     folded = objective(images, labels)
     torch.testing.assert_close(folded.total, plain.total, rtol=1e-9, atol=0)
-    network = objective._lessons[0].network.model
+    network = objective._paired_teachers[0].network.model
     norms = [sum(isinstance(m, nn.BatchNorm2d) for m in each.modules()) for each in (network, model)]
     assert norms[0] < norms[1] and network is not model
 
@@ -69,7 +69,7 @@ def test_in_half_precision_it_says_nearly_the_same() -> None:
             torch.stack(half.pairs["attention"]), torch.stack(exact.pairs["attention"]), rtol=0.05, atol=1e-6
         )
         assert half.terms["distillation"] != exact.terms["distillation"]
-        running = objective._lessons[0].network.model
+        running = objective._paired_teachers[0].network.model
         kinds = {type(m): m.weight.dtype for m in running.modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)}
         assert kinds[nn.Conv2d] == torch.bfloat16 and kinds.get(nn.BatchNorm2d, torch.float32) == torch.float32
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())

@@ -5,7 +5,7 @@ Zhou et al., "Learning Deep Features for Discriminative Localization" (CVPR 2016
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from typing import Any, NamedTuple
@@ -85,9 +85,10 @@ def pooled_features(model: nn.Module, size: tuple[int, int]) -> Pooled:
             raise InputError(
                 f"the network does not run on an image of {size[0]} x {size[1]} pixels ({one_line(error)[:200]})"
             ) from error
-    for classifier, pooled in _classified(inputs, logits):
-        # The plain output first, of the last layer that gives it.
-        for activation in _ACTIVATIONS:
+    # What the logits are a linear layer of, the last first; or they are the mean of features themselves.
+    classified = [(name, features) for name, features, output in reversed(inputs) if _same(output, logits)]
+    for classifier, pooled in [*classified, ("", logits)]:
+        for activation in _ACTIVATIONS:  # the plain output first, of the last layer that gives it
             for layer, function, mean in reversed(means):
                 if function == activation and _same(mean, pooled):
                     return Pooled(layer, activation, classifier)
@@ -96,14 +97,6 @@ def pooled_features(model: nn.Module, size: tuple[int, int]) -> Pooled:
         "activation maps are not known; take Grad-CAM (maps gradcam), or larger images if its last features have one "
         "pixel"
     )
-
-
-def _classified(inputs: list[tuple[str, Tensor, Tensor]], logits: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """What the logits may be a linear layer of, with its name; and the logits themselves."""
-    for name, features, output in reversed(inputs):
-        if _same(output, logits):
-            yield name, features
-    yield "", logits
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

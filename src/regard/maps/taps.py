@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from regard.errors import InputError, check_interval, unknown
+from regard.errors import InputError, unknown
 from regard.maps.features import Reshape, arrangement
 from regard.maps.layers import Layer, find_layers, readable
 from regard.stages import COMPILED
@@ -60,7 +60,8 @@ def activation_map(features: Tensor, power: float = 2, reduce: Reduce = "mean") 
 
 def check_power(power: float, reduce: Reduce) -> None:
     """Raises InputError unless these are a power and a reduction of `activation_map`."""
-    check_interval("power", power, "[1, inf)")
+    if not 1 <= power < torch.inf:  # in every step, so at once
+        raise InputError(f"power is {power}; it has to be in [1, inf)")
     if reduce not in ("mean", "sum", "max"):
         raise unknown("reduce", reduce, ("mean", "sum", "max"))
 

@@ -16,7 +16,7 @@ from regard.transfer.guided_maps import DERIVED_MAPS, Guide, GuidedMaps, make_gu
 from regard.transfer.losses import check_classes, make_regressor, task_loss
 from regard.transfer.pairing import LayerSpec, Pair, check_extent, feature_shapes, find_pairs
 from regard.transfer.schedule import Weight, as_weight, check_range
-from regard.transfer.teacher import Lesson, Network, Teacher
+from regard.transfer.teacher import PairedTeacher, TappedNetwork, Teacher
 from regard.transfer.terms import TERMS, Form, ForwardPass, FullActivationForm, GuidanceForm, Outputs, Task
 
 
@@ -162,8 +162,8 @@ class Objective(nn.Module):
         self.layers = layers
         self.compiled = compile
         # Both are known with the size of the images. Teachers do not learn, and so are no submodules.
-        self._student: Network | None = None
-        self._lessons: list[Lesson] = []
+        self._student: TappedNetwork | None = None
+        self._paired_teachers: list[PairedTeacher] = []
         self._guide: Guide | None = None
         if image_size is not None:
             self._prepare((image_size, image_size) if isinstance(image_size, int) else image_size)
@@ -179,7 +179,7 @@ class Objective(nn.Module):
         """
         if self._student is None:
             raise InputError("the pairs are not known before the first batch; give image_size= to have them now")
-        return [pair for lesson in self._lessons for pair in lesson.pairs]
+        return [pair for teacher in self._paired_teachers for pair in teacher.pairs]
 
     def forward(
         self,
@@ -216,7 +216,7 @@ class Objective(nn.Module):
         teachers: list[Outputs] = []
         if any(term.teacher for term in terms.values()):
             gradients = any(term.teacher and term.derives for term in terms.values())
-            teachers = [lesson.outputs(images, labels, gradients=gradients) for lesson in self._lessons]
+            teachers = [teacher.outputs(images, labels, gradients=gradients) for teacher in self._paired_teachers]
         with self._guide or nullcontext():  # also while its weight is 0: a compiled student keeps its hooks
             outputs = student.outputs(images)
         step = ForwardPass(
@@ -251,7 +251,9 @@ class Objective(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Moves and casts the teachers, too."""
         super()._apply(fn, recurse)
-        networks = [teacher.model for teacher in self.teachers] + [lesson.network.model for lesson in self._lessons]
+        networks = [teacher.model for teacher in self.teachers] + [
+            teacher.network.model for teacher in self._paired_teachers
+        ]
         for network in {id(network): network for network in networks}.values():
             network._apply(fn, recurse)
         return self
@@ -261,21 +263,21 @@ class Objective(nn.Module):
         guides = "guidance" in self.weights and self._guided[0] in DERIVED_MAPS
         return guides or any(term.derives for term in TERMS.values() if term.weight in self.weights)
 
-    def _prepare(self, size: tuple[int, int]) -> Network:
+    def _prepare(self, size: tuple[int, int]) -> TappedNetwork:
         """Finds and checks the layers, once the size of the images is known."""
-        lessons = [self._lesson(teacher, size) for teacher in self.teachers]
+        paired = [self._paired(teacher, size) for teacher in self.teachers]
         guide = None
         if "guidance" in self.weights:
             maps, guided_layers, detach = self._guided
             guide = make_guide(self.student, maps, guided_layers, detach=detach, size=size)
-        layers = [pair.student for lesson in lessons for pair in lesson.pairs]
+        layers = [pair.student for teacher in paired for pair in teacher.pairs]
         student = self._network(self.student, layers, compiles=self.compiled)
         # Only now, so that an error leaves nothing half prepared.
-        self._lessons, self._guide, self._student = lessons, guide, student
-        self.regressors.extend(regressor for lesson in lessons for regressor in lesson.regressors)
+        self._paired_teachers, self._guide, self._student = paired, guide, student
+        self.regressors.extend(regressor for teacher in paired for regressor in teacher.regressors)
         return student
 
-    def _lesson(self, teacher: Teacher, size: tuple[int, int]) -> Lesson:
+    def _paired(self, teacher: Teacher, size: tuple[int, int]) -> PairedTeacher:
         """The teacher as it runs in a step, paired with the student."""
         pairs: list[Pair] = []
         teacher_size = teacher.size or size
@@ -308,13 +310,13 @@ class Objective(nn.Module):
             dtype=None if exact else teacher.dtype(),
             compiles=teacher.compile and not self._derives,
         )
-        return Lesson(teacher, network, pairs, regressors)
+        return PairedTeacher(teacher, network, pairs, regressors)
 
-    def _network(self, model: nn.Module, layers: list[str], **options: Any) -> Network:
+    def _network(self, model: nn.Module, layers: list[str], **options: Any) -> TappedNetwork:
         reduce: Reduce = "sum" if self.reduce == "mean" else self.reduce  # the same once normalised, and less to do
         attention = (self.power, reduce) if "beta" in self.weights else None
         features = "full_activation" in self.weights
-        return Network(model, list(dict.fromkeys(layers)), attention, features=features, **options)
+        return TappedNetwork(model, list(dict.fromkeys(layers)), attention, features=features, **options)
 
 
 def _as_weights(given: dict[str, float | Weight], *, alone: bool) -> dict[str, Weight]:

@@ -122,7 +122,7 @@ class Teacher:
         return wanted if lowered else None
 
 
-class Network:
+class TappedNetwork:
     """A network as it runs in a step, with taps on the layers that are compared.
 
     Args:
@@ -172,11 +172,11 @@ class Network:
         return Outputs(logits, maps, values)
 
 
-class Lesson(NamedTuple):
+class PairedTeacher(NamedTuple):
     """A teacher as it runs in a step, and the layers of the student that it is compared with."""
 
     teacher: Teacher
-    network: Network
+    network: TappedNetwork
     pairs: list[Pair]
     regressors: list[nn.Module]
 
