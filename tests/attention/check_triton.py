@@ -267,7 +267,7 @@ def test_modules_run_on_the_kernels(monkeypatch, caplog, name) -> None:
     monkeypatch.setattr(operation, "_kernels", lambda backend: kernels)
     monkeypatch.setattr(kernels, "SMALL", 0)
     torch.manual_seed(0)
-    layer, x = module(name), small(6, 8, 5, 6) + 0.5
+    layer, x = module(name), small(3, 8, 5, 6) + 0.5
     launches = []
     for function in kernels.__all__[2:]:
         plain = getattr(kernels, function)

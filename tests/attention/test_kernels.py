@@ -327,8 +327,8 @@ def test_a_kernel_that_fails_leaves_its_operation_to_the_formula_and_it_is_said_
     assert len(caplog.records) == 1 and "no such instruction" in caplog.text
 
 
-def loaded(script: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
-    code = f"import logging; logging.basicConfig(format='%(message)s'); import torch\n{script}\n" + (
+def loaded(before: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    code = f"{before}\nimport logging; logging.basicConfig(format='%(message)s'); import torch\n" + (
         "from regard.attention import create, kernels\n"
         "for _ in range(2): create('se', 64)(torch.zeros(2, 64, 32, 32))\n"
         "print(kernels.backend('cpu'))"
@@ -355,8 +355,8 @@ def test_a_broken_compiler_is_told_and_leaves_nothing(tmp_path) -> None:
 
 
 @pytest.mark.slow
-def test_kernels_can_be_declined() -> None:
-    done = loaded(REGARD_NATIVE="0")
+def test_kernels_can_be_declined_and_triton_be_absent() -> None:
+    done = loaded("import sys; sys.modules['triton'] = None", REGARD_NATIVE="0")
     assert done.stdout == "torch\n" and not done.stderr
 
 

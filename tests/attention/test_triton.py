@@ -44,9 +44,3 @@ def test_every_kernel_compiles_for_a_gpu_and_keeps_to_its_registers(tmp_path) ->
     """No GPU is needed."""
     pytest.importorskip("triton")
     run(REGISTERS, "--quick", TRITON_CACHE_DIR=str(tmp_path))
-
-
-@pytest.mark.slow
-def test_without_triton() -> None:
-    """It is imported only when an operation first runs on a GPU."""
-    run("-c", "import sys; sys.modules['triton'] = None; from regard import attention as a; a.create('shuffle', 128)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable
 from itertools import chain, groupby
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from torch import nn
 
@@ -13,9 +13,9 @@ from regard.attention.gates import Gate
 from regard.attention.insertion_points import InsertionPoint, Where, insertion_points
 from regard.attention.modules.shuffle import OrderedShuffleAttention
 from regard.attention.registry import create, get
-from regard.attention.start import IdentityStart, Start, check_start
+from regard.attention.start import IdentityStart, Start
 from regard.blocks import AttentionSlot
-from regard.errors import InputError
+from regard.errors import InputError, unknown
 from regard.with_attention import WithAttention, exchange, is_added, mark_added, plain_name, without_attention
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -66,7 +66,8 @@ def attach(
     Raises:
         InputError: the model has no insertion point there, or has attention there already; the model is then unchanged.
     """
-    check_start(start)
+    if start not in get_args(Start):
+        raise unknown("start of attention", start, get_args(Start))
     if start == "identity" and name == "shuffle":
         options = {"shuffle": False, **options}
     points = insertion_points(model, stages, where)
@@ -138,17 +139,16 @@ def _modules(
     for_stage = getattr(get(name) if isinstance(name, str) else name, "for_stage", None)
     modules: list[nn.Module] = []
     for _, group in groupby(points, key=lambda point: point.stage):
-        together = list(group)
-        likes = [_like(model, point) for point in together]
+        together = [(point.channels, _like(model, point)) for point in group]
         if for_stage is not None:
-            channels = [point.channels for point in together]
-            create(name, channels[0], gate=gate, device="meta", **options)  # says what is wrong with the options
-            modules += for_stage(channels, gate=gate, device=likes[0].device, dtype=likes[0].dtype, **options)
-            continue
-        modules += [
-            create(name, point.channels, gate=gate, device=like.device, dtype=like.dtype, **options)
-            for point, like in zip(together, likes, strict=True)
-        ]
+            like = together[0][1]
+            channels = [of_point for of_point, _ in together]
+            modules += for_stage(channels, gate=gate, device=like.device, dtype=like.dtype, **options)
+        else:
+            modules += [
+                create(name, channels, gate=gate, device=like.device, dtype=like.dtype, **options)
+                for channels, like in together
+            ]
     return modules
 
 

@@ -173,7 +173,9 @@ def _takes_norm(model: nn.Module, layer: nn.Module) -> bool:
 
 
 class FoldedNorm(nn.Identity):
-    """What is left of a batch norm that went into the layer before it: its place, its name and its hooks."""
+    """What is left of a batch norm that went into the layer before it. By its name it is a norm where stages end: see
+    `stages.is_norm`.
+    """
 
 
 class FoldedNormAct(nn.Module):
@@ -219,10 +221,10 @@ def _fold_norm(layer: nn.Module, norm: nn.Module) -> None:
     folded = fuse_conv_bn_weights(weight.to(dtype), bias, mean, variance, source.eps, factor, shift, transposed)
     for name, value in zip(("weight", "bias"), folded, strict=True):
         setattr(layer, name, nn.Parameter(value.to(weight.dtype), weight.requires_grad))
-    replacement = FoldedNormAct if _is_one_of(norm, _WITH_ACTIVATION) else FoldedNorm
+    left = FoldedNormAct if _is_one_of(norm, _WITH_ACTIVATION) else FoldedNorm
     norm._parameters.clear()
     norm._buffers.clear()
-    norm.__class__ = replacement
+    norm.__class__ = left
 
 
 def _is_one_of(module: nn.Module, classes: set[str]) -> bool:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, cast, get_args
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from regard.attention import kernels
 from regard.attention.gated import AttentionModule, ChannelAttention, check_features
-from regard.errors import unknown
 
 Start = Literal["published", "identity"]
 
@@ -47,13 +46,3 @@ class IdentityStart(AttentionModule):
             x, factors = module.factors(x)
             return kernels.scale(x, 1 - self.strength * (1 - factors))
         return torch.lerp(self.module(x), x, 1 - self.strength.to(x.dtype))  # x - (1 - 1) (x - module(x)) at first
-
-
-def check_start(start: str) -> None:
-    """Raises an error if a start is neither 'published' nor 'identity'.
-
-    Raises:
-        InputError: it is something else.
-    """
-    if start not in get_args(Start):
-        raise unknown("start of attention", start, get_args(Start))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -58,24 +58,17 @@ class BottleneckAttention(GatedAttention):
         super().__init__(channels, gate=gate, device=device, dtype=dtype)
         self.combine = combine
         hidden = hidden_units(channels, reduction)
-
-        def dilated() -> nn.Conv2d:
-            return nn.Conv2d(hidden, hidden, 3, padding=dilation, dilation=dilation, device=device, dtype=dtype)
-
-        def norm() -> nn.BatchNorm2d:
-            return nn.BatchNorm2d(hidden, device=device, dtype=dtype)
-
+        factory: Any = {"device": device, "dtype": dtype}
+        dilated: Any = {"padding": dilation, "dilation": dilation, **factory}
         self.channel = nn.Sequential(
-            nn.Linear(channels, hidden, device=device, dtype=dtype),
-            nn.BatchNorm1d(hidden, device=device, dtype=dtype),
-            nn.ReLU(),
-            nn.Linear(hidden, channels, device=device, dtype=dtype),
+            *(nn.Linear(channels, hidden, **factory), nn.BatchNorm1d(hidden, **factory), nn.ReLU()),
+            nn.Linear(hidden, channels, **factory),
         )
         self.spatial = nn.Sequential(
-            *(nn.Conv2d(channels, hidden, 1, device=device, dtype=dtype), norm(), nn.ReLU()),
-            *(dilated(), norm(), nn.ReLU()),
-            *(dilated(), norm(), nn.ReLU()),
-            nn.Conv2d(hidden, 1, 1, device=device, dtype=dtype),
+            *(nn.Conv2d(channels, hidden, 1, **factory), nn.BatchNorm2d(hidden, **factory), nn.ReLU()),
+            *(nn.Conv2d(hidden, hidden, 3, **dilated), nn.BatchNorm2d(hidden, **factory), nn.ReLU()),
+            *(nn.Conv2d(hidden, hidden, 3, **dilated), nn.BatchNorm2d(hidden, **factory), nn.ReLU()),
+            nn.Conv2d(hidden, 1, 1, **factory),
         )
         self._start()
 

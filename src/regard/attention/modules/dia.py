@@ -37,14 +37,12 @@ class DIACell(AttentionModule):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        factory: Any = {"device": device, "dtype": dtype}
         narrow = hidden_units(channels, reduction)
 
         def layers() -> nn.Sequential:
-            return nn.Sequential(
-                nn.Linear(channels, narrow, device=device, dtype=dtype),
-                nn.ReLU(),
-                nn.Linear(narrow, 4 * channels, device=device, dtype=dtype),
-            )
+            wide = 4 * channels
+            return nn.Sequential(nn.Linear(channels, narrow, **factory), nn.ReLU(), nn.Linear(narrow, wide, **factory))
 
         self.input = layers()
         self.hidden = layers()
@@ -99,12 +97,7 @@ class DIA(AttentionModule):
         super().__init__()
         self.channels = channels
         self.cell = DIACell(channels, reduction=reduction, gate=gate, device=device, dtype=dtype)
-        self._place_in_stage(_Passed(), 0, 1)
-
-    def _place_in_stage(self, passed: _Passed, number: int, blocks: int) -> None:
-        self._passed = passed
-        self.number = number
-        self.blocks = blocks
+        self._passed, self.number, self.blocks = _Passed(), 0, 1
 
     @classmethod
     def for_stage(cls, channels: Sequence[int], **options: Any) -> list[nn.Module]:
@@ -124,16 +117,13 @@ class DIA(AttentionModule):
             )
         first = create(cls, channels[0], **options)  # which checks the options
         assert isinstance(first, cls)
-        modules: list[nn.Module] = [first]
-        for number in range(1, len(channels)):
-            module = cls.__new__(cls)
-            nn.Module.__init__(module)
-            module.channels = first.channels
-            module.cell = first.cell
-            module._place_in_stage(first._passed, number, len(channels))
-            modules.append(module)
-        first.blocks = len(channels)
-        return modules
+        modules = [first, *(cls.__new__(cls) for _ in channels[1:])]
+        for number, module in enumerate(modules):
+            if module is not first:
+                nn.Module.__init__(module)
+                module.channels, module.cell, module._passed = first.channels, first.cell, first._passed
+            module.number, module.blocks = number, len(channels)
+        return [*modules]
 
     def gate_values(self, x: Tensor) -> Tensor:
         """The factors (N, C, 1, 1) of the first block of a stage; those of the others depend on the block before.

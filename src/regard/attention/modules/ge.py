@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -89,30 +89,18 @@ class GatherExcite(GatedAttention):
         self.gather = nn.Sequential()
         self.excite = nn.Sequential()
 
-        def gather(kernel_size: int | tuple[int, int], stride: int = 1) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
-            conv = nn.Conv2d(
-                channels,
-                channels,
-                kernel_size,
-                stride,
-                padding=1 if stride > 1 else 0,
-                groups=channels,
-                bias=False,
-                device=device,
-                dtype=dtype,
-            )
-            return conv, nn.BatchNorm2d(channels, device=device, dtype=dtype)
-
+        factory: Any = {"device": device, "dtype": dtype}
+        depthwise: Any = {"groups": channels, "bias": False, **factory}
         if self.size is not None:
-            self.gather.extend(gather(self.size))
+            conv = nn.Conv2d(channels, channels, self.size, **depthwise)
+            self.gather.extend((conv, nn.BatchNorm2d(channels, **factory)))
         elif variant != "theta-minus":
             for step in range(extent.bit_length() - 1):
-                self.gather.extend([nn.ReLU()] if step else [])
-                self.gather.extend(gather(3, stride=2))
+                conv = nn.Conv2d(channels, channels, 3, 2, padding=1, **depthwise)
+                self.gather.extend((*([nn.ReLU()] if step else []), conv, nn.BatchNorm2d(channels, **factory)))
         if variant == "theta-plus":
             hidden = hidden_units(channels, reduction)
-            first = nn.Conv2d(channels, hidden, 1, device=device, dtype=dtype)
-            second = nn.Conv2d(hidden, channels, 1, device=device, dtype=dtype)
+            first, second = nn.Conv2d(channels, hidden, 1, **factory), nn.Conv2d(hidden, channels, 1, **factory)
             self.excite.extend((nn.ReLU(), first, nn.ReLU(), second))
         self._start()
 
@@ -130,27 +118,23 @@ class GatherExcite(GatedAttention):
     def _by_channel(self) -> bool:
         return self.variant == "theta-minus" and self.extent == 0
 
-    def gathered(self, x: Tensor) -> Tensor:
+    def _gathered(self, x: Tensor) -> Tensor:
         """One value per channel and region, (N, C, h, w), of the features (N, C, H, W)."""
         if self.variant == "theta-minus":
             window, stride = 2 * self.extent - 1, self.extent
             return F.avg_pool2d(x, window, stride, padding=window // 2, count_include_pad=False)
-        # Not while torch.fx traces, when x has no shape.
-        if (
-            self.size is not None
-            and isinstance(x, Tensor)
-            and not (x.shape[2] >= self.size[0] and x.shape[3] >= self.size[1])
-        ):
-            raise InputError(
-                f"gather-excite was built for maps of {self.size[0]} x {self.size[1]}, and got {x.shape[2]} x "
-                f"{x.shape[3]}; build it with that size"
-            )
+        if self.size is not None and isinstance(x, Tensor):  # while torch.fx traces, x has no shape
+            (height, width), (h, w) = self.size, x.shape[2:]
+            if not (h >= height and w >= width):
+                raise InputError(
+                    f"gather-excite was built for maps of {height} x {width}, and got {h} x {w}; build it for those"
+                )
         return self.gather(x)
 
     def logits(self, x: Tensor) -> Tensor:
         if self._by_channel:
             return kernels.channel_mean(x)[:, :, None, None]
-        return F.interpolate(self.excite(self.gathered(x)), size=x.shape[2:], mode="nearest")
+        return F.interpolate(self.excite(self._gathered(x)), size=x.shape[2:], mode="nearest")
 
     def forward(self, x: Tensor) -> Tensor:
         if not self._by_channel:
