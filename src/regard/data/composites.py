@@ -6,7 +6,7 @@ parts: a class has backgrounds that usually come with it, and how often they do 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from torch import Tensor
 from regard.data.dataset import ImageDataset, InMemoryDataset, Splits, channel_statistics
 from regard.data.decode import Unreadable, read_image
 from regard.data.listing import EXTENSIONS, Tree, existing_folder, show
+from regard.data.objects import boxes_of
 from regard.data.random import Integers, RandomStream, check_seed
 from regard.data.registry import register_splits
 from regard.errors import InputError, check_interval, first_line, unknown
@@ -125,37 +126,32 @@ def composites(
     for name, where, example in (("foregrounds", foregrounds, "coco:FOLDER"), ("backgrounds", backgrounds, "FOLDER")):
         if not where:
             raise InputError(f"composites need {name}; give them (--data.options.{name} {example})")
-    cut, names = _cut_outs(foregrounds, classes, round(side * largest))
-    photographs = _photographs(Path(backgrounds).expanduser(), side, len(names))
-    shared: dict[str, Any] = {"size": side, "sides": (round(side * smallest), round(side * largest))}
-    splits = [
-        _make(split_cut, split_photographs, count, correlation, RandomStream(seed, 30 + i), **shared)
-        for i, (split_cut, split_photographs, count, correlation) in enumerate(
-            zip(cut, photographs, (train, test), (cue, test_cue), strict=True)
-        )
-    ]
+    cut_outs = _cut_outs(foregrounds, classes, round(side * largest))
+    photographs = _photographs(Path(backgrounds).expanduser(), side, len(cut_outs[0]))
+    sides = round(side * smallest), round(side * largest)
+    splits = []
+    for i, (count, correlation) in enumerate(((train, cue), (test, test_cue))):
+        stream = RandomStream(seed, 30 + i)
+        splits.append(_make(list(cut_outs[i].values()), photographs[i], count, correlation, stream, side, sides))
     mean, std = channel_statistics(splits[0]["images"])
-    named: dict[str, Any] = {"classes": names, "name": "composites", "mean": mean, "std": std}
-    return Splits(
-        *(CompositeDataset(**one, split=split, **named) for one, split in zip(splits, ("train", "test"), strict=True))
-    )
+    shared: dict[str, Any] = {"classes": tuple(cut_outs[0]), "name": "composites", "mean": mean, "std": std}
+    return Splits(*(CompositeDataset(**splits[i], split=split, **shared) for i, split in enumerate(("train", "test"))))
 
 
 def _make(
-    cut: Sequence[Sequence[Image.Image]],
+    cut_outs: Sequence[Sequence[Image.Image]],
     photographs: Sequence[Sequence[Pixels]],
     count: int,
     cue: float,
     stream: RandomStream,
-    *,
     size: int,
     sides: tuple[int, int],
 ) -> dict[str, Any]:
     """The images of a split, from the cut-outs and photographs of each class."""
-    labels = stream.permutation(count) % len(cut)
-    agrees, other = stream.bernoulli(cue, count), stream.integers(0, len(cut) - 1, count)
+    labels = stream.permutation(count) % len(cut_outs)
+    agrees, other = stream.bernoulli(cue, count), stream.integers(0, len(cut_outs) - 1, count)
     groups = np.where(agrees, labels, other)
-    objects = stream.integers(0, np.array([len(one) for one in cut])[labels] - 1, count)
+    objects = stream.integers(0, np.array([len(one) for one in cut_outs])[labels] - 1, count)
     behind = stream.integers(0, np.array([len(one) for one in photographs])[groups] - 1, count)
     side, mirrored = stream.integers(*sides, count), stream.bernoulli(0.5, (2, count))
     crops, places = stream.integers(*_CROPS, count), stream.integers(0, 2**16, (4, count))
@@ -166,7 +162,7 @@ def _make(
         background = Image.fromarray(photograph[_window(photograph.shape[:2], (crop, crop), places[:2, i])])
         pixels = np.asarray(background.resize((size, size), Image.Resampling.BILINEAR))
         images[i] = pixels[:, ::-1] if mirrored[0, i] else pixels
-        pixels = _scaled(cut[labels[i]][objects[i]], int(side[i]))
+        pixels = _scaled(cut_outs[labels[i]][objects[i]], int(side[i]))
         pixels = pixels[:, ::-1] if mirrored[1, i] else pixels
         covered, window = pixels[:, :, 3] >= 128, _window((size, size), pixels.shape[:2], places[2:, i])
         images[i][window][covered] = pixels[covered, :3]
@@ -194,80 +190,70 @@ def _scaled(image: Image.Image, side: int) -> Pixels:
 
 def _cut_outs(
     where: str, classes: Sequence[str] | None, side: int
-) -> tuple[tuple[list[list[Image.Image]], list[list[Image.Image]]], tuple[str, ...]]:
-    """The cut-outs for training and for testing by class, and the names of the classes."""
+) -> tuple[dict[str, list[Image.Image]], dict[str, list[Image.Image]]]:
+    """The cut-outs for training and for testing, by the name of their class."""
     from regard.data.sources import open_regions  # which registers this set
 
-    held_out = open_regions(where)
+    test_set = open_regions(where)
     try:
-        learnt = open_regions(where, split="train")
+        train_set = open_regions(where, split="train")
     except InputError:
-        learnt = held_out
-    if not held_out.has_object_masks:
+        train_set = test_set
+    if not test_set.has_object_masks:
         raise InputError(f"the images of {where} have no masks of single objects; give a set that has (coco, masks)")
-    merged = _merged(held_out.classes, classes)
-    class_of = {label: place for place, labels in enumerate(merged.values()) for label in labels}
-    if learnt.split == held_out.split:
-        sources = [(held_out, lambda i: i % EVERY > 0), (held_out, lambda i: i % EVERY == 0)]
-    else:
-        sources = [(learnt, lambda i: True), (held_out, lambda i: True)]
-    train, test = (_cut(images, which, class_of, side) for images, which in sources)
-    kept = [place for place in range(len(merged)) if train[place] and test[place]]
-    names = [name for place, name in enumerate(merged) if place in kept]
-    missing = [name for name in merged if name not in names]
+    class_of = _class_of(test_set.classes, classes)
+    train_order, test_order = (RandomStream(0, 32).permutation(len(images)) for images in (train_set, test_set))
+    if train_set.split == test_set.split:
+        train_order, test_order = train_order[train_order % EVERY > 0], test_order[test_order % EVERY == 0]
+    train, test = _cut(train_set, train_order, class_of, side), _cut(test_set, test_order, class_of, side)
+    names = [name for name in train if train[name] and test[name]]
+    missing = [name for name in train if name not in names]
     if classes is not None and missing:
         raise InputError(f"{where} has no object of class {missing[0]!r} to train and to test on; leave the class out")
-    if len(kept) < 2:
+    if len(names) < 2:
         raise InputError(
-            f"{where} has {len(kept)} classes with objects to train and to test on; composites need two or more"
+            f"{where} has {len(names)} classes with objects to train and to test on; composites need two or more"
         )
-    return ([train[place] for place in kept], [test[place] for place in kept]), tuple(names)
+    return {name: train[name] for name in names}, {name: test[name] for name in names}
 
 
-def _merged(known: Sequence[str], classes: Sequence[str] | None) -> dict[str, list[int]]:
-    """The labels in the set of objects that make up each class, by its name."""
+def _class_of(known: Sequence[str], classes: Sequence[str] | None) -> dict[int, str]:
+    """The class that objects of each label belong to; labels of no class are left out."""
     if classes is None:
-        return {name: [label] for label, name in enumerate(known)}
-    merged: dict[str, list[int]] = {}
+        return dict(enumerate(known))
+    class_of: dict[int, str] = {}
     for text in classes:
         name, _, parts = text.partition("=")
         for part in (parts or name).split("+"):
             if part not in known:
                 raise unknown("class of the foregrounds", part, known)
-            if any(known.index(part) in labels for labels in merged.values()):
+            if known.index(part) in class_of:
                 raise InputError(f"class {part!r} is named twice; name each class once")
-            merged.setdefault(name, []).append(known.index(part))
-    return merged
+            class_of[known.index(part)] = name
+    return class_of
 
 
-def _cut(
-    images: ImageDataset, which: Callable[[int], bool], class_of: Mapping[int, int], side: int
-) -> dict[int, list[Image.Image]]:
-    """Up to `MOST` cut-outs of each class, RGBA pixels of bounding boxes, from images in a fixed random order; none
-    larger than need be. `class_of` maps labels of the images to classes."""
-    cut: dict[int, list[Image.Image]] = {place: [] for place in class_of.values()}
-    for i in RandomStream(0, 32).permutation(len(images)).tolist():
-        if not which(i) or all(len(one) >= MOST for one in cut.values()):
-            continue
+def _cut(images: ImageDataset, order: Integers, class_of: Mapping[int, str], side: int) -> dict[str, list[Image.Image]]:
+    """Up to `MOST` cut-outs of each class, RGBA pixels of bounding boxes, from images in this order; none larger than
+    need be."""
+    cut: dict[str, list[Image.Image]] = {name: [] for name in class_of.values()}
+    for i in order.tolist():
+        wanted = {label for label, name in class_of.items() if len(cut[name]) < MOST}
+        if not wanted:
+            break
         try:
             objects = images.objects(i, masks=False)
-            known = (
-                [] if objects is None else [class_of[label] for label in objects.labels.tolist() if label in class_of]
-            )
-            if all(len(cut[place]) >= MOST for place in known):
+            if objects is None or wanted.isdisjoint(objects.labels.tolist()):
                 continue
             photograph, objects = images.image(i), images.objects(i)
         except Unreadable as error:
             raise InputError(f"{first_line(error)}; remove or replace the image") from None
         assert objects is not None and objects.masks is not None
-        for label, mask, crowd in zip(
-            objects.labels.tolist(), objects.masks.numpy(), objects.crowd.tolist(), strict=True
-        ):
-            if label not in class_of or crowd or len(cut[class_of[label]]) >= MOST or not mask.any():
-                continue
-            rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
-            box = int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
-            if max(box[2] - box[0], box[3] - box[1]) < LEAST:
+        masks = objects.masks.numpy()
+        boxes = boxes_of(masks).astype(np.int64).tolist()
+        for label, crowd, mask, box in zip(objects.labels.tolist(), objects.crowd.tolist(), masks, boxes, strict=True):
+            small = max(box[2] - box[0], box[3] - box[1]) < LEAST
+            if label not in class_of or crowd or small or len(cut[class_of[label]]) >= MOST:
                 continue
             pixels = photograph.crop(box)
             pixels.putalpha(Image.fromarray(mask).convert("L").crop(box))

@@ -47,7 +47,7 @@ class CocoDataset(FileDataset):
     Args:
         categories: class index of each category id, in order.
         image_ids: id of each image in the file.
-        annotations: for each image its (width, height), or None if the file does not give it, and its annotations.
+        records: for each image its (width, height), or None if the file does not give it, and its annotations.
         source: the annotation file.
         label_only: whether regions are only of the objects of the image's label.
     """
@@ -61,23 +61,24 @@ class CocoDataset(FileDataset):
         classes: Sequence[str],
         categories: dict[int | str, int],
         image_ids: Sequence[int | str],
-        annotations: Sequence[tuple[Size | None, Sequence[Annotation]]],
+        records: Sequence[tuple[Size | None, Sequence[Annotation]]],
         source: Path,
         label_only: bool,
     ) -> None:
         super().__init__("coco", split, folder, keys, labels, classes)
         self._categories, self._image_ids, self._source = categories, tuple(image_ids), source
         self._label_only = label_only
-        every = [one for _, several in annotations for one in several]
-        self.has_masks = bool(every) if not label_only else any(label >= 0 for label in labels)
+        all_annotations = [annotation for _, annotations in records for annotation in annotations]
+        self.has_masks = any(label >= 0 for label in labels) if label_only else bool(all_annotations)
         self.has_objects = bool(categories)
-        self.has_object_masks = self.has_objects and any(one["segmentation"] for one in every)
-        self._annotated = Strings(map(json.dumps, annotations))
+        self.has_object_masks = self.has_objects and any(one["segmentation"] for one in all_annotations)
+        self._records = Strings(map(json.dumps, records))
 
     def mask(self, index: int) -> Mask:
         frame, size, annotations = self._record(index)
         if self._label_only:
-            annotations = [one for one in annotations if self._categories[one["category_id"]] == self.labels[index]]
+            labels = [self._categories[annotation["category_id"]] for annotation in annotations]
+            annotations = [annotations[i] for i, label in enumerate(labels) if label == self.labels[index]]
         mask = np.zeros(frame.upright[::-1], dtype=np.bool_)
         codes = codes_of(annotations, size, self._source)
         for shape in {tuple(code["size"]) for code in codes}:
@@ -94,27 +95,28 @@ class CocoDataset(FileDataset):
             return None
         frame, size, annotations = self._record(index)
         masks = masks and self.has_object_masks
-        areas = [_stated_area(one) for one in annotations]
+        labels, boxes, areas, crowd, ids = [], [], [_stated_area(annotation) for annotation in annotations], [], []
         codes: list[Code] = []
-        if masks or not all(areas) or any(one["bbox"] is None for one in annotations):
+        if masks or not all(areas) or any(annotation["bbox"] is None for annotation in annotations):
             codes = [self._upright(code, frame) for code in codes_of(annotations, size, self._source)]
+        for i, annotation in enumerate(annotations):
+            labels.append(self._categories[annotation["category_id"]])
+            boxes.append(box_around(codes[i]) if annotation["bbox"] is None else self._box(annotation, frame, size))
+            areas[i] = areas[i] or area_of(codes[i])
+            crowd.append(bool(annotation["iscrowd"]))
+            ids.append(annotation["id"] if isinstance(annotation["id"], int) else i)
         return Instances(
             frame.upright,
-            np.array([self._categories[one["category_id"]] for one in annotations], dtype=np.int64),
-            np.array(
-                [
-                    box_around(codes[i]) if one["bbox"] is None else self._box(one, frame, size)
-                    for i, one in enumerate(annotations)
-                ]
-            ).reshape(-1, 4),
-            np.array([area or area_of(codes[i]) for i, area in enumerate(areas)], dtype=np.float64),
-            np.array([bool(one["iscrowd"]) for one in annotations], dtype=np.bool_),
-            np.array([one["id"] if isinstance(one["id"], int) else i for i, one in enumerate(annotations)], np.int64),
+            np.array(labels, dtype=np.int64),
+            np.array(boxes).reshape(-1, 4),
+            np.array(areas, dtype=np.float64),
+            np.array(crowd, dtype=np.bool_),
+            np.array(ids, dtype=np.int64),
             tuple(code["counts"] for code in codes) if masks else None,
         )
 
     def dimensions(self, index: int) -> tuple[int, int]:
-        size, _ = json.loads(self._annotated[index])
+        size, _ = json.loads(self._records[index])
         return super().dimensions(index) if size is None else tuple(size)
 
     def image_id(self, index: int) -> int | str:
@@ -127,7 +129,7 @@ class CocoDataset(FileDataset):
     def _record(self, index: int) -> tuple[Frame, Size, list[Annotation]]:
         """The frame of an image, the (width, height) that its annotations are for, and the annotations."""
         frame = self._frame(index)
-        size, annotations = json.loads(self._annotated[index])
+        size, annotations = json.loads(self._records[index])
         size = frame.size if size is None else tuple(size)
         frame.check(size, self._source)
         return frame, size, annotations
@@ -149,7 +151,7 @@ class CocoDataset(FileDataset):
 
     def _regions_digest(self) -> bytes:
         digest = hashlib.sha256(repr((self.classes, self._label_only)).encode())
-        for text in self._annotated:
+        for text in self._records:
             digest.update(text.encode())
         return digest.digest()
 
@@ -200,13 +202,17 @@ def open_coco(
     categories, classes = _categories(content, path)
     if region == "label" and not classes:
         raise InputError(f"{show(path)} has no categories, so that no image has a label; leave region='label' out")
-    annotations = _by_image(content, path, by_id, categories)
-    del content
-    labels, parts = [], []
-    for key, size, several in zip(keys, sizes, annotations, strict=True):
-        labels.append(_label(several, size, tree.root / key, path, categories))
-        parts.append((size, [{field: one.get(field) for field in _FIELDS} for one in several]))
-    outside = [one for size, several in parts for one in several if size is not None and _is_outside(one["bbox"], size)]
+    records = list(zip(sizes, _by_image(content, path, by_id, categories), strict=True))
+    labels = [
+        _label(annotations, size, tree.root / key, path, categories)
+        for key, (size, annotations) in zip(keys, records, strict=True)
+    ]
+    outside = [
+        annotation
+        for size, annotations in records
+        for annotation in annotations
+        if size is not None and _is_outside(annotation["bbox"], size)
+    ]
     if outside:
         warnings.warn(
             f"{len(outside)} boxes in {show(path)} have a pixel or less inside their image, as that of annotation "
@@ -214,7 +220,8 @@ def open_coco(
             DataWarning,
             stacklevel=2,
         )
-    return CocoDataset(split, tree.root, keys, labels, classes, categories, list(by_id), parts, path, region == "label")
+    label_only = region == "label"
+    return CocoDataset(split, tree.root, keys, labels, classes, categories, list(by_id), records, path, label_only)
 
 
 def _split_file(root: Path, split: str | None) -> tuple[Path, str]:
@@ -294,7 +301,7 @@ def _categories(content: dict[str, list[Annotation]], path: Path) -> tuple[dict[
 def _by_image(
     content: dict[str, list[Annotation]], path: Path, by_id: dict[Any, Any], categories: dict[int | str, int]
 ) -> list[list[Annotation]]:
-    """The annotations of each image. Raises InputError for an unknown image or category."""
+    """The annotations of each image, with their `_FIELDS`. Raises InputError for an unknown image or category."""
     annotations: dict[Any, list[Annotation]] = {key: [] for key in by_id}
     for i, annotation in enumerate(content["annotations"]):
         image, category = annotation.get("image_id"), annotation.get("category_id")
@@ -304,7 +311,7 @@ def _by_image(
                 f"annotation {annotation.get('id', i)!r:.60} in {show(path)} has image_id {image!r:.60} and "
                 f"category_id {category!r:.60}; expected those of an image and a category in the file"
             )
-        annotations[image].append(annotation)
+        annotations[image].append({field: annotation.get(field) for field in _FIELDS})
     return list(annotations.values())
 
 
@@ -324,7 +331,7 @@ def _label(
     annotations: Sequence[dict[str, Any]], size: Size | None, image: Path, path: Path, categories: dict[int | str, int]
 ) -> int:
     """The class index with the largest total area; the lowest on a tie; -1 without annotations or if unreadable."""
-    areas = [_stated_area(one) for one in annotations]
+    areas = [_stated_area(annotation) for annotation in annotations]
     if not all(areas):
         try:
             size = size or frame_of(image).size
@@ -333,8 +340,8 @@ def _label(
         codes = codes_of(annotations, size, path)
         areas = [area or area_of(code) for area, code in zip(areas, codes, strict=True)]
     totals: dict[int, float] = {}
-    for one, area in zip(annotations, areas, strict=True) if categories else ():
-        category = categories[one["category_id"]]
+    for annotation, area in zip(annotations, areas, strict=True) if categories else ():
+        category = categories[annotation["category_id"]]
         totals[category] = totals.get(category, 0.0) + area
     return max(sorted(totals), key=totals.__getitem__, default=-1)
 
