@@ -160,7 +160,7 @@ class Augmentation:
         """Raises InputError if any of these fields, which are for this kind of data or network, is given."""
         default = {field.name: field.default for field in fields(self)}
         values = {name: getattr(self, name) for name in names if name != "padding" or self.padding}  # 0 is no padding
-        given = [name for name, value in values.items() if default[name] not in (value, _tuple(value))]
+        given = [name for name, value in values.items() if _tuple(value) != default[name]]
         if given:
             raise InputError(f"augmentation: {', '.join(given)} is for {kind}; leave it out")
 

@@ -51,6 +51,8 @@ def load(
 ) -> Splits:
     """Load a data set into memory, or open a streamed one. Returns the training and the test split.
 
+    The mean and std are ImageNet's if the data set does not define them.
+
     Args:
         name: name of the data set. In memory: "clutter" and "composites", which are generated; "cifar10", "cifar100"
             and "stl10", through torchvision; "cub", CUB-200-2011; "scenes", MIT Indoor Scenes; and "folder", images in
@@ -83,10 +85,14 @@ def load(
         splits = _loaded_splits(source, folder, options, {"download": download, "unreadable": unreadable})
     if source.resized:
         splits = read_splits(*splits, size=size, unreadable=unreadable, memory_limit=memory_limit)
-    if objects:
-        for images in splits:
+    for images in splits:
+        if objects:
             with_objects(images)
-    return _normalised(splits)
+        if images.mean is None:
+            from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+            images.mean, images.std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+    return splits
 
 
 def open_regions(
@@ -193,16 +199,6 @@ def _held_out(images: ImageDataset) -> tuple[ImageDataset, ImageDataset]:
     message = f"data set {images.name!r} has no splits: {len(test)} of its {count} images are held out to test on"
     warnings.warn(message, DataWarning, stacklevel=2)
     return train, test
-
-
-def _normalised(splits: Splits) -> Splits:
-    """The splits, with ImageNet's mean and std if the data set defines none."""
-    for images in splits:
-        if images.mean is None:
-            from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-
-            images.mean, images.std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-    return splits
 
 
 def _labelled(images: ImageDataset, kind: str = "labels") -> ImageDataset:
