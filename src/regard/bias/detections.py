@@ -90,17 +90,7 @@ def evaluate_detector(
             evaluation; and what the method and `measure` raise.
     """
     evaluator = DetectionEvaluator(
-        detector,
-        dataset,
-        method,
-        layer,
-        region,
-        score_threshold,
-        limit,
-        threshold,
-        margin,
-        tolerance,
-        label_outputs,
+        detector, dataset, method, layer, region, score_threshold, limit, threshold, margin, tolerance, label_outputs
     )
     explain = evaluator.explain
 
@@ -280,9 +270,8 @@ class DetectionEvaluator:
                 "correct": matches >= 0,
                 **{name: torch.cat([part[name] for part in parts]) for name in parts[0]},
             }
-        return MeasuredDetections(
-            keys_of(key, detections, matches, self.dataset.classes), detections, maps, regions, columns
-        )
+        keys = keys_of(key, detections, matches, self.dataset.classes)
+        return MeasuredDetections(keys, detections, maps, regions, columns)
 
     def _labels(self, outputs: Tensor) -> Tensor:
         """The classes of the data set for these of the detector; -1 where it has none."""

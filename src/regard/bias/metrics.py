@@ -302,8 +302,8 @@ def _levels(threshold: float, thresholds: Sequence[float], maps: Tensor) -> Tens
         raise InputError("no thresholds for mean and best IoU; give at least one, such as 0.5")
     for level in thresholds:
         check_focus(level)
-    every = (threshold, *thresholds, *CURVE_THRESHOLDS)
-    levels = torch.tensor(every, dtype=torch.promote_types(maps.dtype, torch.float32))
+    dtype = torch.promote_types(maps.dtype, torch.float32)
+    levels = torch.tensor((threshold, *thresholds, *CURVE_THRESHOLDS), dtype=dtype)
     return levels.to(maps.device, non_blocking=True)
 
 

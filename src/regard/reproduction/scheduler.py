@@ -127,16 +127,17 @@ class _Scheduler:
                 return
             if job.teacher in {**self.outcome.failed, **self.outcome.skipped}:
                 del self.open[name]
-                self.outcome.skipped[name] = f"its teacher {job.teacher} failed"
-                self.say(f"{name} is skipped: its teacher {job.teacher} failed")
-            elif name not in self.running and self._has_teacher(job) and not self._is_locked(job):
+                self.outcome.skipped[name] = reason = f"its teacher {job.teacher} failed"
+                self.say(f"{name} is skipped: {reason}")
+            elif name not in self.running and self._is_ready(job) and not self._is_locked(job):
                 if not self.executor.queues and name not in self.locked_until:
                     done = f", after epoch {self.epochs[name]} of {job.epochs}" if self.epochs[name] else ""
                     self.say(f"{self._progress(name)} begins{done}")
                 self.executor.start(job)
                 self.running[name] = time.monotonic()
 
-    def _has_teacher(self, job: Job) -> bool:
+    def _is_ready(self, job: Job) -> bool:
+        """Whether the teacher has finished, or runs and the executor lets the student wait for it."""
         queued = self.executor.queues and job.teacher in self.running
         return job.teacher is None or job.teacher in self.outcome.finished or queued
 
