@@ -10,9 +10,8 @@
   does to accuracy.
 """
 
-from regard.bias.compare import Comparison, compare, compare_all
+from regard.bias.compare import Comparison, compare, compare_all, effect_records, effects
 from regard.bias.detections import DetectionEvaluator, evaluate_detector
-from regard.bias.effects import effect_records, effects
 from regard.bias.evaluate import Evaluator, evaluate
 from regard.bias.interventions import VARIANTS, Interventions
 from regard.bias.metrics import Measures, focus, measure, scaled
