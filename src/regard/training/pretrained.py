@@ -106,12 +106,16 @@ def load_pretrained(
     """
     path = Path(source)
     name, separator, file = str(source).partition("=")
-    if (path / WEIGHTS).is_file():  # what `models.save_pretrained` wrote
-        pretrained = _imported(path / WEIGHTS)
+    described = path / WEIGHTS if (path / WEIGHTS).is_file() else path
+    if described.suffix == ".safetensors" and described.is_file():
+        pretrained = _imported(described)
     elif path.is_dir():
-        pretrained = _of_run(Run.open(path), weights)
+        run, which = Run.open(path), weights or "last"
+        if weights is not None:
+            run.weights(weights)  # raises InputError if there are none
+        pretrained = _of_run(run, path, which, partial(run.model, which))
     elif path.is_file():
-        pretrained = _of_file(path)
+        pretrained = _of_run_checkpoint(path)
     elif separator or is_of_regard(name) or timm.is_model(name) or is_of_torchvision(name):
         pretrained = _of_checkpoint(name, Path(file), ema, say) if separator else _published(name)
     elif path.suffix == ".pt" and _run_around(path):
@@ -125,16 +129,7 @@ def load_pretrained(
     return pretrained
 
 
-def _of_run(run: Run, weights: Weights | None) -> Pretrained:
-    if weights is not None:
-        run.weights(weights)  # raises InputError if there are none
-    which = weights or "last"
-    return _in_run(run, run.folder, which, partial(run.model, which), "" if which == "last" else f"-{which}")
-
-
-def _of_file(path: Path) -> Pretrained:
-    if path.suffix == ".safetensors":
-        return _imported(path)
+def _of_run_checkpoint(path: Path) -> Pretrained:
     run = _run_around(path)
     if run is None:
         raise InputError(
@@ -152,12 +147,13 @@ def _of_file(path: Path) -> Pretrained:
             raise InputError(f"{path} is no checkpoint of the run that contains it: it has no {missing}")
         return load_network(run.recipe.model, len(run.classes), path, state, data=run.recipe.data)
 
-    return _in_run(run, path, "moving average" if averaged else "checkpoint", model, f"-{path.stem}")
+    return _of_run(run, path, "moving average" if averaged else "checkpoint", model)
 
 
-def _in_run(run: Run, source: Path, weights: str, model: Callable[[], nn.Module], ending: str) -> Pretrained:
-    recipe, classes, report = run.recipe, run.classes, run.folder / f"bias{ending}.json"
-    about = Preprocessing.in_testing(recipe.data)
+def _of_run(run: Run, source: Path, weights: str, model: Callable[[], nn.Module]) -> Pretrained:
+    recipe, classes, about = run.recipe, run.classes, Preprocessing.in_testing(run.recipe.data)
+    ending = {"last": "", "best": "-best"}.get(weights, f"-{source.stem}")
+    report = run.folder / f"bias{ending}.json"
     return Pretrained(str(source), recipe.model, len(classes), classes, about, model, weights, recipe, report)
 
 
@@ -207,12 +203,10 @@ def _notes_parser() -> Parser:
 def _check_outputs(path: Path, outputs: int, names: Sequence[str] | None, *, detector: bool) -> None:
     """Raises InputError unless the file has a tensor with one row per output, if it is no detector, and one name per
     class."""
-    if not 1 <= outputs <= models.MOST_CLASSES or (
-        not detector
-        and outputs not in (shape[0] for shape in models.read_shapes(path).values() if shape and 0 not in shape)
-    ):
+    rows = {shape[0] for shape in models.read_shapes(path).values() if shape and 0 not in shape}
+    if not 1 <= outputs <= models.MOST_CLASSES or not (detector or outputs in rows):
         raise InputError(f"it has {outputs} classes, but no tensor with as many rows")
-    if names is not None and len(names) != max(outputs, 2) and len(names) != outputs:
+    if names is not None and len(names) not in (outputs, max(outputs, 2)):
         raise InputError(f"it has {outputs} outputs, but {len(names)} class names")
 
 
@@ -287,7 +281,7 @@ def class_names(name: str) -> tuple[str, ...] | None:
     known = imagenet_classes()
     if names is None or len(names) != len(known):
         return names
-        # "crane bird" is "crane (134)" there, because there is another crane.
+    # "crane bird" is "crane (134)" there, because there is another crane.
     same = all(a.startswith(b.split(" (")[0]) for a, b in zip(names, known, strict=True))
     return known if same else names
 
