@@ -25,14 +25,14 @@ RUN_FILES = (
     *("tensorboard/events.out.tfevents.*", "tensorboard/*/events.out.tfevents.*", "tensorboard/*/hparams.yml"),
     *(".manifest.json", UNFINISHED, f"checkpoints/{UNFINISHED}"),
 )
-"""Patterns of the files that a run writes beside its recipe and environment; others in its folder are a person's."""
+"""Patterns of the files of a run besides its recipe and environment; other files in its folder belong to the user."""
 
 MOST_BYTES = 2**26
 """Limit of files of unknown size that are read whole."""
 
 
 def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
-    """The content of a file, which is neither a device nor a pipe and has at most so many bytes.
+    """The content of a regular file (no device, no pipe) of at most `most` bytes.
 
     Raises:
         OSError: there is none (FileNotFoundError), it cannot be read, is no regular file (EINVAL) or larger (EFBIG).
@@ -41,7 +41,7 @@ def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "it is no regular file", os.fspath(path))
-        content = file.read(min(status.st_size, most) + 1)  # not more, for that much memory is asked for
+        content = file.read(min(status.st_size, most) + 1)  # read() allocates as much as it is given
     if len(content) > most:
         raise OSError(errno.EFBIG, f"it is larger than {most:,} bytes", os.fspath(path))
     return content
@@ -74,7 +74,7 @@ def written_aside(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def utf8_path(path: str | Path) -> Iterator[Path]:
-    """Gives the path of a file, or of a link to it if its own is not UTF-8: some libraries open no such file."""
+    """Gives the path of a file, or of a link to it if the path is not UTF-8, as some libraries need UTF-8."""
     path = Path(path)
     if utf8(str(path)) == str(path):
         yield path
@@ -90,23 +90,24 @@ def utf8(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
-def write_text(path: str | Path, text: str) -> Path:
-    """Writes a file that somebody named, aside first and then renamed; its folder is made if need be.
-
-    Args:
-        path: of the file.
-        text: characters that UTF-8 does not know are escaped (see `utf8`).
-
-    Returns:
-        The path.
-
-    Raises:
-        InputError: the place cannot be written.
-    """
-    path = Path(path)
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Within the context, errors in writing the file `path` become InputErrors; a folder at `path` is one."""
     try:
         if path.is_dir():
-            raise InputError(f"cannot write {path}: it is a folder; give another place")
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        yield
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}; give another place") from error
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Writes a file that the user named, aside first, and makes its folder; returns its path.
+
+    Characters that UTF-8 does not have are escaped (see `utf8`). Raises InputError if the file cannot be written.
+    """
+    path = Path(path)
+    with writing(path):
         if path.exists() and not path.is_file():  # a device or a pipe, which is not to be replaced
             path.write_text(text, encoding="utf-8", errors="replace")
             return path
@@ -114,18 +115,15 @@ def write_text(path: str | Path, text: str) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         with written_aside(target) as aside:
             aside.write_text(utf8(text), encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}; give another place") from error
     return path
 
 
 def written_files(folder: Path, patterns: Iterable[str]) -> list[Path]:
-    """The files of a folder whose names a command gives to what it writes.
+    """The files in a folder that have the names of files that a command writes.
 
     Args:
-        folder: need not be there.
-        patterns: of paths in it, as `Path.glob` takes them, exact enough that no file of a person's matches:
-            `checkpoints/step-[0-9][0-9].pt`.
+        folder: folder, which need not exist.
+        patterns: patterns of `Path.glob`, so exact that no file of the user matches: `checkpoints/step-[0-9][0-9].pt`.
 
     Raises:
         InputError: the folder cannot be read.
@@ -138,7 +136,7 @@ def written_files(folder: Path, patterns: Iterable[str]) -> list[Path]:
 
 
 def remove_files(folder: Path, files: Iterable[Path]) -> None:
-    """Removes files of a folder, and the folders in it that are empty then; all else stays, and so does the folder.
+    """Removes files in a folder, and folders in it that become empty. Everything else stays, and so does the folder.
 
     Raises:
         InputError: a file cannot be removed.
@@ -154,24 +152,17 @@ def remove_files(folder: Path, files: Iterable[Path]) -> None:
 
 
 def check_written(path: Path, mark: str) -> None:
-    """Whether a file may be replaced: there is none, it is empty, or regard wrote it.
+    """Raises InputError for a file that must not be replaced: it is not empty, and regard did not write it.
 
     Args:
-        path: of the file.
-        mark: is in the first kilobyte of what regard writes there.
-
-    Raises:
-        InputError: it may not.
+        path: path of the file, which need not exist.
+        mark: text in the first kilobyte of what regard writes there.
     """
-    try:
-        if path.is_dir():
-            raise InputError(f"cannot write {path}: it is a folder; give another place")
+    with writing(path):
         if not path.is_file():  # devices and pipes are written to, and not replaced
             return
         with path.open("rb") as file:
             start = file.read(1024)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}; give another place") from error
     if start and mark.encode() not in start:
         raise InputError(f"{path} is not overwritten, for regard did not write it; move it, or choose another folder")
 

@@ -1,4 +1,4 @@
-"""YAML that people write: nothing in it gets lost, and what is wrong is said with its line."""
+"""Reads YAML safely: no value is dropped or changed silently, and errors name the line."""
 
 from __future__ import annotations
 
@@ -21,29 +21,27 @@ _RESOLVERS = {
 
 
 def read_yaml(text: str | bytes) -> Any:
-    """The content of a YAML file, read safely.
-
-    A date is the text that it is. A key that stands twice in one place is an error, for one of the two would be lost.
+    """The content of a YAML file that a person wrote. Dates are strings.
 
     Raises:
-        InputError: it is no YAML, a key stands twice, a value cannot be read, or a list holds itself or, by aliases,
-            more than a million values.
+        InputError: it is no YAML, a mapping has a key twice, a value cannot be read, or a list contains itself or, by
+            aliases, more than a million values.
     """
     return _read(text, _StrictLoader)
 
 
 def read_written_yaml(text: str | bytes) -> Any:
-    """The content of a YAML file that a program wrote: as `read_yaml`, faster, and of keys that stand twice the last.
+    """The content of a YAML file that a program wrote: faster than `read_yaml`; of a key given twice the last counts.
 
     Raises:
-        InputError: as `read_yaml`.
+        InputError: as `read_yaml`, except for keys.
     """
     names = text if isinstance(text, bytes) else text.encode(errors="replace")
     return _read(text, yaml.SafeLoader if b"\\uDC" in names else _QUICK)  # a path that is not UTF-8
 
 
 def check_aliases(text: str) -> None:
-    """Raises InputError where a list or group of fields in a text, if it is YAML, holds itself or too much."""
+    """Raises InputError if a text is YAML in which a list or mapping contains itself, or more than a million values."""
     if "*" not in text:
         return
     try:
@@ -107,7 +105,7 @@ def _constructed(construct: Callable[[yaml.Node, bool], Any], node: yaml.Node, d
 
 class _StrictLoader(yaml.SafeLoader):
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        # Here, and not where the dict is made: a key may stand beside the same one that `<<` brings in.
+        # Not when the dict is made, because `<<` may merge a key that the mapping has, too.
         node = super().compose_mapping_node(anchor)
         names = set()
         for key, _ in node.value:

@@ -114,9 +114,7 @@ def make_objective(
         reduce=transfer.reduce,
         form=transfer.form,
         full_activation_form=transfer.full_activation_form,
-        label_smoothing=0.0
-        if recipe.augmentation.mixes
-        else recipe.label_smoothing,  # mixed labels are smoothed already
+        label_smoothing=0.0 if recipe.augmentation.mixes else recipe.label_smoothing,  # mixed labels are smooth
         task=recipe.task,
         image_size=image_size,
         compile=recipe.compile,

@@ -128,12 +128,7 @@ def make_loaders(
         shared: dict[str, Any] = {"rank": processes.rank, "world_size": processes.count, "device": processes.device}
         return make_loader(images, recipe.data, batch_size, channels_last=channels_last, **shared, **options)
 
-    training = {
-        "augmentation": recipe.augmentation,
-        "shuffle": True,
-        "seed": recipe.seed,
-        "masks": guidance.used,
-    }
+    training = {"augmentation": recipe.augmentation, "shuffle": True, "seed": recipe.seed, "masks": guidance.used}
     return (
         loader(train, batch_size, drop_last=whole_batches or remainder > 0, **training),
         loader(test, test_batch_size(test, recipe.data, processes.count)),

@@ -38,14 +38,7 @@ class Loop:
         begin: called after the first step.
     """
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        run: Run,
-        task: Task,
-        processes: Processes,
-        hooks: Sequence[Hook] = (),
-    ) -> None:
+    def __init__(self, recipe: Recipe, run: Run, task: Task, processes: Processes, hooks: Sequence[Hook] = ()) -> None:
         self.recipe, self.run, self.task, self.processes = recipe, run, task, processes
         self.loader, self.hooks = task.loader, hooks
         self.begin: Callable[[], None] | None = None
@@ -136,9 +129,8 @@ class Loop:
         norm = get_total_norm([p.grad for p in self.learning if p.grad is not None])
         if self.recipe.optimizer.clip is not None:
             clip_grads_with_norm_(self.learning, self.recipe.optimizer.clip, norm)
-        self.meter.rows[self.step, 0] = (
-            norm.detach() / self.processes.count
-        )  # equal in all processes, and the columns are summed
+        # Equal in all processes, whose columns are summed.
+        self.meter.rows[self.step, 0] = norm.detach() / self.processes.count
         return norm
 
     def check(self, interrupted: bool) -> bool:

@@ -83,11 +83,7 @@ class Pretrained:
 
 
 def load_pretrained(
-    source: str | Path,
-    weights: Weights | None = "last",
-    *,
-    ema: bool = False,
-    say: Callable[[str], None] | None = None,
+    source: str | Path, weights: Weights | None = "last", *, ema: bool = False, say: Callable[[str], None] | None = None
 ) -> Pretrained:
     """Finds a trained network.
 

@@ -195,11 +195,7 @@ def _check_finished(source: str, folder: Path) -> None:
 
 
 def _check_classes(
-    recipe: TransferRecipe,
-    source: str,
-    teacher: Pretrained,
-    classes: tuple[str, ...],
-    say: Callable[[str], None],
+    recipe: TransferRecipe, source: str, teacher: Pretrained, classes: tuple[str, ...], say: Callable[[str], None]
 ) -> None:
     """Raises InputError if a loss compares the classes of the teacher with others; notes if classes are unknown."""
     compared = [name for name in ("alpha", "gradient") if recipe.uses(name)]
