@@ -28,8 +28,8 @@ from regard.store.bucket import Bucket
 
 LEASE = 60.0  # seconds
 _FOLDER = ".locks"
-_BEATS = 6  # renewals per lease
-_LOOKS = 30  # checks of another process's lock per lease
+_RENEWALS = 6  # renewals per lease
+_CHECKS = 30  # checks of another process's lock per lease
 _WAIT = 1.0  # seconds to wait if the caller only wants to know whether a lock is free
 _PROCESS = re.compile(r"pid \d{1,10} on [\w.-]{1,255}", re.ASCII)
 
@@ -127,12 +127,12 @@ class BucketLocks:
         number, content = _newest(self._bucket, name)
         until = time.monotonic() + lease
         while content and time.monotonic() < until:
-            time.sleep(lease / _LOOKS)
+            time.sleep(lease / _CHECKS)
             newest, now = _newest(self._bucket, name)
             if newest > number or now not in (content, b""):
                 raise _locked(_printable(now.partition(b"\n")[0]), f"{self._address}/{name}")
             content = now
-        if not self._bucket.create(_object(name, number + 1), _sign_of_life()):
+        if not self._bucket.create(_object(name, number + 1), _heartbeat()):
             raise _locked(self.holder(name), f"{self._address}/{name}")
         for older in _numbers(self._bucket, name):
             if older <= number:
@@ -159,9 +159,9 @@ class _BucketLock(Lock):
     def __init__(self, bucket: Bucket, name: str, number: int, lease: float, on_loss: Callable[[], object]) -> None:
         self._bucket, self._name, self._number, self._on_loss = bucket, name, number, on_loss
         self._mutex, self._end = threading.Lock(), threading.Event()
-        threading.Thread(target=self._beat, args=(lease / _BEATS,), name=f"lock of {name}", daemon=True).start()
+        threading.Thread(target=self._renew, args=(lease / _RENEWALS,), name=f"lock of {name}", daemon=True).start()
 
-    def _beat(self, seconds: float) -> None:
+    def _renew(self, seconds: float) -> None:
         while not self._end.wait(seconds):
             self.check()
 
@@ -174,7 +174,7 @@ class _BucketLock(Lock):
             if lost:
                 self._end.set()
             else:
-                self._bucket.write(_object(self._name, self._number), _sign_of_life())
+                self._bucket.write(_object(self._name, self._number), _heartbeat())
         if lost:
             self._on_loss()
 
@@ -206,7 +206,7 @@ def _this_process() -> bytes:
     return f"pid {os.getpid()} on {platform.node()}".encode()
 
 
-def _sign_of_life() -> bytes:
+def _heartbeat() -> bytes:
     return b"%b\n%.6f" % (_this_process(), time.time())
 
 

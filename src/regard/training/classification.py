@@ -20,7 +20,7 @@ from regard.stats import proportion, with_ends, without_nan
 from regard.training.datasets import Images, default_size, load_data, make_loaders
 from regard.training.distributed import Processes
 from regard.training.hooks import Guided, Hook, Mix
-from regard.training.networks import placed
+from regard.training.networks import prepare_network
 from regard.training.recipe import TRANSFERRED, Recipe
 from regard.training.sources import initial_network, like_source, load_teachers
 from regard.training.task import Task
@@ -49,7 +49,7 @@ class Classification(Task):
     def create(cls, recipe: Recipe, splits: data.Splits, processes: Processes) -> Self:
         # One process first, because it may download.
         model = processes.first(lambda: initial_network(recipe.model, len(splits.train.classes), processes.note))
-        model, channels_last = placed(model, recipe, len(splits.train), processes)
+        model, channels_last = prepare_network(model, recipe, len(splits.train), processes)
         loaders = make_loaders(recipe, splits, processes, channels_last)
         size = loaders[0].image_size
         assert size is not None

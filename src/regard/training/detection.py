@@ -19,7 +19,7 @@ from regard.data.streamed_loader import with_objects
 from regard.errors import InputError
 from regard.training.datasets import Images, detector_size
 from regard.training.distributed import Processes, seed_generators, step_seed
-from regard.training.networks import build_network, has_attention, placed
+from regard.training.networks import build_network, has_attention, prepare_network
 from regard.training.recipe import DataRecipe, Recipe
 from regard.training.task import Task
 from regard.transfer import Losses
@@ -62,7 +62,7 @@ class Detection(Task):
         # One process first, because it may download.
         model = processes.first(lambda: build_network(recipe.model, len(splits.train.classes), data=recipe.data))
         masks = isinstance(model, detection.MaskRCNN)
-        model, _ = placed(model, recipe, len(splits.train), processes)
+        model, _ = prepare_network(model, recipe, len(splits.train), processes)
         if recipe.compile:
             model.get_submodule("backbone").compile()
         shared: dict[str, Any] = {

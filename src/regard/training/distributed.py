@@ -56,14 +56,14 @@ class Processes:
         self._precision, self._wait_minutes, self._unused = precision, wait_minutes, unused
         self.rank, self.count = rank_and_size()
         several = self.count > 1
-        placed = pick_device(device)
-        if precision == "float16" and placed.type != "cuda":
-            raise InputError(f"precision float16 needs a GPU, but the device is {placed}; give bfloat16")
-        if several and placed.index is not None:
+        chosen = pick_device(device)
+        if precision == "float16" and chosen.type != "cuda":
+            raise InputError(f"precision float16 needs a GPU, but the device is {chosen}; give bfloat16")
+        if several and chosen.index is not None:
             raise InputError(f"device {device!r} cannot be used by {self.count} processes; give cuda, cpu or auto")
         if several and torch.cuda.is_available():
             torch.cuda.set_device(local_rank() % torch.cuda.device_count())
-        self.device = placed
+        self.device = chosen
         if several:
             self.device = self.accelerator.device
 

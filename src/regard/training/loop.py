@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from itertools import accumulate, chain
+from itertools import accumulate, chain, pairwise
 from typing import Any
 
 from torch import Tensor
@@ -56,7 +56,7 @@ class Loop:
         self.epoch = self.step = 0
         self.unreadable: tuple[str, ...] = ()
         self.skipped: dict[str, None] = {}  # found by this process, each once
-        self.bad_before = 0  # consecutive steps without a finite gradient just before this epoch
+        self.nonfinite_before = 0  # consecutive steps without a finite gradient just before this epoch
         self.saved_at = time.perf_counter()
 
     def run_on(self, interrupted: Callable[[], bool]) -> bool:
@@ -96,11 +96,11 @@ class Loop:
         self.prepare_step()
         for hook in self.hooks:
             batch = hook.before_step(self, batch)
-        sizes = part_sizes(len(batch.images), self.recipe.schedule.accumulate, self.task.fewest)
-        for number, (end, images) in enumerate(zip(accumulate(sizes), sizes, strict=True), start=1):
-            part = part_of(batch, end - images, end)
-            # DistributedDataParallel averages gradients over the processes at the last part.
-            with nullcontext() if number == len(sizes) else self.processes.accelerator.no_sync(self.forward):
+        parts = micro_batches(batch, self.recipe.schedule.accumulate, self.task.fewest)
+        for number, part in enumerate(parts, start=1):
+            images = len(part.images)
+            # DistributedDataParallel averages gradients over the processes at the last micro-batch.
+            with nullcontext() if number == len(parts) else self.processes.accelerator.no_sync(self.forward):
                 losses = self.forward(*self.task.inputs(part, self.steps_done, self.progress))
                 # Losses are means over images; gradients are averaged over processes.
                 weight = images * self.processes.count / batch.total
@@ -167,7 +167,7 @@ class Loop:
             "epoch": self.epoch + 1,
             "lr": self.lr,
             **measured.means(),
-            "skipped_steps": len(measured.bad()),
+            "skipped_steps": len(measured.nonfinite()),
             **tested,
             "images_per_second": self.images_per_second,
             "waiting": waiting,
@@ -175,7 +175,7 @@ class Loop:
             "unreadable": len(self.unreadable),
         }
         self.rows.append(row)
-        self.bad_before = measured.bad_at_the_end(self.bad_before)
+        self.nonfinite_before = measured.nonfinite_at_end(self.nonfinite_before)
         self.epoch, self.step = self.epoch + 1, 0
         self.meter.rows.zero_()
         if self.processes.main:
@@ -214,18 +214,22 @@ class Loop:
         return self.steps_done / (self.recipe.schedule.epochs * len(self.loader))
 
 
-def part_sizes(images: int, parts: int, fewest: int = 2) -> list[int]:
-    """Sizes of the parts of a rank's slice: as equal as possible, at least `fewest` images each."""
-    parts = max(1, min(parts, images // fewest))
-    return [(images + part) // parts for part in reversed(range(parts))]
+def micro_batches(batch: Batch, count: int, fewest: int) -> list[Batch]:
+    """Splits a rank's slice of a batch into `count` micro-batches, as equal as possible, of at least `fewest` images.
 
+    Each has the total of the batch.
+    """
+    images = len(batch.images)
+    count = max(1, min(count, images // fewest))
+    ends = list(accumulate((images + rest) // count for rest in reversed(range(count))))
 
-def part_of(batch: Batch, first: int, end: int) -> Batch:
-    """Some of the images of a batch, with the total of the batch."""
-    fields: dict[str, Any] = {
-        name: value[first:end] for name, value in batch._asdict().items() if isinstance(value, Tensor | list)
-    }
-    return batch._replace(**fields)
+    def part(first: int, end: int) -> Batch:
+        per_image: dict[str, Any] = {
+            name: value[first:end] for name, value in batch._asdict().items() if isinstance(value, Tensor | list)
+        }
+        return batch._replace(**per_image)
+
+    return [part(first, end) for first, end in pairwise((0, *ends))]
 
 
 @contextmanager

@@ -91,12 +91,12 @@ class Measured:
         self.columns = dict(zip(columns, rows.cpu().double().unbind(1), strict=True))
         self.finite = self.columns["loss"].isfinite() & self.columns["gradient_norm"].isfinite()
 
-    def bad(self) -> list[int]:
+    def nonfinite(self) -> list[int]:
         """The steps whose loss or gradient is not finite."""
         return (~self.finite).nonzero()[:, 0].tolist()
 
-    def bad_at_the_end(self, before: int) -> int:
-        """Number of consecutive bad steps at the end, including `before` steps of the previous epoch."""
+    def nonfinite_at_end(self, before: int) -> int:
+        """Number of consecutive nonfinite steps at the end, including `before` steps of the previous epoch."""
         good = self.finite.nonzero()[:, 0].tolist()
         return len(self.finite) - 1 - good[-1] if good else before + len(self.finite)
 
@@ -151,9 +151,9 @@ def check_losses(loop: Loop, measured: Measured) -> None:
     Raises:
         InputError: they are not finite.
     """
-    recipe, steps, bad = loop.recipe, len(loop.loader), measured.bad()
+    recipe, steps, bad = loop.recipe, len(loop.loader), measured.nonfinite()
     tolerant = recipe.nonfinite == "skip" or recipe.precision == "float16"
-    at_the_end = measured.bad_at_the_end(loop.bad_before)
+    at_the_end = measured.nonfinite_at_end(loop.nonfinite_before)
     if not bad or (tolerant and at_the_end < _SKIPPED):
         return
     first = bad[-at_the_end:][0] if tolerant else bad[0]

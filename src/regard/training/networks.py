@@ -62,7 +62,7 @@ def build_network(
         "attention_start": start,
         "pretrained": _weights(network.pretrained) if pretrained is None else pretrained,
     }
-    if network.detector is None:  # weights of a run or a file are for `finetuning`
+    if network.detector is None:  # weights of a run or a file are for `sources`
         options["pretrained"] = options["pretrained"] is True
         return models.create(network.name, classes, **options, **network.options)
     sizes = {} if data is None else _image_options(data)
@@ -164,8 +164,8 @@ def freeze(model: nn.Module, frozen: Sequence[str] = (), *, fixed_norms: bool = 
         )
 
 
-def placed(model: nn.Module, recipe: Recipe, images: int, processes: Processes) -> tuple[nn.Module, bool]:
-    """Freezes what the recipe freezes and moves the network to the device of the process.
+def prepare_network(model: nn.Module, recipe: Recipe, images: int, processes: Processes) -> tuple[nn.Module, bool]:
+    """Synchronises and freezes what the recipe says, and moves the network to the device of the process.
 
     Returns:
         The network, and whether it is in the channels last layout.
@@ -174,25 +174,23 @@ def placed(model: nn.Module, recipe: Recipe, images: int, processes: Processes) 
         model = sync_norms(model, processes.device)
     freeze(model, recipe.model.frozen, fixed_norms=recipe.model.fixed_norms)
     model = model.to(processes.device)
-    channels_last = recipe.channels_last and takes_channels_last(
-        model, recipe, images, processes.device, processes.count
-    )
+    channels_last = recipe.channels_last and _takes_channels_last(model, recipe, images, processes)
     if channels_last:
         model = model.to(memory_format=torch.channels_last)
     return model, channels_last
 
 
-def takes_channels_last(model: nn.Module, recipe: Recipe, images: int, device: torch.device, processes: int) -> bool:
+def _takes_channels_last(model: nn.Module, recipe: Recipe, images: int, processes: Processes) -> bool:
     """Whether the network can be trained in the channels last layout on this number of images.
 
     On a CPU, oneDNN writes the weight gradient of a strided 1 x 1 convolution with fewer than 16 channels out of bounds
     if the number of threads does not divide the number of images (torch 2.14.1, AMD EPYC).
     """
-    batch, threads = recipe.schedule.batch_size, torch.get_num_threads() * processes
+    batch, threads = recipe.schedule.batch_size, torch.get_num_threads() * processes.count
     divided = recipe.schedule.accumulate == 1 and batch % threads == 0 and images % batch % threads == 0
-    if device.type != "cpu" or torch.get_num_threads() == 1 or divided:
+    if processes.device.type != "cpu" or torch.get_num_threads() == 1 or divided:
         return True
-    convolutions = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]
-    return not any(
-        layer.kernel_size == (1, 1) and layer.stride != (1, 1) and layer.in_channels < 16 for layer in convolutions
+    convolutions = (layer for layer in model.modules() if isinstance(layer, nn.Conv2d))
+    return all(
+        layer.kernel_size != (1, 1) or layer.stride == (1, 1) or layer.in_channels >= 16 for layer in convolutions
     )

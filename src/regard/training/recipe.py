@@ -147,8 +147,8 @@ class ScheduleRecipe:
     Args:
         epochs: number of passes over the training images.
         batch_size: number of images per step, over all processes.
-        accumulate: number of parts in which each process takes its images of a step, for less memory (gradient
-            accumulation); a part has two images at least.
+        accumulate: number of micro-batches in which each process takes its images of a step, for less memory (gradient
+            accumulation); each has two images at least.
         shape: how the learning rate falls: by factor at the milestones, or along a half cosine or a line to floor.
         milestones: epochs at whose start the learning rate falls.
         factor: factor to multiply the learning rate with at a milestone.

@@ -21,7 +21,7 @@ class Task(ABC):
 
     Attributes:
         measures: what is measured in training besides the losses, see `measured`.
-        fewest: least number of images in a part of a batch; batch norms over one pixel need two.
+        fewest: least number of images in a micro-batch; batch norms over one pixel need two.
         recipe: recipe of the run.
         student: network in training.
         objective: module whose forward pass takes `inputs` and returns `transfer.Losses`; it contains the network.
@@ -78,7 +78,7 @@ class Task(ABC):
         """The arguments of the objective.
 
         Args:
-            batch: rank's slice of a batch, or a part of it.
+            batch: rank's slice of a batch, or a micro-batch of it.
             step: step of the run, from 0.
             progress: completed fraction of the run, in [0, 1].
         """

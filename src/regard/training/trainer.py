@@ -75,9 +75,9 @@ def train(
     resumes = resume and (run.folder / "recipe.yaml").is_file()
     varies = features.used and features.shape != "constant"
     with (
-        _settings(recipe),
+        _torch_options(recipe),
         Processes(recipe.device, recipe.precision, recipe.wait_minutes, unused=varies) as processes,
-        _one_line(recipe),
+        _avoidable_errors(recipe),
     ):
         hooks = processes.hooks = [hook for hook in hooks if processes.main or not hook.main_only]
         launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
@@ -156,7 +156,7 @@ def _begin(loop: Loop, classes: tuple[str, ...], record: Record, resumes: bool) 
 
 
 @contextmanager
-def _settings(recipe: Recipe) -> Iterator[None]:
+def _torch_options(recipe: Recipe) -> Iterator[None]:
     """Sets torch's global options for the run, and restores them afterwards."""
     cudnn, workspace = torch.backends.cudnn, "CUBLAS_WORKSPACE_CONFIG"
     strict = torch.are_deterministic_algorithms_enabled()
@@ -183,7 +183,7 @@ def _settings(recipe: Recipe) -> Iterator[None]:
 
 
 @contextmanager
-def _one_line(recipe: Recipe) -> Iterator[None]:
+def _avoidable_errors(recipe: Recipe) -> Iterator[None]:
     """Within the context, errors of torch that a change of the recipe can avoid become InputErrors: lack of memory,
     killed DataLoader workers (mostly lack of memory), and batches of one image.
     """
@@ -207,7 +207,7 @@ def _one_line(recipe: Recipe) -> Iterator[None]:
         if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
             raise InputError(
                 f"memory is full ({first_line(error)}); try a smaller batch (schedule.batch_size is "
-                f"{schedule.batch_size}), more parts per batch (schedule.accumulate is "
+                f"{schedule.batch_size}), more micro-batches (schedule.accumulate is "
                 f"{schedule.accumulate}),{' precision bfloat16,' if recipe.precision == 'float32' else ''} "
                 "smaller images (data.size, augmentation.crop) or a smaller network"
             ) from error
