@@ -41,10 +41,9 @@ def build_backbone(
     so that it learns in frozen stages, too.
 
     Args:
-        network: a name of `models.create`, or a network.
         pyramid_over: makes the pyramid.
         attach: puts attention into a model, with a keyword `start`; None for none.
-        options: of `models.create`.
+        options: of `models.create`, for a network by name.
     """
     trained = pretrained is not False or not isinstance(network, str)
     if isinstance(network, str):
@@ -73,15 +72,8 @@ def build_backbone(
 
 
 def _load(body: nn.Module, weights: str | Path | Mapping[str, Any], removed: set[str]) -> bool:
-    """Loads the weights of a backbone; where they have none for its attention, that is detached.
-
-    Args:
-        body: with the attention that it is to have.
-        weights: a file of weights, or its contents.
-        removed: names of the classifier, which may be among the weights.
-
-    Returns:
-        Whether attention was detached.
+    """Loads the weights of a backbone, but for those of its `removed` classifier. Returns whether they have none for its
+    attention, which is then detached.
     """
     source = "the state dict" if isinstance(weights, Mapping) else str(weights)
     content = weights if isinstance(weights, Mapping) else models.read_checkpoint(weights)

@@ -131,7 +131,7 @@ class Trace:
         """Stride in pixels -> the last stage of it."""
         return {2 ** round(math.log2(self.side / shape[-1])): name for name, shape in self.shapes.items()}
 
-    def enter(self, module: nn.Module, _args: Any, _kwargs: Any = None) -> None:
+    def enter(self, module: nn.Module, _args: Any) -> None:
         self.steps += 1
         self.first.setdefault(module, self.steps)
 

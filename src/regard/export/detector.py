@@ -16,15 +16,7 @@ from torch.nn import functional as F
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from regard.errors import check_interval
-from regard.export.onnx import (
-    Exported,
-    as_properties,
-    check_difference,
-    check_target,
-    exporting,
-    running,
-    written_beside,
-)
+from regard.export.onnx import Exported, as_properties, check_target, exporting, largest, written_beside
 from regard.modes import evaluation_mode
 
 _SAME = 0.9  # share of the detections that have to be in both: at equal scores another may be left out
@@ -69,9 +61,7 @@ def detector_to_onnx(
     images = images or [torch.rand(3, height, width), torch.rand(3, width + width // 5, height)]
     with evaluation_mode(detector), torch.no_grad():
         graph = _traced(detector, images[0], opset)
-        differences = [_difference(graph, detector, image) for image in images] if check else []
-    difference = max((value for value in differences if value is not None), default=None)
-    check_difference(difference, path)
+        difference = largest((_difference(graph, detector, image) for image in images if check), path)
     model = onnx.load_from_string(graph)
     onnx.helper.set_model_props(model, as_properties(metadata))
     with written_beside(path) as aside:
@@ -141,9 +131,8 @@ def _shuffled(x: Tensor, groups: int) -> Tensor:
 def _difference(graph: bytes, detector: nn.Module, image: Tensor) -> float | None:
     """The largest deviation of boxes, in sides of the image, and scores; None if nothing is detected."""
     names = ("boxes", "labels", "scores")
-    with running():
-        session = import_module("onnxruntime").InferenceSession(graph, providers=["CPUExecutionProvider"])
-        outputs = dict(zip(names, map(torch.from_numpy, session.run(names, {"image": image.numpy()})), strict=True))
+    session = import_module("onnxruntime").InferenceSession(graph, providers=["CPUExecutionProvider"])
+    outputs = dict(zip(names, map(torch.from_numpy, session.run(names, {"image": image.numpy()})), strict=True))
     (expected,) = detector([image])
     if not len(expected["boxes"]) or not len(outputs["boxes"]):
         return None if len(expected["boxes"]) == len(outputs["boxes"]) else float("inf")

@@ -7,7 +7,7 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -82,14 +82,11 @@ def to_onnx(
     large = sum(value.numel() * value.element_size() for value in model.state_dict().values()) > _ONE_FILE
     check_target(path, large=large, check=check, overwrite=overwrite)
     like = next(model.parameters(), torch.empty(0))
-    difference = None
     with evaluation_mode(model), torch.no_grad():
         program = _program(model, torch.randn(batch or 2, channels, height, width).to(like), batch is None, opset)
-        if check:
-            sizes = (1, 3) if batch is None else (batch,)
-            batches = [torch.randn(n, channels, height, width).to(like) for n in sizes]
-            difference = max(_difference(program, model, images) for images in batches)
-            check_difference(difference, path)
+        sizes = () if not check else (1, 3) if batch is None else (batch,)
+        batches = [torch.randn(n, channels, height, width).to(like) for n in sizes]
+        difference = largest((_difference(program, model, images) for images in batches), path)
     program.model.metadata_props.update(as_properties(metadata))
     with written_beside(path) as aside:
         program.save(aside, external_data=large)
@@ -186,28 +183,27 @@ def exporting(model: nn.Module) -> Iterator[None]:
         logging.disable(disabled)
 
 
-@contextmanager
-def running() -> Iterator[None]:
-    """Raises InputError where onnxruntime fails."""
+def largest(differences: Iterable[float | None], path: Path) -> float | None:
+    """The largest difference between outputs of onnxruntime and torch; None if there is none.
+
+    Raises:
+        InputError: onnxruntime fails, or its outputs deviate too far.
+    """
     try:
-        yield
-    except Exception as error:  # its errors have no common base
+        difference = max((value for value in differences if value is not None), default=None)
+    except Exception as error:  # onnxruntime's errors have no common base
         raise InputError(f"onnxruntime cannot run what was exported ({first_line(error)})") from error
-
-
-def check_difference(difference: float | None, path: Path) -> None:
-    """Raises InputError if onnxruntime's outputs deviate too far from torch's."""
     if difference is not None and not difference <= TOLERANCE:
         raise InputError(
             f"onnxruntime's output deviates from torch's by {difference:.1e}, over {TOLERANCE:.0e}; {path} is not "
             "written (another --opset may help)"
         )
+    return difference
 
 
 def _difference(program: torch.onnx.ONNXProgram, model: nn.Module, images: Tensor) -> float:
     """The largest deviation of onnxruntime's output, relative to torch's largest value."""
-    with running():
-        (output,) = program(images.cpu())
+    (output,) = program(images.cpu())
     expected = model(images).cpu()
     if output.shape != expected.shape:
         return float("inf")

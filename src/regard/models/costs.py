@@ -277,8 +277,7 @@ def measure_costs(
 
     Args:
         rows: as `count_costs` gives them; what is measured is entered there.
-        batch: N.
-        device: where.
+        batch: number of images.
         dtype: of images and parameters.
         repeats: how often each thing is timed.
 

@@ -38,11 +38,8 @@ def _stay(norm: nn.Module, mode: bool = True) -> nn.Module:
 def sync_norms(model: nn.Module, device: torch.device) -> nn.Module:
     """Replaces batch norms by ones whose mean and variance are those of the whole batch, over all processes.
 
-    Parameters and buffers keep their names. On GPUs the norms of torch and timm are used, which do not support CPUs.
-
-    Args:
-        model: model, changed in place unless it is itself a norm.
-        device: device on which the model will run.
+    Parameters and buffers keep their names, and `model` is changed in place unless it is itself a norm. If `device`, on
+    which it will run, is a GPU, the norms of torch and timm are used, which do not support CPUs.
     """
     if device.type != "cpu":
         return convert_sync_batchnorm(model)
