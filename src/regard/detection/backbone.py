@@ -72,8 +72,10 @@ def build_backbone(
 
 
 def _load(body: nn.Module, weights: str | Path | Mapping[str, Any], removed: set[str]) -> bool:
-    """Loads the weights of a backbone, but for those of its `removed` classifier. Returns whether they have none for its
-    attention, which is then detached.
+    """Loads the weights of a backbone, but for those of its `removed` classifier.
+
+    Returns:
+        Whether they have none for its attention, which is then detached.
     """
     source = "the state dict" if isinstance(weights, Mapping) else str(weights)
     content = weights if isinstance(weights, Mapping) else models.read_checkpoint(weights)
