@@ -7,11 +7,11 @@
 - `complexity`: parameters and operations of a detector, as SA-Net's table of object detection counts them.
 """
 
+from regard.detection.backbone import freeze_stages, set_norms
 from regard.detection.compare import Comparison, compare, compare_all
 from regard.detection.costs import DetectorCost, complexity
 from regard.detection.create import FCOS, Detector, FasterRCNN, MaskRCNN, RetinaNet, create, names
 from regard.detection.evaluation import evaluate
-from regard.detection.norms import freeze_stages, set_norms
 from regard.detection.pyramid import Pyramid
 from regard.detection.results import Results
 

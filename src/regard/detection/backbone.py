@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from math import gcd
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
+import torch
+from timm.layers import GroupNormAct
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from regard import models
 from regard.attention import attached, detach
 from regard.attention.start import Start
-from regard.detection.norms import Norm, freeze_stages, set_norms
-from regard.detection.pyramid import Pyramid
-from regard.errors import InputError
+from regard.detection.pyramid import Pyramid, trace_network
+from regard.errors import InputError, unknown
 from regard.models.loading import entries_for
+from regard.models.norms import batch_norms, fix_statistics, sync_norms
+from regard.stages import stage_parts
+from regard.with_attention import exchange
 
+Norm = Literal["statistics", "fixed", "batch", "sync", "group"]
 Weights = bool | str | Path | Mapping[str, Any]
 
 _log = logging.getLogger("regard")
 
+_GROUPS = 32  # of group norms (Wu and He, arXiv 1803.08494)
 _OUTPUTS = 1000  # of the classifier, which the pyramid removes
 
 
@@ -96,3 +104,65 @@ def _loaded(body: nn.Module, source: str) -> str:
         f"all {len(names)} tensors of the backbone {type(body).__name__} ({names[0]} … {names[-1]}) are loaded from "
         f"{source}; pyramid and heads are newly initialised"
     )
+
+
+def set_norms(network: nn.Module, norm: Norm) -> None:
+    """Sets what the batch norms of `network` do in training, in place. Those of attached attention always learn.
+
+    Args:
+        network: the backbone, with the weights that it starts from.
+        norm: 'statistics': mean and variance stay, scale and shift learn (mmdetection's `norm_eval`). 'fixed': nothing
+            learns (torchvision's detectors). 'batch': all learns. 'sync': all learns, with the statistics of the batch
+            of all processes. 'group': group norms of 32 groups replace them, with their scale and shift.
+    """
+    if norm not in get_args(Norm):
+        raise unknown("norm", norm, get_args(Norm))
+    ours = {part for module in attached(network).values() for part in module.modules()}
+    norms = [part for part in batch_norms(network) if part not in ours]
+    if norm in ("statistics", "fixed"):
+        fix_statistics(norms)
+    if norm == "fixed":
+        for part in norms:
+            part.requires_grad_(False)
+    if norm == "sync":
+        sync_norms(network, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    if norm == "group":
+        for part in norms:
+            exchange(network, part, _group_norm(part))
+
+
+def freeze_stages(network: nn.Module, count: int) -> None:
+    """Freezes all that `network` runs up to the end of this number of stages, in place: the stem, the stages, with the
+    attention that they have, and what is between.
+
+    Parameters do not learn, and batch norms keep their statistics. With 0 stages the stem learns, too.
+
+    Raises:
+        InputError: it has fewer stages.
+    """
+    if count == 0:
+        return
+    parts = stage_parts(network)
+    if not 0 <= count <= len(parts):
+        raise InputError(f"{type(network).__name__} has {len(parts)} stages; frozen_stages is {count}")
+    chosen = list(parts)[:count]
+    trace = trace_network(network)
+    end = max(trace.ends[name] for name in chosen)
+    frozen = {module for name in chosen for _, part in parts[name] for module in part.modules()}
+    frozen |= {module for module, first in trace.first.items() if first < end and module is not network}
+    for module in frozen:
+        for parameter in module.parameters(recurse=False):
+            parameter.requires_grad_(False)
+    fix_statistics(norm for module in frozen for norm in batch_norms(module))
+
+
+def _group_norm(norm: _BatchNorm) -> nn.Module:
+    channels, groups = norm.num_features, gcd(_GROUPS, norm.num_features)
+    if hasattr(norm, "act"):  # timm's, with dropout and activation in it
+        new: nn.Module = GroupNormAct(channels, groups, eps=norm.eps)
+        new.drop, new.act = norm.drop, norm.act
+    else:
+        new = nn.GroupNorm(groups, channels, eps=norm.eps)
+    if norm.affine:
+        new.load_state_dict({"weight": norm.weight, "bias": norm.bias})
+    return new.to(norm.weight.device, norm.weight.dtype).train(norm.training)

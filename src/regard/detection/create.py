@@ -17,9 +17,8 @@ from torchvision.ops import MultiScaleRoIAlign
 
 from regard.attention import Gate, attached
 from regard.attention.start import IdentityStart, Start
-from regard.detection.backbone import Weights, build_backbone
+from regard.detection.backbone import Norm, Weights, build_backbone
 from regard.detection.cascade import CascadeHeads
-from regard.detection.norms import Norm
 from regard.detection.pyramid import Extra, Pyramid
 from regard.errors import InputError, UnfitImage, check_number, first_line, unknown
 from regard.models.create import attacher
@@ -219,7 +218,7 @@ def create(
         frozen_stages: the stem and so many stages do not learn, and their attention only if it begins as the identity;
             0: all learn.
         norm: of the backbone: 'statistics' (they are fixed; scale and shift learn), 'fixed', 'batch', 'sync' or
-            'group'; see `detection.norms.set_norms`.
+            'group'; see `set_norms`.
         strides: of the backbone's levels; None for those of the paper: 8, 16 and 32, and 4 with two stages.
         channels: of the pyramid's levels.
         backbone_options: of the network itself.

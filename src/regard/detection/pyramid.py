@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -181,15 +181,3 @@ def _remove_head(network: nn.Module, trace: Trace, end: int) -> None:
         for name, child in list(parent.named_children()):
             if trace.first.get(child, 0) > end:
                 setattr(parent, name, _Removed())
-
-
-def parts_until(network: nn.Module, stages: int) -> Iterable[nn.Module]:
-    """The modules that a network runs up to the end of this number of stages: the stem, the stages, what is between."""
-    parts = stage_parts(network)
-    if not 0 <= stages <= len(parts):
-        raise InputError(f"{type(network).__name__} has {len(parts)} stages; frozen_stages is {stages}")
-    chosen = list(parts)[:stages]
-    trace = trace_network(network)
-    end = max((trace.ends[name] for name in chosen), default=0)
-    within = {module for name in chosen for _, part in parts[name] for module in part.modules()}
-    return within | {module for module, first in trace.first.items() if first < end and module is not network}
