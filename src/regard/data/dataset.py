@@ -69,14 +69,6 @@ class ImageDataset(ABC):
         """The central square of the image, resized to size x size pixels: bilinear, antialiased. Raises Unreadable."""
         return square(self.image(index), size)
 
-    def square_mask(self, index: int, size: int | None) -> Mask | None:
-        """The mask of the image that `square` gives, bool (size, size): what is at least half inside. None for `size`
-        is the mask as it is. Raises Unreadable."""
-        mask = self.mask(index)
-        if mask is None or size is None:
-            return mask
-        return np.asarray(square(Image.fromarray(np.where(mask, np.uint8(255), np.uint8(0))), size)) >= 128
-
     @abstractmethod
     def mask(self, index: int) -> Mask | None:
         """The region of the object, bool (H, W), in the size of the upright image. It is empty if nothing is marked,

@@ -142,6 +142,16 @@ def square(image: Image.Image, size: int) -> Image.Image:
     return image.resize((size, size), Image.Resampling.BILINEAR, box=box)
 
 
+def as_grey(mask: NDArray[np.bool_]) -> Image.Image:
+    """A mask (H, W) as an image of black and white, to resize it as its image."""
+    return Image.fromarray(np.where(mask, np.uint8(255), np.uint8(0)))
+
+
+def of_grey(image: Image.Image) -> NDArray[np.bool_]:
+    """The mask of what is at least half white."""
+    return np.asarray(image) >= 128
+
+
 def upright(image: Image.Image) -> Image.Image:
     """Convert a loaded image to RGB with its EXIF orientation applied.
 

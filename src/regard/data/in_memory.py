@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from regard import host
 from regard.data.dataset import ImageDataset, InMemoryDataset, Splits, channel_statistics
-from regard.data.decode import OnUnreadable, Unreadable, quiet
+from regard.data.decode import OnUnreadable, Unreadable, as_grey, of_grey, quiet, square
 from regard.data.file_dataset import FileDataset
 from regard.data.listing import show
 from regard.errors import InputError, check_number
@@ -142,7 +142,7 @@ def _fill(
         for i in range(start, min(start + _IMAGES_A_TASK, len(dataset))):
             try:
                 image = dataset.image(i) if size is None else dataset.square(i, size)
-                mask = None if regions is None else dataset.square_mask(i, size)
+                mask = None if regions is None else dataset.mask(i)
             except Unreadable as error:
                 failed[i] = _skippable(error, unreadable)
                 continue
@@ -153,6 +153,8 @@ def _fill(
                 )
             images[i] = np.asarray(image).transpose(2, 0, 1)
             if regions is not None and mask is not None:
+                if size is not None:
+                    mask = of_grey(square(as_grey(mask), size))
                 if mask.shape != regions.shape[1:]:
                     raise InputError(
                         f"the mask of {_name(dataset, i)!r} has {_by(*reversed(mask.shape))} pixels, the image "

@@ -25,7 +25,6 @@ class Pictures(FileDataset):
 
     Attributes:
         relative_paths: path of each image below the given folder; the file name of a file given directly.
-        masks: mask file of each image; None for an image without one.
         box: the region of the image, (x0, y0, x1, y1) in its upright pixels, without column x1 and row y1; or None.
         passed_over: number of files in the folders without the extension of an image.
         unmatched: number of masks without an image.
@@ -42,7 +41,7 @@ class Pictures(FileDataset):
         keys = [str(path) for path, _ in files]
         super().__init__("pictures", "", Path(), keys, [-1] * len(files), (), masks, mask_region, box)
         self.relative_paths = tuple(relative for _, relative in files)
-        self.masks, self.box = tuple(masks), box
+        self.box = box
         self.passed_over, self.unmatched = passed_over, unmatched
         self.has_masks = box is not None or any(masks)
 

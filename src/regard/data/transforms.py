@@ -15,6 +15,7 @@ from torch import Tensor
 
 from regard.data.augmentation import Augmentation
 from regard.data.dataset import Channels, Mask
+from regard.data.decode import as_grey, of_grey
 from regard.data.random import seeded
 from regard.errors import InputError, check_fields, unknown
 
@@ -196,11 +197,11 @@ class SeededTransform:
         """
         if self._steps is None:
             return self.transform.mask(mask)
-        picture = Image.fromarray(np.where(mask, np.uint8(255), np.uint8(0)))
+        picture = as_grey(mask)
         with seeded(self._seed, epoch, _PURPOSE, position):
             for step in self._moves:  # the first steps, so that their draws are those of the image
                 picture = step(picture)
-        return np.asarray(picture) >= 128
+        return of_grey(picture)
 
     def _erased(self, pixels: Tensor) -> Tensor:
         # timm erases normalised values and fills in normal noise. Pixels that are not erased keep their exact value.
