@@ -132,7 +132,10 @@ def files_digest(labels: Tensor, name: Callable[[int], str], opened: Callable[[i
 
 
 def open_regular(path: Path) -> IO[bytes]:
-    """Open a regular file to read. Raises OSError; raises Unreadable for a pipe or the like, which could block."""
+    """Open a file to read. Raises Unreadable if it cannot be opened, or is a pipe or the like, which could block."""
     if path.exists() and not path.is_file():
         raise Unreadable(f"{str(path)!r} is no file")
-    return open(path, "rb")
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        raise Unreadable(f"{str(path)!r} cannot be opened ({error.strerror or error})") from error

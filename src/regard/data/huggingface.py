@@ -41,12 +41,8 @@ class HuggingFaceDataset(ImageDataset):
         self._images = images
 
     def image(self, index: int) -> Image.Image:
-        name = self.keys[index]
-        try:
-            with self._open(index) as file:
-                return read_image(Path(name), file)[0]
-        except OSError as error:
-            raise Unreadable(f"{name!r} cannot be opened ({error.strerror or error})") from error
+        with self._open(index) as file:
+            return read_image(Path(self.keys[index]), file)[0]
 
     def mask(self, index: int) -> None:
         return None
