@@ -108,11 +108,9 @@ def _known_size(model: nn.Module) -> tuple[int, int] | None:
     sizes = (getattr(module, name, None) for module in model.modules() for name in ("img_size", "image_size"))
     published = (getattr(model, "pretrained_cfg", None) or {}).get("input_size", ())[1:]
     for size in (*sizes, published):
-        height, *width = (
-            [size] * 2 if isinstance(size, int) else size if isinstance(size, tuple | list) and size else [0]
-        )
-        if len(width) == 1 and isinstance(height, int) and isinstance(width[0], int):
-            return height, width[0]
+        sides = (size, size) if isinstance(size, int) else size
+        if isinstance(sides, tuple | list) and len(sides) == 2 and all(isinstance(side, int) for side in sides):
+            return sides[0], sides[1]
     return None
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from regard.attention import functional
-from regard.attention.kernels.operation import Operation, by_formula, memory_format
+from regard.attention.kernels.operation import Operation, formula_gradients, memory_format
 
 _combine = Operation(functional.combine, "x nchw, a nCHW, b nCHW, c nCHW, d nCHW, g nchw")
 _combine_backward = Operation(functional.combine_backward, "x nchw, g nchw, a nCHW, b nCHW")
@@ -24,7 +24,7 @@ def _gradient(inputs: Sequence[Any], _: Any, dy: Tensor) -> Any:
         if a is None and b is None:
             dx = dy.contiguous(memory_format=memory_format(x))
             return dx, None, None, dy.sum_to_size(c.shape), *none, None
-    return by_formula(functional.combine, inputs, [dy])
+    return formula_gradients(functional.combine, inputs, [dy])
 
 
 _combine.differentiate(_gradient)

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from regard.attention import functional
-from regard.attention.kernels.operation import Operation, by_formula
+from regard.attention.kernels.operation import Operation, formula_gradients
 
 
 def shuffle_gate_backward(
@@ -30,7 +30,7 @@ def shuffle_gate_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The gradients of x, scale, shift, w and b."""
     inputs = [x, scale, shift, local, w, b, eps, shuffle]
-    dx, dscale, dshift, _, dw, db, *_ = by_formula(functional.shuffle_gate, inputs, [g])
+    dx, dscale, dshift, _, dw, db, *_ = formula_gradients(functional.shuffle_gate, inputs, [g])
     return dx, dscale, dshift, dw, db
 
 
@@ -47,7 +47,7 @@ def group_gate_backward(
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The gradients of x, weight, bias, w and b."""
-    dx, dweight, dbias, dw, db, _ = by_formula(functional.group_gate, [x, weight, bias, w, b, eps], [g])
+    dx, dweight, dbias, dw, db, _ = formula_gradients(functional.group_gate, [x, weight, bias, w, b, eps], [g])
     return dx, dweight, dbias, dw, db
 
 

@@ -57,12 +57,8 @@ def _kernels(name: str) -> ModuleType | None:
     try:
         return import_module(f"regard.attention.kernels.{name}")
     except Exception as error:  # whatever a compiler, a driver or an old GPU may raise
-        _log.warning(
-            "attention runs on torch's own operations, which are several times slower: its %s kernels do not work here "
-            "(%s)",
-            name,
-            first_line(error),
-        )
+        message = "attention runs on torch's operations, several times slower: its %s kernels do not work here (%s)"
+        _log.warning(message, name, first_line(error))
         return None
 
 
@@ -89,23 +85,25 @@ class Operation:
         self.name, self.formula, self.fused = formula.__name__, formula, fused
         parameters = list(inspect.signature(formula).parameters)
         self.axes = {parameters.index(name): axes for name, axes in (part.split() for part in shapes.split(","))}
-        self.features = {at for at, name in enumerate(parameters) if name in ("x", "g")}
-        self.home = parameters.index("x")
+        self.features_at = {at for at, name in enumerate(parameters) if name in ("x", "g")}
+        self.x_at = parameters.index("x")
         self.broken: set[str] = set()
         # Features may come in any layout: compilers that change it need not change it back.
         schema = self.name + torch.library.infer_schema(formula, mutates_args=())
         _LIBRARY.define(schema, tags=(torch.Tag.flexible_layout,))
-        _LIBRARY.impl(self.name, self.plain, "CompositeExplicitAutograd")
+        _LIBRARY.impl(self.name, self.run_formula, "CompositeExplicitAutograd")
         for device, of_device in _BACKENDS.items():
-            _LIBRARY.impl(self.name, partial(self.run, of_device), device.upper())
+            _LIBRARY.impl(self.name, partial(self.run_kernel, of_device), device.upper())
         # Function transforms (torch.func) see through the formula.
         _LIBRARY.impl(self.name, formula, "FuncTorchDynamicLayerFrontMode")
-        torch.library.register_fake(f"regard::{self.name}", partial(self.empty, like) if like else self.plain)
+        torch.library.register_fake(
+            f"regard::{self.name}", partial(self.run_without_values, like) if like else self.run_formula
+        )
         self.operator = getattr(torch.ops.regard, self.name).default
 
     def __call__(self, *args: Any) -> Any:
         compiling = torch.compiler.is_compiling()
-        by_formula = not self.fused and args[self.home].is_cuda if compiling else _has_tangent(args)
+        by_formula = not self.fused and args[self.x_at].is_cuda if compiling else _has_tangent(args)
         return self.formula(*args) if by_formula or in_reference() else self.operator(*args)
 
     def carry(self, *args: Any) -> tuple[Any, Any]:
@@ -114,7 +112,7 @@ class Operation:
         Where a gradient is computed step by step, and what follows takes the features from here, the gradient that
         reaches them by their results is added in the pass in which it is made.
         """
-        x = args[self.home]
+        x = args[self.x_at]
         if (
             isinstance(x, Tensor)  # not a proxy of torch.fx
             and x.requires_grad
@@ -126,17 +124,18 @@ class Operation:
             return x, results
         return x, self(*args)
 
-    def plain(self, *args: Any) -> Any:
-        """By the formula, in the layout and dtypes that all versions have in common."""
-        x, result = args[self.home], self.formula(*args)
+    def run_formula(self, *args: Any) -> Any:
+        """The results by the formula, in the layout and dtypes that all versions have in common."""
+        x, result = args[self.x_at], self.formula(*args)
         return tuple(_laid_out(part, x) for part in result) if isinstance(result, tuple) else _laid_out(result, x)
 
-    def empty(self, like: Callable[..., Sequence[Tensor]], *args: Any) -> tuple[Tensor, ...]:
-        """Results without values."""
-        return tuple(_laid_out(torch.empty_like(value), args[self.home]) for value in like(*args))
+    def run_without_values(self, like: Callable[..., Sequence[Tensor]], *args: Any) -> tuple[Tensor, ...]:
+        """Results of the right shapes, layout and dtypes, for the devices and modes that compute nothing."""
+        return tuple(_laid_out(torch.empty_like(value), args[self.x_at]) for value in like(*args))
 
-    def run(self, backend: str, *args: Any) -> Any:
-        x = args[self.home]
+    def run_kernel(self, backend: str, *args: Any) -> Any:
+        """The results by the kernel of a backend; by the formula where there is none, or features are small."""
+        x = args[self.x_at]
         tensors = [a for a in args if isinstance(a, Tensor)]
         if (
             not x.numel()
@@ -148,9 +147,9 @@ class Operation:
             or any(tensor.device != x.device for tensor in tensors)
             or not self.fits(args)
         ):
-            return self.plain(*args)
+            return self.run_formula(*args)
         given = [
-            a if not isinstance(a, Tensor) else _features(a, x) if at in self.features else _small(a, x)
+            a if not isinstance(a, Tensor) else _features(a, x) if at in self.features_at else _small(a, x)
             for at, a in enumerate(args)
         ]
         try:
@@ -159,23 +158,21 @@ class Operation:
             raise
         except Exception as error:
             self.broken.add(backend)
-            _log.warning(
-                "the %s kernel of %s does not work here, its formula runs instead (%s)",
-                backend,
-                self.name,
-                first_line(error),
-            )
+            message = "the %s kernel of %s does not work here, its formula runs instead (%s)"
+            _log.warning(message, backend, self.name, first_line(error))
             result = NotImplemented
-        return self.plain(*args) if result is NotImplemented else result
+        return self.run_formula(*args) if result is NotImplemented else result
 
     def fits(self, args: Sequence[Any]) -> bool:
         """Whether the tensors have the shapes that kernels trust."""
         sizes = {"1": 1}
         for at, axes in self.axes.items():
             value = args[at]
-            if value is not None and value.dim() != len(axes):
+            if value is None:
+                continue
+            if value.dim() != len(axes):
                 return False
-            for axis, size in zip(axes, value.shape if value is not None else (), strict=False):
+            for axis, size in zip(axes, value.shape, strict=True):
                 if sizes.setdefault(axis.lower(), size) != size and not (axis.isupper() and size == 1):
                     return False
         return True
@@ -203,7 +200,7 @@ class Operation:
             saved = ctx.saved_tensors  # which checkpointing allows once
             inputs = [other if value is None else value for value, other in zip(saved, ctx.others, strict=False)]
             if backward is None:
-                return by_formula(self.formula, inputs, gradients[:outputs])
+                return formula_gradients(self.formula, inputs, gradients[:outputs])
             found = backward(inputs, saved[len(inputs) :], *gradients[:outputs], **carried)
             return tuple(d if d is None else d.to(value.dtype) for d, value in zip(found, inputs, strict=True))
 
@@ -216,7 +213,7 @@ class _Carried(torch.autograd.Function):
 
     @staticmethod
     def forward(operation: Operation, *inputs: Any) -> tuple[Tensor, ...]:
-        x = inputs[operation.home]
+        x = inputs[operation.x_at]
         return x.view_as(x), *operation.operator(*inputs)
 
     @staticmethod
@@ -229,7 +226,9 @@ class _Carried(torch.autograd.Function):
         return None, *ctx.operation.gradient(ctx, *gradients, g=g)
 
 
-def by_formula(formula: Callable[..., Any], inputs: Sequence[Any], gradients: Sequence[Tensor]) -> tuple[Any, ...]:
+def formula_gradients(
+    formula: Callable[..., Any], inputs: Sequence[Any], gradients: Sequence[Tensor]
+) -> tuple[Any, ...]:
     """The gradients of the inputs of a formula, for those of its outputs; they may be differentiated again.
 
     None for inputs that are no floating-point tensors.
