@@ -23,7 +23,7 @@ def _section(command: str) -> str:
         if not title.endswith(":"):  # a paragraph
             parts.append(_escaped(group))
             continue
-        parts.append(f"**{title.removesuffix(":")}**")
+        parts.append(f"**{title.removesuffix(':')}**")
         for line in lines:
             option, _, explanation = line.strip().partition("  ")
             if line.startswith("   "):

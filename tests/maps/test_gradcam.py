@@ -54,17 +54,6 @@ def test_a_batch_is_its_parts(model, x):
         torch.testing.assert_close(logits[i : i + 1], cam.logits, rtol=1e-10, atol=1e-14)
 
 
-def test_logits_and_classes_of_the_call(model, x):
-    cam = GradCAM(model, model.layer2)
-    assert cam.logits is None and cam.layer == "layer2"
-    cam(x)
-    torch.testing.assert_close(cam.logits, model(x).detach())
-    assert not cam.logits.requires_grad
-    assert torch.equal(cam.classes, model(x).argmax(1))
-    cam(x, 3)
-    assert cam.classes.tolist() == [3] * 4
-
-
 def test_size_of_the_features(model, x):
     cam = GradCAM(model, "layer3")
     coarse = cam(x, upsample=False)
@@ -111,24 +100,6 @@ class Silent(nn.Module):
 def test_layers_without_a_part_in_the_scores(x, layer, message):
     with pytest.raises(InputError, match=message):
         GradCAM(Silent().double(), layer)(x)
-
-
-@pytest.mark.parametrize(
-    ("classes", "message"),
-    [
-        (5, "class 5 of a model with 5 outputs; expected 0 to 4"),
-        (-1, "class -1"),
-        ([0, 1, 2, 9], "class 0 to 9"),
-        ([0, 1], r"int64 \(2,\)"),
-        (torch.zeros(4), "float32"),
-        (torch.ones(4, dtype=torch.bool), "bool"),
-        (True, "bool"),
-    ],
-)
-def test_wrong_classes(model, x, classes, message):
-    with pytest.raises(InputError, match=message) as error:
-        GradCAM(model)(x, classes)
-    assert "\n" not in str(error.value)
 
 
 def test_wrong_images(model, x):

@@ -34,7 +34,7 @@ def test_one_shape_and_kind_for_all(model, x, name):
     assert not found.requires_grad and found.min() >= 0 and found.max() > 0
     assert method(x, upsample=False).shape == (4, 8, 8)
     torch.testing.assert_close(method.logits, model(x).detach())
-    assert torch.equal(method.classes, model(x).argmax(1))
+    assert torch.equal(method.classes, model(x).argmax(1)) and not method.logits.requires_grad
     found = maps.create(name, model.float(), "layer2")(x.float())
     assert found.dtype == torch.float32
 
@@ -82,6 +82,13 @@ def test_several_classes_take_one_forward(model, x):
         ([[0, 5]] * 4, None, "class 0 to 5 of a model with 5 outputs"),
         ([[0, 1], [2]], None, "list that makes no tensor"),
         ("cat", None, "str that makes no tensor"),
+        (5, None, "class 5 of a model with 5 outputs; expected 0 to 4"),
+        (-1, None, "class -1"),
+        ([0, 1, 2, 9], None, "class 0 to 9"),
+        ([0, 1], None, r"int64 \(2,\)"),
+        (torch.zeros(4), None, "float32"),
+        (torch.ones(4, dtype=torch.bool), None, "bool"),
+        (True, None, "bool"),
         (None, 6, "top 6 of a model with 5 outputs; expected a whole number from 1 to 5"),
         (None, 0, "top 0"),
         (None, True, "top True"),

@@ -52,8 +52,7 @@ class DetectionCAM:
             None: the last stage of `detector.backbone`, or of its `body`.
         method: "gradcam", "gradcam++", "hirescam", "layercam", "xgradcam" or "activation"; the last is the same map for
             every detection.
-        fuse: see `MapMethod`.
-        reshape: see `MapMethod`.
+        fuse, reshape: see `MapMethod`.
 
     Attributes:
         detector: the detector.

@@ -77,14 +77,7 @@ def pooled_features(model: nn.Module, size: tuple[int, int]) -> Pooled:
         for name, module in named_layers(model):
             if name:
                 hooks.callback(module.register_forward_hook(partial(read, name)).remove)
-        try:
-            logits = logits_of(model(noise.to(like.device, like.dtype)))
-        except InputError:
-            raise
-        except Exception as error:  # a network may raise anything on images of a size that it does not know
-            raise InputError(
-                f"the network does not run on an image of {size[0]} x {size[1]} pixels ({one_line(error)[:200]})"
-            ) from error
+        logits = logits_on(model, noise.to(like.device, like.dtype))
     # What the logits are a linear layer of, the last first; or they are the mean of features themselves.
     classified = [(name, features) for name, features, output in reversed(inputs) if _same(output, logits)]
     for classifier, pooled in [*classified, ("", logits)]:
@@ -97,6 +90,25 @@ def pooled_features(model: nn.Module, size: tuple[int, int]) -> Pooled:
         "activation maps are not known; take Grad-CAM (maps gradcam), or larger images if its last features have one "
         "pixel"
     )
+
+
+def logits_on(model: nn.Module, images: Tensor, network: str = "network") -> Tensor:
+    """The logits of a model, called `network` in the error, for images of a size that it may not know.
+
+    Raises:
+        InputError: it does not run on them.
+    """
+    try:
+        return logits_of(model(images))
+    except InputError:
+        raise
+    except Exception as error:  # a network may raise anything on images of a size that it does not know
+        size = f"{images.shape[2]} x {images.shape[3]}"
+        apart = " (it can have its own: transfer.teacher_size, or Teacher(size=…))" if network == "teacher" else ""
+        raise InputError(
+            f"the {network} does not run on an image of {size} pixels ({one_line(error)[:200]}); give it images of a "
+            f"size that it knows{apart}"
+        ) from error
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

@@ -16,7 +16,7 @@ from regard.logits import checked_labels, class_logits
 from regard.maps import MapTaps, Taps, last_features
 from regard.maps.layers import find_layers, names_within, readable
 from regard.maps.method import wide
-from regard.maps.pooled import Pooled, pooled_features
+from regard.maps.pooled import Pooled, logits_on, pooled_features
 from regard.modes import at_rest
 from regard.stages import stages
 from regard.with_attention import named_layers
@@ -203,7 +203,7 @@ def spatially_gated(model: nn.Module, layers: Sequence[str] | None, size: tuple[
     with at_rest(network), ExitStack() as hooks:
         for name, module in _with_gate_values(network):
             hooks.callback(module.register_forward_hook(partial(note, name)).remove)
-        network(torch.zeros(1, 3, *size, device=like.device, dtype=like.dtype))
+        logits_on(network, torch.zeros(1, 3, *size, device=like.device, dtype=like.dtype))
     if not gated:
         raise InputError(
             f"{type(network).__name__} has no attention module with a spatial gate, such as cbam, bam, sge, shuffle or "

@@ -9,10 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from regard.errors import InputError, one_line
-from regard.logits import class_logits, logits_of
+from regard.errors import InputError
+from regard.logits import class_logits
 from regard.maps import Taps
 from regard.maps.layers import find_layers
+from regard.maps.pooled import logits_on
 from regard.modes import evaluation_mode
 from regard.stages import stages, unwrapped
 
@@ -89,18 +90,12 @@ def feature_shapes(
     parameter = next(model.parameters(), torch.empty(0))
     image = torch.zeros(1, 3, *size, device=parameter.device, dtype=parameter.dtype)
     taps = Taps(model, list(dict.fromkeys(layers))) if layers else None
+    features: dict[str, Tensor] = {}
     with evaluation_mode(model):
-        try:
-            output, features = (model(image), {}) if taps is None else taps.run(model, image)
-            logits = logits_of(output)
-        except InputError:
-            raise
-        except Exception as error:  # a network may raise anything on images of a size it does not know
-            raise InputError(
-                f"the {network} does not run on an image of {size[0]} x {size[1]} pixels ({one_line(error)[:200]}); "
-                "give it images of a size that it knows (a teacher can have its own: transfer.teacher_size, or "
-                "Teacher(size=…))"
-            ) from error
+        if taps is None:
+            logits = logits_on(model, image, network)
+        else:
+            logits, features = taps.run(logits_on, model, image, network)
     if logits.ndim != 2:
         raise InputError(f"the {network} gives {tuple(logits.shape)}; transfer needs logits (N, K)")
     return {name: (f.shape[1], f.shape[2], f.shape[3]) for name, f in features.items()}, class_logits(logits)
