@@ -11,8 +11,8 @@ import torch
 
 from regard import bias, data, maps, models, report
 from regard.report import Cell, ClassScore, Gallery, Row, explain_batch
-from regard.report.gallery import ALL, RANDOM, choose, spread
-from regard.report.runs_gallery import DIFFERENT, choose_images, runs_gallery
+from regard.report.gallery import ALL, DIFFERENT, RANDOM, choose, spread
+from regard.report.runs_page import choose_images, runs_gallery
 
 ODD = "[red]x[/red]<b>\x1b\u202e"
 
@@ -101,8 +101,8 @@ def test_cells_of_a_run_are_those_of_bias_evaluate(make_run, splits: data.Splits
     measured.save(run.folder / "bias.json")
     added: list[Row] = []
     monkeypatch.setattr(Gallery, "add", lambda _, row, heading="": added.append(row))
-    found = runs_gallery(report.collect([run.folder])[0], 0, splits.test, images=20)
-    assert len(added) == 20 and found.notes == ()
+    _, _, notes = runs_gallery(report.collect([run.folder])[0], 0, splits.test, images=20)
+    assert len(added) == 20 and notes == []
     for row in added:
         (one,) = row.cells
         expected = {name: values[row.index] for name, values in measured.rows.items()}
@@ -124,8 +124,9 @@ def test_networks_without_a_column_are_named(make_run, recipe, splits) -> None:
     fewer = replace(recipe.data, train_images=20, mean=None, std=None)
     runs = [make_run("base"), make_run("unfinished", weights=False), make_run("elsewhere", data=other)]
     runs.append(make_run("fewer", data=fewer))
-    found = runs_gallery(report.collect([run.folder for run in runs])[0], 0, splits.test, images=2, different=0)
-    assert [network.name for network in found.networks] == ["base", "fewer"] and len(found.gallery) == 2
-    assert [note.about for note in found.notes] == ["unfinished", "elsewhere"]
-    bare = runs_gallery(report.collect([runs[0].folder])[0], 0, replace(splits.test, regions=None), images=2)
-    assert not bare.gallery.regions and bare.gallery.groups[RANDOM][0]["cells"][0]["result"] == ""
+    results = report.collect([run.folder for run in runs])[0]
+    gallery, networks, notes = runs_gallery(results, 0, splits.test, images=2, different=0)
+    assert [network.name for network in networks] == ["base", "fewer"] and len(gallery) == 2
+    assert [note.about for note in notes] == ["unfinished", "elsewhere"]
+    bare, *_ = runs_gallery(results[:1], 0, replace(splits.test, regions=None), images=2)
+    assert not bare.regions and bare.groups[RANDOM][0]["cells"][0]["result"] == ""

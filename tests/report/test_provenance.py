@@ -17,7 +17,7 @@ import pytest
 from regard import bias, training
 from regard.cli import main
 from regard.report import Gallery, Row, collect
-from regard.report.runs_gallery import runs_gallery
+from regard.report.runs_page import runs_gallery
 from regard.terminal import command_line
 
 RUN = "runs/it's [red]x[ & $HOME"

@@ -14,12 +14,11 @@
 
 from regard.report.bias_page import write_bias_html
 from regard.report.bias_records import bias_tables
-from regard.report.changed_images import ChangedImage, changed_images
 from regard.report.collect import RunResult, collect
 from regard.report.detections_gallery import DetectionsGallery
 from regard.report.explained import Explained, explain, explain_detections
 from regard.report.explanation import Cell, ClassScore, Row, Unreadable, explain_batch, explanations, find_classes
-from regard.report.gallery import Gallery, bias_images
+from regard.report.gallery import ChangedImage, Gallery, bias_images, changed_images
 from regard.report.records import Note, records_table
 from regard.report.runs import RunsReport, report_runs
 from regard.report.seeds import SeedGroup, seed_groups

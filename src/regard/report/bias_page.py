@@ -16,8 +16,7 @@ from regard.bias.summary import RATES, comparable
 from regard.columns import Column
 from regard.errors import InputError
 from regard.report import bias_records
-from regard.report.changed_images import ChangedImage
-from regard.report.gallery import Gallery
+from regard.report.gallery import ChangedImage, Gallery
 from regard.report.glossary import name_of
 from regard.report.provenance import shared
 from regard.report.records import Note

@@ -1,25 +1,28 @@
-"""Images with class activation maps (CAMs) on a page: which of a set to take, and the gallery of them."""
+"""Images on a page: which of a set to take, their class activation maps (CAMs), and what interventions make of them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from regard.bias import Results
+from regard.bias import VARIANTS, Interventions, Results
 from regard.bias.summary import comparable
+from regard.data import Channels, ImageDataset, denormalised
 from regard.data.random import RandomStream
 from regard.errors import check_interval
 from regard.formatting import printable, shortened
 from regard.report.explanation import Row
 from regard.report.glossary import name_of
-from regard.report.overlay import data_uri
+from regard.report.overlay import data_uri, draw
 
 RANDOM, ALL = "Random images", "All images"
+_CHANGED = 21  # purpose of the random stream of changed images, among those of a seed
+_CHANGED_SIZE = 160  # pixels of the longer side
 DIFFERENT = "Largest differences in energy inside"
 
 MEASURES = ("spill", "miss", "iou", "energy_inside", "auc", "pointing")
@@ -190,3 +193,53 @@ def _text(value: float | bool) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:.2f}"
+
+
+@dataclass(frozen=True)
+class ChangedImage:
+    """An image and what interventions make of it.
+
+    Attributes:
+        name: of the image.
+        label: the name of its class.
+        pictures: (variant, data URI, whether each model is right on it) each; the variant "" is the original.
+    """
+
+    name: str
+    label: str
+    pictures: tuple[tuple[str, str, tuple[bool, ...]], ...]
+
+
+def changed_images(
+    interventions: Interventions,
+    dataset: ImageDataset,
+    results: Sequence[Results],
+    count: int,
+    mean: Channels,
+    std: Channels,
+) -> Iterator[ChangedImage]:
+    """Random images that have all variants in all results; the same ones in each call.
+
+    Args:
+        interventions: of the data set.
+        dataset: the images.
+        results: of models, with interventions.
+        count: of the images, at most.
+        mean: what the images are normalised with.
+        std: likewise.
+    """
+    complete = np.all([~np.isnan(one.rows[name]) for one in results for name in VARIANTS], axis=0)
+    order = RandomStream(0, _CHANGED).permutation(len(complete))
+    chosen = [row for row in order.tolist() if complete[row]][:count]
+    places = {key: place for place, key in enumerate(dataset.keys)}
+    for row in chosen:
+        key = results[0].keys[row]
+        ((batch, variants),) = interventions.batches([places[key]])
+        images = {"": batch.images, **{name: changed for name, changed, _ in variants}}
+        pictures = []
+        for name, image in images.items():
+            pixels = denormalised(image, mean, std)[0].permute(1, 2, 0).cpu().numpy()
+            right = tuple(bool(one.rows[name or "correct"][row]) for one in results)
+            pictures.append((name, data_uri(draw(pixels, size=_CHANGED_SIZE)), right))
+        label = dataset.classes[int(dataset.labels[places[key]])]
+        yield ChangedImage(key, label, tuple(pictures))

@@ -1,23 +1,31 @@
-"""What the page of runs shows of networks that were tested on the same images."""
+"""What the page of runs shows of networks that were tested on the same images: tables, figures and a gallery."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+import torch
+
+from regard.bias import Results
 from regard.columns import Column
-from regard.data import InMemoryDataset, Splits, all_options
+from regard.data import InMemoryDataset, Splits, all_options, create_loader
 from regard.errors import InputError
 from regard.formatting import printable
+from regard.maps import GradCAM, MapMethod, create
+from regard.models import fingerprint
 from regard.report.collect import MEASURES, RunResult, cost
+from regard.report.explanation import Row, explain_batch
+from regard.report.gallery import DIFFERENT, Gallery, choose, disagreement
 from regard.report.glossary import name_of
 from regard.report.parts import Part
 from regard.report.records import TEST, Note, gathered
-from regard.report.runs_gallery import runs_gallery
 from regard.report.seeds import SeedGroup
 from regard.training import load_data, option_text
+from regard.training.recipe import DataRecipe
 
 MOST_SHOWN = 12
 """Networks in a gallery."""
@@ -58,15 +66,16 @@ def part_values(part: Part, mark: str, images: int, folder: str | None) -> dict[
         folder: where the data lie; None: where the recipes say.
     """
     splits, notes = _data(part.reference.first, folder) if images else (None, [])
-    gallery = None
+    gallery: Gallery | None = None
+    columns: list[RunResult] = []
     if splits is not None:
         test = splits.test
         part = replace(part, groups=tuple(_with_cost(group, test.images.shape[2]) for group in part.groups))
         part = replace(part, reference=next(g for g in part.groups if g.name == part.reference.name))
         groups = _in_gallery(part)
         firsts = [_moved(group.first, folder) for group in groups]
-        gallery = runs_gallery(firsts, groups.index(part.reference), test, images=images)
-        notes += gallery.notes
+        gallery, columns, on_gallery = runs_gallery(firsts, groups.index(part.reference), test, images=images)
+        notes += on_gallery
         if len(groups) < len(part.groups):
             notes.append(Note("gallery", f"{len(groups)} of {len(part.groups)} networks"))
     notes += [
@@ -91,8 +100,8 @@ def part_values(part: Part, mark: str, images: int, folder: str | None) -> dict[
         "costs": part.costs(),
         "intervals": part.intervals(),
         "curves": part.curves(),
-        "gallery": gallery.gallery if gallery and gallery.networks else None,
-        "gallery_styles": [part.styles[names[run.name]] for run in gallery.networks] if gallery else [],
+        "gallery": gallery if columns else None,
+        "gallery_styles": [part.styles[names[run.name]] for run in columns],
         "notes": gathered([*part.notes, *notes]),
     }
 
@@ -178,3 +187,113 @@ def _device(run: RunResult) -> str:
     if device == "cpu" or (device == "auto" and not gpu):
         return "CPU"
     return str(gpu) if gpu and device.startswith(("auto", "cuda")) else device
+
+
+def runs_gallery(
+    networks: Sequence[RunResult], reference: int, test: InMemoryDataset, *, images: int = 12, different: int = 4
+) -> tuple[Gallery, list[RunResult], list[Note]]:
+    """Test images with the CAM of each network that was tested on them.
+
+    CAMs are of the method, layers and target, and measured with the threshold, margin and tolerance, of the network's
+    bias.json; without one, Grad-CAM of the predicted class.
+
+    Args:
+        networks: of the report.
+        reference: the index of the one that the others are compared with.
+        test: its test images.
+        images: random ones.
+        different: further ones, on which the networks' energies inside differ most.
+
+    Returns:
+        The gallery, the networks of its columns, and notes on networks without a column or measured otherwise.
+    """
+    methods: dict[str, MapMethod] = {}
+    notes = []
+    for network in networks:
+        reason = _why_not(network, networks[reference], test)
+        if reason is None:
+            try:
+                methods[network.name] = _method(network)
+            except InputError as error:
+                reason = str(error)
+        if reason is not None:
+            notes.append(Note(network.name, f"not in the gallery: {reason}"))
+    columns = [network for network in networks if network.name in methods]
+    gallery = Gallery([network.name for network in columns], measures=("energy_inside",))
+    if not columns:
+        return gallery, columns, notes
+    chosen = choose_images(columns, test, images, different)
+    indices = [index for which in chosen.values() for index in which]
+    gallery.add_models(chosen, [_rows(methods[network.name], network, test, indices) for network in columns])
+    notes += [
+        Note(network.name, "bias.json was measured with other weights; measure again (regard bias)")
+        for network in columns
+        if network.bias is not None and _is_stale(network.bias, methods[network.name])
+    ]
+    return gallery, columns, notes
+
+
+def choose_images(
+    networks: Iterable[RunResult], test: InMemoryDataset, images: int, different: int
+) -> dict[str, list[int]]:
+    """Heading -> indices of test images; see `gallery.choose`."""
+    labels = test.labels.cpu().numpy()
+    measured = [
+        network.bias
+        for network in networks
+        if network.bias is not None and np.array_equal(network.bias.rows["label"], labels)
+    ]
+    scores = {DIFFERENT: disagreement(measured)} if len(measured) > 1 and different else {}
+    return choose(len(test), images + (different if scores else 0), scores, each=different)
+
+
+def _why_not(network: RunResult, reference: RunResult, test: InMemoryDataset) -> str | None:
+    """Why the network has no CAMs of the reference's test images; None: it has."""
+    if not network.environment.get("classes"):
+        return f"no classes in {network.run.folder}/environment.json"
+    if tuple(network.environment["classes"]) != test.classes:
+        return "trained for other classes"
+    if _test_set(network.recipe.data) == _test_set(reference.recipe.data):
+        return None
+    try:
+        images = load_data(replace(network.recipe.data, download=False)).test
+    except InputError as error:
+        return f"no test images ({error})"
+    same = torch.equal(images.images, test.images) and torch.equal(images.labels, test.labels)
+    return None if same else f"tested on other images than {reference.name}"
+
+
+def _test_set(recipe: DataRecipe) -> DataRecipe:
+    """The part of the recipe that decides on the test images."""
+    return replace(recipe, train_images=None, mean=None, std=None, download=False)
+
+
+def _method(network: RunResult) -> MapMethod:
+    """Raises InputError where there are no such weights, no such method, or no such layer."""
+    model, results = network.run.model("last"), network.bias
+    return GradCAM(model) if results is None else create(results.method, model, results.layers or None)
+
+
+def _is_stale(results: Results, method: MapMethod) -> bool:
+    measured = results.provenance.get("weights")
+    return measured is not None and measured != fingerprint(method.model)
+
+
+def _rows(method: MapMethod, network: RunResult, test: InMemoryDataset, indices: Sequence[int]) -> list[Row]:
+    results, recipe = network.bias, network.recipe.data
+    which = torch.tensor(indices)
+    mean, std = recipe.mean or test.mean, recipe.std or test.std
+    loader = create_loader(test.subset(which), len(which), mean=mean, std=std, device="cpu", masks=test.has_masks)
+    (batch,) = loader.epoch(0)
+    measured = {} if results is None else {k: getattr(results, k) for k in ("threshold", "margin", "tolerance")}
+    return explain_batch(
+        method,
+        batch._replace(index=which[batch.index]),
+        test,
+        mean=mean,
+        std=std,
+        names=test.classes,
+        classes=batch.labels[:, None] if results is not None and results.target == "label" else None,
+        label_outputs=range(len(test.classes)),
+        **measured,
+    )

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -16,7 +16,6 @@ from regard.formatting import printable
 from regard.report.template import write_page
 from regard.store import StoredRun, read_run
 from regard.tables import (
-    Document,
     FilledTable,
     PublishedTable,
     corrected_together,
@@ -30,20 +29,6 @@ from regard.training import ModelRecipe, Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-class Section(NamedTuple):
-    """A table of a page.
-
-    Attributes:
-        anchor: to link to.
-        document: its facts, grids and notes.
-        charts: (title, figure) each.
-    """
-
-    anchor: str
-    document: Document
-    charts: list[tuple[str, Figure]]
 
 
 def write_tables_html(filled: Sequence[FilledTable], path: str | Path, title: str | None = None) -> Path:
@@ -66,11 +51,11 @@ def write_tables_html(filled: Sequence[FilledTable], path: str | Path, title: st
         raise InputError("no tables to write; give at least one")
     filled = corrected_together(filled)
     sections = [
-        Section(
-            f"table-{number}-{re.sub('[^a-z0-9]+', '-', one.table.name.lower()).strip('-')}",
-            document(one, wide=False),
-            list(charts(one)),
-        )
+        {
+            "anchor": f"table-{number}-{re.sub('[^a-z0-9]+', '-', one.table.name.lower()).strip('-')}",
+            "document": document(one, wide=False),
+            "charts": list(charts(one)),
+        }
         for number, one in enumerate(filled, start=1)
     ]
     if title is None:
