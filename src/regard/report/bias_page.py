@@ -62,7 +62,6 @@ def write_bias_html(
         InputError: no results, results of different images, a path that cannot be written.
     """
     check_same_images(results)
-    names = bias_records.names(results)
     comparisons, effects, not_compared = bias.compare_all(results)
     rates, means = bias_records.differences(results, comparisons)
     chosen = bias_records.chosen_classes(results)
@@ -73,8 +72,8 @@ def write_bias_html(
         title=title,
         columns=bias_records,
         of_detections=results[0].of_detections,
-        styles={name: i for i, name in enumerate(names)},
-        settings=shared({name: _settings(one) for name, one in zip(names, results, strict=True)}),
+        styles={name: i for i, name in enumerate(bias_records.names(results))},
+        settings=shared({name: _settings(one) for name, one in bias_records.named(results)}),
         notes=[*notes, *bias_records.notes(results, comparisons, not_compared)],
         overview=bias_records.overview(results),
         others=[bias_records.NETWORK, *bias_records.columns(bias_records.OTHERS)],
@@ -90,12 +89,12 @@ def write_bias_html(
         distributions=distributions(results),
         curves=curves(results),
         parts=bias_records.parts(results),
-        classes=_class_tables(results, names, chosen),
+        classes=_class_tables(results, chosen),
         classes_left_out=sum(bool(one.images) for one in results[0].by_class.values()) - len(chosen),
         gallery=gallery,
         left_out=bias_records.left_out(results),
         repeats=[Repeat(title, command)] if command else [],
-        provenance=shared({name: _facts(one.provenance) for name, one in zip(names, results, strict=True)}),
+        provenance=shared({name: _facts(one.provenance) for name, one in bias_records.named(results)}),
         environment=shared({"": _facts(environment(()))}),
     )
 
@@ -120,7 +119,7 @@ def intervals(results: Sequence[Results]) -> Charts:
         rows = bias_records.summaries(results[0])
         measures: tuple[str, ...] = ("position_bias", "range_bias", "energy_inside")
     else:
-        rows = {name: one.overall for name, one in zip(bias_records.names(results), results, strict=True)}
+        rows = {name: one.overall for name, one in bias_records.named(results)}
         measures = (*RATES, "energy_inside", "spill")
     styles = dict.fromkeys(rows, 0) if len(results) == 1 else None
     charts = []
@@ -136,7 +135,7 @@ def intervals(results: Sequence[Results]) -> Charts:
 def variant_charts(results: Sequence[Results]) -> Charts:
     """Accuracy on the original images and after each intervention, a figure for each model that has them."""
     charts = []
-    for style, (name, one) in enumerate(zip(bias_records.names(results), results, strict=True)):
+    for style, (name, one) in enumerate(bias_records.named(results)):
         if one.overall.interventions:
             rows = {"original": one.accuracy}
             rows |= {name_of(key): rate for key, rate in one.overall.interventions.items() if rate.n}
@@ -151,7 +150,7 @@ def distributions(results: Sequence[Results]) -> Charts:
     for measure in ("energy_inside", "spill", "auc"):
         values: dict[str, Sequence[float]] = {}
         levels = {}
-        for name, one in zip(bias_records.names(results), results, strict=True):
+        for name, one in bias_records.named(results):
             counted = comparable(one.rows)
             values[name] = one.rows[measure][counted]
             area = float(one.rows["region_area"][counted].mean()) if counted.any() else np.nan
@@ -163,7 +162,7 @@ def distributions(results: Sequence[Results]) -> Charts:
 
 def curves(results: Sequence[Results]) -> Charts:
     """Both biases by the threshold of the focus, with 95% intervals as bands; of results that have curves."""
-    known = {name: one for name, one in zip(bias_records.names(results), results, strict=True) if CURVES[0] in one.rows}
+    known = {name: one for name, one in bias_records.named(results) if CURVES[0] in one.rows}
     charts = []
     for measure in ("position_bias", "range_bias") if known else ():
         rates = {name: one.curves[measure] for name, one in known.items()}
@@ -173,7 +172,7 @@ def curves(results: Sequence[Results]) -> Charts:
 
 
 def _class_tables(
-    results: Sequence[Results], names: Sequence[str], chosen: Sequence[str]
+    results: Sequence[Results], chosen: Sequence[str]
 ) -> list[tuple[str, list[Column], list[dict[str, Any]]]]:
     """(heading, columns, records) of each table of classes; of one model a table, of several one for each measure."""
     if len(chosen) < 2:
@@ -183,7 +182,7 @@ def _class_tables(
     tables = []
     for column in bias_records.columns(("position_bias", "range_bias", "energy_inside", "accuracy")):
         records = bias_records.classes_of_all(results, chosen, column.key)
-        models = [Column(str(i), name, column.kind) for i, name in enumerate(names)]
+        models = [Column(str(i), name, column.kind) for i, name in enumerate(bias_records.names(results))]
         tables.append((column.label, [*bias_records.CLASSES[:2], *models], records))
     return tables
 

@@ -78,9 +78,14 @@ def names(results: Sequence[Results]) -> list[str]:
     return shortened([one.model for one in results])
 
 
+def named(results: Sequence[Results]) -> list[tuple[str, Results]]:
+    """Each of them behind its name of `names`."""
+    return list(zip(names(results), results, strict=True))
+
+
 def overview(results: Sequence[Results]) -> list[dict[str, Any]]:
     """All measures of all images, for each model."""
-    return [{"network": name, **_measures(one.overall)} for name, one in zip(names(results), results, strict=True)]
+    return [{"network": name, **_measures(one.overall)} for name, one in named(results)]
 
 
 def parts(results: Sequence[Results]) -> list[dict[str, Any]]:
@@ -88,7 +93,7 @@ def parts(results: Sequence[Results]) -> list[dict[str, Any]]:
     without those of no image."""
     return [
         {"network": name, "part": part, **_measures(summary)}
-        for name, one in zip(names(results), results, strict=True)
+        for name, one in named(results)
         for part, summary in summaries(one).items()
     ]
 
@@ -142,7 +147,7 @@ def differences(
     dropping = tuple(f"drop_{name}" for name in VARIANTS)
     order = (*MAIN, *dropping, *OTHERS)
     records = [record for one in comparisons if one is not None for record in one.to_records()]
-    labels = dict(zip((one.model for one in results), names(results), strict=True))
+    labels = {one.model: name for name, one in named(results)}
     for record in records:
         record["network"] = labels[record["model"]]
     records.sort(key=lambda record: order.index(record["measure"]))
@@ -161,7 +166,7 @@ def interventions(
     """
     accuracies: list[dict[str, Any]] = []
     lost: list[dict[str, Any]] = []
-    for name, one, of_model in zip(names(results), results, differences, strict=True):
+    for (name, one), of_model in zip(named(results), differences, strict=True):
         for record in effect_records(one, of_model):
             of_effect = {"network": name, "intervention": record["measure"].removeprefix("drop_").removeprefix("lost_")}
             (lost if record["measure"].startswith("lost_") else accuracies).append({**of_effect, **record})
@@ -171,7 +176,7 @@ def interventions(
 def drops(results: Sequence[Results], chosen: Sequence[str]) -> list[dict[str, Any]]:
     """The drops by interventions of parts of the images: by position bias, by size, and of some classes; untested."""
     records = []
-    for name, one in zip(names(results), results, strict=True):
+    for name, one in named(results):
         rows, counted = one.rows, comparable(one.rows)
         which = {
             "position bias": counted & rows["position_bias"],
@@ -190,7 +195,7 @@ def drops(results: Sequence[Results], chosen: Sequence[str]) -> list[dict[str, A
 def left_out(results: Sequence[Results]) -> list[dict[str, Any]]:
     """For each model and reason: how many images have no part in the measures, and the first of them."""
     records = []
-    for name, one in zip(names(results), results, strict=True):
+    for name, one in named(results):
         reasons = {
             "constant map": [one.keys[i] for i in np.flatnonzero(one.rows["constant"])],
             "no region": [one.keys[i] for i in np.flatnonzero(one.rows["region_area"] == 0)],
@@ -212,7 +217,7 @@ def notes(
     every = [Note(labels[0], note) for note in not_compared]
     for label, one in zip(labels[1:], comparisons, strict=True):
         every += [Note(f"{label}, {labels[0]}", note) for note in (one.notes if one else ())]
-    every += [Note(label, captions.UNSCORED) for label, one in zip(labels, results, strict=True) if not one.scored]
+    every += [Note(label, captions.UNSCORED) for label, one in named(results) if not one.scored]
     return gathered(every)
 
 

@@ -69,9 +69,9 @@ def shared(facts: Mapping[str, Mapping[str, Any]]) -> Facts:
         for name, value in values.items():
             owners.setdefault(name, {}).setdefault(option_text(value), []).append(thing)
     rows: Facts = []
-    for name, things_of in owners.items():
-        some = {text: "" if len(of) == len(facts) else ", ".join(first(of, _NAMED)) for text, of in things_of.items()}
-        rows.append((name, [(_start(text), things) for text, things in some.items()]))
+    for name, texts in owners.items():
+        whose = ["" if len(things) == len(facts) else ", ".join(first(things, _NAMED)) for things in texts.values()]
+        rows.append((name, list(zip(map(_start, texts), whose, strict=True))))
     return rows
 
 
