@@ -76,7 +76,7 @@ def test_library() -> None:
     )
     results = bias.evaluate(student, dataset)
     assert results.to_records()
-    detector = detection.create("faster-rcnn", "resnet18", num_classes=2).eval()
+    detector = detection.create("faster-rcnn", "resnet18", num_classes=2, min_size=64).eval()
     assert set(detector([images[0]])[0]) >= {"boxes", "labels", "scores"}
 
 

@@ -28,6 +28,7 @@ COMMON = (
     "--optimizer.nesterov=true",
 )
 # Enough to run through everything within seconds; what comes out says nothing.
+QUICK_IMAGES = 2
 QUICK = ("--data.options={cue: 0.9, region: outline, train: 96, test: 40}", "--schedule.epochs=1")
 TEACHER = "--model.name=wrn-10-1"
 STUDENT = "--model.name=wrn-10-0.5"
@@ -49,6 +50,8 @@ NETWORKS: dict[str, tuple[str, ...]] = {
     "shuffle attention": (STUDENT, "--model.attention=shuffle", "--model.attention_options={groups: 2}"),
 }
 EPOCHS = 6
+IMAGES = 12
+"""Test images that the page shows."""
 MARGIN = 2
 """Pixels by which a focus may go beyond the region: half a cell of the maps."""
 
@@ -125,6 +128,7 @@ def run_demo(
         title="Networks that look at the background, and one that was corrected",
         names=list(NETWORKS),
         reference=REFERENCE,
+        images=QUICK_IMAGES if quick else IMAGES,
     )
     result.save(folder / "report.html")
     console.print(f"\n{time.monotonic() - began:.0f} s")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.commands import by_torchrun
 
 from regard import models, training
 from regard.bias import Results
@@ -161,14 +160,10 @@ def test_preprocessing_that_is_said(here: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_two_processes_give_what_one_gives(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["bias", NETWORKS[0], *OPTIONS, "--examples=0"]
-    assert run(capsys, *arguments, "--out=one")[0] == 0
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [*launch, "-m", "regard", *arguments, "--out=two"]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("page: ") == 1
+    arguments = ["bias", str(here / NETWORKS[0]), f"--data=masks:{here}/set", *OPTIONS[1:], "--examples=0"]
+    assert run(capsys, *arguments, f"--out={here}/one")[0] == 0
+    first, second = by_torchrun([*arguments, f"--out={here}/two"], 2, here / "logs")
+    assert first.count("page: ") == 1 and second == ""
     same_rows(Results.load(here / "one/first.json"), Results.load(here / "two/first.json"))
 
 

@@ -93,6 +93,24 @@ def start(arguments: Sequence[str], count: int = 1, before: str = "") -> list[Co
     ]
 
 
+def by_torchrun(arguments: Sequence[str], count: int, logs: Path) -> list[str]:
+    """What so many processes of one command, which torchrun's agent starts and waits for, print as errors, by rank.
+
+    The folder they run in is that of the process that they are forked from.
+    """
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    from regard.cli import main
+
+    files = DefaultLogsSpecs(log_dir=str(logs), redirects=Std.ALL)
+    place = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "max_restarts": 0, "run_id": "command"}
+    config = LaunchConfig(1, 1, count, start_method="forkserver", logs_specs=files, **place)
+    statuses = elastic_launch(config, main)(list(arguments))
+    assert statuses == dict.fromkeys(range(count), 0)
+    return [path.read_text() for path in sorted(logs.rglob("stderr.log"))]
+
+
 def ended(commands: Sequence[Command]) -> list[tuple[int, str, str]]:
     """Status, output and errors of each, once all have ended."""
     try:
