@@ -45,7 +45,7 @@ def test_train_evaluate_bias(here, capsys) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         (["trian"], "did you mean 'train'?"),
         (["train", "none.yaml"], "no recipe file none.yaml"),
@@ -63,7 +63,7 @@ def test_train_evaluate_bias(here, capsys) -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_wrong_input_is_one_line_and_changes_nothing(here, capsys, arguments, words) -> None:
+def test_wrong_input_is_one_line_and_changes_nothing(here, capsys, arguments, message) -> None:
     for name in (
         "pictures/train/cat/a.png",
         "pictures/test/cat/a.png",
@@ -81,7 +81,7 @@ def test_wrong_input_is_one_line_and_changes_nothing(here, capsys, arguments, wo
     before = sorted(here.rglob("*"))
     status, out, err = run(capsys, *arguments)
     assert status == 2
-    assert words in err, err
+    assert message in err, err
     assert err.count("regard: ") == 1 and "Traceback" not in err
     assert sorted(here.rglob("*")) == before
 

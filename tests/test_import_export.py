@@ -96,8 +96,8 @@ def test_its_own_normalisation_and_class_names(here, capsys) -> None:
     torch.manual_seed(0)
     torch.save(models.create("wrn-10-0.5", 10).state_dict(), "net.pt")
     (here / "names.txt").write_bytes(("\ufeff" + "\r\n".join("0123456789")).encode())
-    told = ["--class-names=names.txt", "--mean=[0.1,0.2,0.3]", "--std=[0.5,0.5,0.25]", "--image-size=32"]
-    assert run(capsys, "import", "net.pt", "--model=wrn-10-0.5", *told, "--out=net.safetensors")[0] == 0
+    details = ["--class-names=names.txt", "--mean=[0.1,0.2,0.3]", "--std=[0.5,0.5,0.25]", "--image-size=32"]
+    assert run(capsys, "import", "net.pt", "--model=wrn-10-0.5", *details, "--out=net.safetensors")[0] == 0
     imported = training.load_pretrained("net.safetensors")
     assert imported.classes == tuple("0123456789")
     status, out, err = run(capsys, "evaluate", "net.safetensors", *CLUTTER, "--json")
@@ -136,10 +136,10 @@ def test_an_imported_teacher(here, splits, capsys) -> None:
     recipe = training.load_recipe(None, small)
     training.train(recipe, "teacher", splits=splits)
     stored = training.Run.open("teacher").recipe.data
-    told = training.Preprocessing(stored.mean, stored.std, 32)
+    about = training.Preprocessing(stored.mean, stored.std, 32)
     names = splits.train.classes
     training.import_weights(
-        "teacher/last.safetensors", recipe.model, "t.safetensors", class_names=names, preprocessing=told
+        "teacher/last.safetensors", recipe.model, "t.safetensors", class_names=names, preprocessing=about
     )
     transfer = ["--transfer.beta=10", "--transfer.alpha=0.5"]
     for name, teacher in (("a", "teacher"), ("b", "t.safetensors")):
@@ -148,21 +148,21 @@ def test_an_imported_teacher(here, splits, capsys) -> None:
         )
     assert (here / "a/last.safetensors").read_bytes() == (here / "b/last.safetensors").read_bytes()
     teach = training.TransferRecipe("t.safetensors", alpha=0.5)
-    said: list[str] = []
+    notes: list[str] = []
     other = replace(splits.train, mean=(0.3, 0.4, 0.5), std=(0.2, 0.3, 0.4))
     cpu = torch.device("cpu")
-    (teacher,) = load_teachers(teach, other, (32, 32), cpu, said.append)
-    assert "with its own mean" in said[0]
+    (teacher,) = load_teachers(teach, other, (32, 32), cpu, notes.append)
+    assert "with its own mean" in notes[0]
 
     def normalised(mean, std):
         return (splits.test.images / 255 - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
 
     with torch.no_grad():
-        found = teacher.model(teacher.images(normalised(other.mean, other.std)))
+        actual = teacher.model(teacher.images(normalised(other.mean, other.std)))
         expected = training.load_pretrained("teacher").model()(normalised(stored.mean, stored.std))
-    assert torch.allclose(found, expected, atol=1e-5)
+    assert torch.allclose(actual, expected, atol=1e-5)
     with pytest.raises(InputError, match="one set of weights"):
-        load_teachers(replace(teach, weights="best"), other, (32, 32), cpu, said.append)
+        load_teachers(replace(teach, weights="best"), other, (32, 32), cpu, notes.append)
 
 
 def test_what_is_wrong_is_one_line_and_writes_nothing(here, checkpoint, capsys) -> None:
@@ -178,7 +178,7 @@ def test_what_is_wrong_is_one_line_and_writes_nothing(here, checkpoint, capsys) 
     model = ["--model=cifar-resnet11", *SE]
     wide = ["--model=wrn-16-1"]
     before = sorted(here.rglob("*"))
-    for arguments, words in (
+    for arguments, message in (
         (["import"], "CHECKPOINT is missing"),
         (["import", "best.pth.tar"], "model"),
         (["import", *model, "--out=x.safetensors"], "CHECKPOINT is missing"),
@@ -204,15 +204,15 @@ def test_what_is_wrong_is_one_line_and_writes_nothing(here, checkpoint, capsys) 
     ):
         status, _, err = run(capsys, *arguments)
         assert status == 2, arguments
-        assert words in err and err.count("regard: ") == 1 and "Traceback" not in err, err
+        assert message in err and err.count("regard: ") == 1 and "Traceback" not in err, err
         assert sorted(here.rglob("*")) == before
 
 
 def test_an_imported_file_on_other_data(here, capsys) -> None:
     torch.save(models.create("wrn-10-0.5", 3).state_dict(), "net.pt")
     assert run(capsys, "import", "net.pt", "--model=wrn-10-0.5", "--out=net.safetensors")[0] == 0
-    said = run(capsys, "evaluate", "net.safetensors", *CLUTTER)[2]
-    assert "trained for 3 classes (class 0, class 1, class 2, …), and clutter has 10" in said
+    error = run(capsys, "evaluate", "net.safetensors", *CLUTTER)[2]
+    assert "trained for 3 classes (class 0, class 1, class 2, …), and clutter has 10" in error
     assert "does not know its data" in run(capsys, "evaluate", "net.safetensors")[2]
     assert "one set of weights" in run(capsys, "bias", "net.safetensors", *CLUTTER, "--weights=best")[2]
 
@@ -239,7 +239,7 @@ def test_export_of_a_run_a_file_and_a_name(here, splits, capsys) -> None:
     assert f"| test accuracy | {row['test_accuracy']:.6g} |" in card and "    model:" in card
     assert saved.classes == tuple("0123456789") and saved.preprocessing.mean == pytest.approx(splits.train.mean)
     assert models.fingerprint(saved.model()) == models.fingerprint(training.Run.open("run").model("best"))
-    for arguments, words in (
+    for arguments, message in (
         (["export", "run", "--format=hub", "--out=hub"], "hub exists already"),
         (["export", "run", "--format=hub", "--out=run", "--overwrite"], "run exists already"),
         (["export", "run", "--out=run.onnx"], "exists already"),
@@ -247,7 +247,7 @@ def test_export_of_a_run_a_file_and_a_name(here, splits, capsys) -> None:
         (["export", "run/last.safetensors", "--out=x.onnx"], "is part of a run"),
     ):
         status, _, err = run(capsys, *arguments)
-        assert status == 2 and words in err and err.count("regard: ") == 1
+        assert status == 2 and message in err and err.count("regard: ") == 1
     assert not (here / "x.onnx").exists()
 
 

@@ -15,9 +15,9 @@ def lines(capsys, monkeypatch, *arguments: str) -> list[str]:
     (line,) = capsys.readouterr().err.splitlines()
     monkeypatch.setenv("REGARD_TRACEBACK", "1")
     assert main(list(arguments)) == 2
-    shown = capsys.readouterr().err.splitlines()
-    assert shown[0].startswith("Traceback") and shown[-1] == line
-    return shown
+    printed = capsys.readouterr().err.splitlines()
+    assert printed[0].startswith("Traceback") and printed[-1] == line
+    return printed
 
 
 def test_of_a_command(tmp_path, monkeypatch, capsys) -> None:
@@ -40,6 +40,6 @@ def test_of_a_dataloader_worker(tmp_path, monkeypatch, capsys) -> None:
     broken.write_bytes(broken.read_bytes()[:60])
     data = ["--data.name=files", "--data.folder=images", "--data.size=32", "--data.workers=1"]
     model = ["--model.name=wrn-10-0.5", "--schedule.batch_size=8", "--device=cpu", "--threads=1"]
-    shown = lines(capsys, monkeypatch, "train", *data, *model)
-    assert any("2.png" in line for line in shown)
-    assert any("data/decode.py" in line for line in shown)  # where the worker was
+    printed = lines(capsys, monkeypatch, "train", *data, *model)
+    assert any("2.png" in line for line in printed)
+    assert any("data/decode.py" in line for line in printed)  # where the worker was

@@ -10,7 +10,6 @@ from rich.text import Text
 
 from regard import bias, data, report, training
 from regard.console import Console
-from regard.data import InMemoryDataset
 from regard.errors import InputError
 from regard.files import check_written
 from regard.formatting import printable
@@ -93,7 +92,7 @@ def run_demo(
     check_written(folder / "report.html", MARK)
     recipes = {name: _recipe(folder, name, epochs, seed, device, quick) for name in NETWORKS}
     for name, recipe in recipes.items():
-        run_folder = _run_folder(folder, name)
+        run_folder = folder / run_name(name)
         if overwrite or not (run_folder / "recipe.yaml").is_file():
             training.Run.check_free(run_folder, overwrite=overwrite)
             continue
@@ -107,10 +106,9 @@ def run_demo(
     for name, recipe in recipes.items():
         splits = splits or training.load_data(recipe.data)
         console.print(Text(f"\n{name}", style="bold"))
-        run_folder = _run_folder(folder, name)
         outcome = training.train(
             recipe,
-            run_folder,
+            folder / run_name(name),
             resume=not overwrite,
             overwrite=overwrite,
             hooks=[training.Progress(console)],
@@ -120,11 +118,14 @@ def run_demo(
             message = f"stopped and saved in {folder}; run the same command without --overwrite to resume"
             console.print(Text(printable(message)))
             return None
-        if not (run_folder / "bias.json").exists():
-            _measure(outcome.run, splits.test, device)
-        runs.append(outcome.run)
+        run = outcome.run
+        if not (run.folder / "bias.json").exists():
+            place = training.pick_device(device)
+            measured = bias.evaluate(run.model(), splits.test, margin=MARGIN, name=run.name, device=place)
+            measured.save(run.folder / "bias.json")
+        runs.append(run.folder)
     result = report.report_runs(
-        [run.folder for run in runs],
+        runs,
         title="Networks that look at the background, and one that was corrected",
         names=list(NETWORKS),
         reference=REFERENCE,
@@ -137,21 +138,12 @@ def run_demo(
 
 def _recipe(folder: Path, name: str, epochs: int, seed: int, device: str, quick: bool) -> training.Recipe:
     options = NETWORKS[name]
-    for other in NETWORKS:
-        options = tuple(option.replace(f"{{{other}}}", str(_run_folder(folder, other))) for option in options)
-    own = [f"--schedule.epochs={epochs}", f"--seed={seed}", f"--device={device}", f"--source=the demo's {name!r}"]
-    return training.load_recipe(None, [*COMMON, *options, *own, *(QUICK if quick else ())])
+    for other in (REFERENCE, "corrected"):
+        options = tuple(option.replace(f"{{{other}}}", str(folder / run_name(other))) for option in options)
+    of_all = [f"--schedule.epochs={epochs}", f"--seed={seed}", f"--device={device}", f"--source=the demo's {name!r}"]
+    return training.load_recipe(None, [*COMMON, *options, *of_all, *(QUICK if quick else ())])
 
 
 def run_name(name: str) -> str:
     """The name of the folder of a network's run."""
     return name.lower().replace(" ", "-")
-
-
-def _run_folder(folder: Path, name: str) -> Path:
-    return folder / run_name(name)
-
-
-def _measure(run: training.Run, images: InMemoryDataset, device: str) -> None:
-    measured = bias.evaluate(run.model(), images, margin=MARGIN, name=run.name, device=training.pick_device(device))
-    measured.save(run.folder / "bias.json")

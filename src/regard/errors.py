@@ -48,7 +48,7 @@ class Locked(InputError):
     status = LOCKED
 
 
-class SaidElsewhere(InputError):
+class ReportedElsewhere(InputError):
     """Another process of the run says what is wrong."""
 
 

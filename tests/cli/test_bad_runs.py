@@ -169,17 +169,17 @@ def test_runs_of_every_name(
     monkeypatch.chdir(tmp_path)
     for name in NAMES:
         write(Path("runs", name))
-    said = [
+    texts = [
         printed(capsys, "runs", "runs"),
         printed(capsys, "runs", "runs", "--json"),
         printed(capsys, "table", "lsas-resnet29", "--runs", "runs"),
         printed(capsys, "report", "runs", "--examples", "0"),
         printed(capsys, "reproduce", "lsas-resnet29", "--runs", "runs", "--seeds", "1", "--dry-run"),
     ]
-    assert [c for text in said for c in text if c != "\n" and not c.isprintable()] == []
-    lines = [line for line in said[0].splitlines() if line.strip().endswith("finished")]
+    assert [c for text in texts for c in text if c != "\n" and not c.isprintable()] == []
+    lines = [line for line in texts[0].splitlines() if line.strip().endswith("finished")]
     assert len(lines) == len(NAMES)
-    assert {record["run"] for record in json.loads(said[1])} == set(NAMES)
+    assert {record["run"] for record in json.loads(texts[1])} == set(NAMES)
     page = Path("report.html").read_text()
     assert "&lt;b&gt;&amp;" in page and "<b>&" not in page and "[red]x" in page
     assert not Path("ran").exists()

@@ -153,8 +153,8 @@ def test_preprocessing_that_is_said(here: Path, capsys: pytest.CaptureFixture[st
     assert run(capsys, "import", "plain.pth", "--model=wrn-10-0.5", "--out=plain.safetensors")[0] == 0
     status, _, err = run(capsys, "bias", "plain.safetensors", *OPTIONS)
     assert status == 2 and "--data.mean, --data.std" in err
-    said = ["--data.mean=[0.5,0.5,0.5]", "--data.std=[0.25,0.25,0.25]", "--data.size=24", "--examples=1"]
-    assert run(capsys, "bias", "plain.safetensors", *OPTIONS, *said)[0] == 0
+    normalisation = ["--data.mean=[0.5,0.5,0.5]", "--data.std=[0.25,0.25,0.25]", "--data.size=24", "--examples=1"]
+    assert run(capsys, "bias", "plain.safetensors", *OPTIONS, *normalisation)[0] == 0
     transform = Results.load(here / "bias-masks/plain.json").provenance["transform"]
     assert "size=(24, 24)" in transform and "crop_pct=1.0" in transform
 
@@ -196,7 +196,7 @@ def test_unreadable_files(here: Path, capsys: pytest.CaptureFixture[str], place:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["bias"], "MODEL is missing"),
         (["bias", *NETWORKS], "does not know its data"),
@@ -222,9 +222,9 @@ def test_unreadable_files(here: Path, capsys: pytest.CaptureFixture[str], place:
         (["bias", NETWORKS[0], "--data=folder:set/images"], "no regions"),
     ],
 )
-def test_wrong_input(here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:
+def test_wrong_input(here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
     status, _, err = run(capsys, *arguments)
-    assert status == 2 and said in err and err.count("regard: ") == 1
+    assert status == 2 and message in err and err.count("regard: ") == 1
     assert not list(here.glob("bias-*"))
 
 

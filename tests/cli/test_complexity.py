@@ -96,7 +96,7 @@ def test_operators_that_are_not_counted_are_named_in_every_format(capsys, monkey
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         ([], "MODEL is missing"),
         (["resnt50"], "did you mean"),
@@ -121,11 +121,11 @@ def test_operators_that_are_not_counted_are_named_in_every_format(capsys, monkey
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_wrong_input_is_one_line(capsys, tmp_path, monkeypatch, arguments, words) -> None:
+def test_wrong_input_is_one_line(capsys, tmp_path, monkeypatch, arguments, message) -> None:
     monkeypatch.chdir(tmp_path)
     status, out, err = run(capsys, *arguments)
     assert (status, out) == (2, "")
-    assert words in err, err
+    assert message in err, err
     assert err.count("regard: ") == 1
     assert not list(tmp_path.iterdir())
 

@@ -60,8 +60,8 @@ def trained(folder: Path, *options: str) -> Run:
 
 def untrained(folder: Path, classes: tuple[str, ...], *options: str, seed: int = 0) -> Run:
     """A run as if it had been trained, on data that need not be there."""
-    told = [f"--data.mean={list(MEAN)}", f"--data.std={list(STD)}", f"--model.name={NETWORK}"]
-    recipe = training.load_recipe(None, [*told, *options])
+    given = [f"--data.mean={list(MEAN)}", f"--data.std={list(STD)}", f"--model.name={NETWORK}"]
+    recipe = training.load_recipe(None, [*given, *options])
     made = Run.create(folder, recipe, classes)
     torch.manual_seed(seed)
     model = training.build_network(recipe.model, len(classes))
@@ -90,9 +90,9 @@ def logits(network: training.Pretrained, images: data.InMemoryDataset, mean=MEAN
         return network.model()((images.images / 255 - mean) / std)
 
 
-def scored(found: torch.Tensor, labels: torch.Tensor) -> tuple[str, str]:
-    accuracy = (found.argmax(1) == labels).double().mean().item()
-    return f"{accuracy:.2%}", f"{F.cross_entropy(found, labels).item():.4f}"
+def scored(outputs: torch.Tensor, labels: torch.Tensor) -> tuple[str, str]:
+    accuracy = (outputs.argmax(1) == labels).double().mean().item()
+    return f"{accuracy:.2%}", f"{F.cross_entropy(outputs, labels).item():.4f}"
 
 
 @pytest.fixture(scope="module")
@@ -141,10 +141,10 @@ def test_the_moving_average_is_what_is_scored(here: Path, capsys: pytest.Capture
     models.load_weights(model, content["model"], "the weights themselves")
     whole = data.load("clutter", train=96, test=40).test
     with torch.no_grad():
-        found = model(
+        outputs = model(
             (whole.images / 255 - torch.tensor(whole.mean)[:, None, None]) / torch.tensor(whole.std)[:, None, None]
         )
-    assert scored(found, whole.labels) != numbers(out)
+    assert scored(outputs, whole.labels) != numbers(out)
     del content["hooks"]["WeightAverage"]
     torch.save(content, newest)
     assert "has no moving average" in refused(capsys, "evaluate", str(newest))
@@ -170,8 +170,8 @@ def test_a_copy_of_a_checkpoint(clutter: Run, here: Path, capsys: pytest.Capture
     shutil.copy(newest, "copy.pt")
     assert "NAME=copy.pt names the network that it belongs to" in refused(capsys, "evaluate", "copy.pt")
     about = clutter.recipe.data
-    said = [f"--data.mean={list(about.mean)}", f"--data.std={list(about.std)}"]
-    status, out, err = run(capsys, "evaluate", f"{NETWORK}=copy.pt", "--data.name=clutter", CLUTTER, *said)
+    normalisation = [f"--data.mean={list(about.mean)}", f"--data.std={list(about.std)}"]
+    status, out, err = run(capsys, "evaluate", f"{NETWORK}=copy.pt", "--data.name=clutter", CLUTTER, *normalisation)
     assert status == 0, err
     assert numbers(out) == numbers(run(capsys, "evaluate", str(clutter.folder))[1])
 
@@ -214,8 +214,8 @@ def test_imported_and_named_networks_say_what_they_know(here: Path, capsys) -> N
     torch.manual_seed(0)
     torch.save(models.create(NETWORK, 3).state_dict(), "net.pt")
     network = training.ModelRecipe(NETWORK)
-    told = Preprocessing(MEAN, STD, 36, 0.9, interpolation="bicubic")
-    training.import_weights("net.pt", network, "net.safetensors", class_names=classes, preprocessing=told)
+    about = Preprocessing(MEAN, STD, 36, 0.9, interpolation="bicubic")
+    training.import_weights("net.pt", network, "net.safetensors", class_names=classes, preprocessing=about)
     folder = ["--data.name=folder", "--data.folder=set"]
     status, out, err = run(capsys, "evaluate", "net.safetensors", *folder)
     assert status == 0, err
@@ -245,9 +245,9 @@ def test_precision(here: Path, capsys) -> None:
 def imported(here: Path, names: tuple[str, ...]) -> training.Pretrained:
     torch.manual_seed(1)
     torch.save(models.create(NETWORK, len(names)).state_dict(), "net.pt")
-    told = Preprocessing(MEAN, STD, 32)
+    about = Preprocessing(MEAN, STD, 32)
     return training.import_weights(
-        "net.pt", training.ModelRecipe(NETWORK), "net.safetensors", class_names=names, preprocessing=told
+        "net.pt", training.ModelRecipe(NETWORK), "net.safetensors", class_names=names, preprocessing=about
     )
 
 
@@ -296,12 +296,12 @@ def test_the_five_likeliest_of_many_classes(here: Path, capsys) -> None:
     status, out, err = run(capsys, "evaluate", "net.safetensors", "--data.name=folder", "--data.folder=set")
     assert status == 0, err
     images = data.load("folder", "set", size=32).test
-    found = logits(network, images)
-    five = (found.argsort(1, descending=True)[:, :5] == images.labels[:, None]).any(1).double().mean().item()
+    outputs = logits(network, images)
+    five = (outputs.argsort(1, descending=True)[:, :5] == images.labels[:, None]).any(1).double().mean().item()
     record = json.loads(out)[0]
     assert 0 < five < 1 and record["top5_low"] < record["top5"] < record["top5_high"]
     assert record["top5"] == pytest.approx(five)
-    assert numbers(out) == scored(found, images.labels)
+    assert numbers(out) == scored(outputs, images.labels)
 
 
 def test_unreadable_images_are_counted(here: Path, capsys) -> None:

@@ -173,23 +173,23 @@ def test_broken_files_in_a_folder_are_skipped_and_named_and_alone_they_are_an_er
     photo(0).save(folder / "sound.png")
     photo(1).save(folder / "x.png" / "sound.webp")
     (folder / "notes.txt").touch()
-    words = broken(folder)
+    reasons = broken(folder)
     # Long and narrow: resized whole it would take gigabytes.
     Image.new("RGB", (1, 5000000)).save(folder / "long.png")
-    words["long.png"] = "too long and narrow"
+    reasons["long.png"] = "too long and narrow"
     status, out, err = run(capsys, "in", *MODEL, "--batch_size=3")
     assert status == 0
     lines = [line for line in err.splitlines() if line.startswith("skipped: ")]
-    assert len(lines) == len(words)
-    for name, why in words.items():
+    assert len(lines) == len(reasons)
+    for name, why in reasons.items():
         (line,) = (line for line in lines if f"in/{name}" in line)
         assert why in line
-    assert f"images explained: 2, skipped: {len(words)}" in err and len(list(here.glob("explained/**/*.png"))) == 8
+    assert f"images explained: 2, skipped: {len(reasons)}" in err and len(list(here.glob("explained/**/*.png"))) == 8
     assert "files without the ending of an image: 1" in err
     content = json.loads((here / "explained" / "explain.json").read_text())
-    assert {Path(one["image"]).name for one in content["skipped"]} == set(words)
+    assert {Path(one["image"]).name for one in content["skipped"]} == set(reasons)
     assert "Skipped images" in (here / "explained" / "explain.html").read_text()
-    for name, why in words.items():
+    for name, why in reasons.items():
         if name != "link.png":  # then nothing is there
             status, _, err = run(capsys, f"in/{name}", *MODEL, "--out=alone")
             assert status == 2 and why in err and len(err.splitlines()) == 1, err
@@ -240,7 +240,7 @@ def test_masks_by_name(here, capsys) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         ([], "IMAGE"),
         (["a.png"], "--model"),
@@ -269,7 +269,7 @@ def test_masks_by_name(here, capsys) -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_wrong_input_is_one_line_and_changes_nothing(here, capsys, arguments, words) -> None:
+def test_wrong_input_is_one_line_and_changes_nothing(here, capsys, arguments, message) -> None:
     Path("empty").mkdir()
     Path("taken").mkdir()
     Path("taken/thesis.txt").write_text("years of work")
@@ -278,7 +278,7 @@ def test_wrong_input_is_one_line_and_changes_nothing(here, capsys, arguments, wo
     Image.new("L", (2, 2), 255).save("small.png")
     before = sorted(here.rglob("*"))
     status, _, err = run(capsys, *arguments)
-    assert status == 2 and len(err.splitlines()) == 1 and err.startswith("regard: ") and words in err, err
+    assert status == 2 and len(err.splitlines()) == 1 and err.startswith("regard: ") and message in err, err
     assert sorted(here.rglob("*")) == before
 
 
@@ -299,12 +299,12 @@ def test_maps_of_one_pixel_are_told_of_once(here, capsys) -> None:
     imported = ["small.pt", "--model=test_resnet", "--out=small.safetensors", "--image-size=32"]
     assert main(["import", *imported, "--mean=[0.5,0.5,0.5]", "--std=[1,1,1]"]) == 0
     capsys.readouterr()
-    said = {}
+    errors = {}
     for layer in ("layer4", "layer3"):
         arguments = ["a.png", "b.png", "--model=small.safetensors", f"--layer={layer}", "--batch_size=1", "--quiet"]
-        status, _, said[layer] = run(capsys, *arguments, f"--out={layer}", "--device=cpu")
+        status, _, errors[layer] = run(capsys, *arguments, f"--out={layer}", "--device=cpu")
         assert status == 0
-    assert said == {
+    assert errors == {
         "layer4": "regard: the maps of layer layer4 have one pixel, so they have no positions; take them at an earlier "
         "layer (--layer layer3), or give larger images\n",
         "layer3": "",

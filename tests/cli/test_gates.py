@@ -108,7 +108,7 @@ def test_the_same_images_by_another_way_are_the_same(call) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         ([], "MODEL is missing"),
         (["none"], "no run folder none"),
@@ -125,9 +125,9 @@ def test_the_same_images_by_another_way_are_the_same(call) -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_wrong_input_is_one_line(call, tmp_path, arguments, words) -> None:
+def test_wrong_input_is_one_line(call, tmp_path, arguments, message) -> None:
     (tmp_path / "file").write_text("before")
     status, out, err = call(*arguments)
     assert (status, out) == (2, "")
-    assert words in err and err.count("regard: ") == 1, err
+    assert message in err and err.count("regard: ") == 1, err
     assert [path.name for path in tmp_path.iterdir()] == ["file"] and (tmp_path / "file").read_text() == "before"

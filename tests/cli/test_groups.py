@@ -78,7 +78,7 @@ def test_the_predicted_class_and_five_classes_unless_stated(call, tmp_path) -> N
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         ([], "--layer is missing"),
         (["first"], "--layer is missing"),
@@ -94,11 +94,11 @@ def test_the_predicted_class_and_five_classes_unless_stated(call, tmp_path) -> N
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_wrong_input_is_one_line(call, tmp_path, arguments, words) -> None:
+def test_wrong_input_is_one_line(call, tmp_path, arguments, message) -> None:
     (tmp_path / "file").write_text("before")
     status, out, err = call(*arguments)
     assert (status, out) == (2, "")
-    assert words in err and err.count("regard: ") == 1, err
+    assert message in err and err.count("regard: ") == 1, err
     assert [path.name for path in tmp_path.iterdir()] == ["file"] and (tmp_path / "file").read_text() == "before"
 
 

@@ -18,11 +18,11 @@ def vision_transformer(**options) -> torch.nn.Module:
     return models.create(NAME, 10, **SMALL, **options)
 
 
-def refused(capsys, expected: int, found: int, *arguments: str) -> None:
+def refused(capsys, expected: int, actual: int, *arguments: str) -> None:
     status = main(list(arguments))
     error = capsys.readouterr().err
     assert status == 2 and error.count("regard: ") == 1, error
-    assert f"{expected} x {expected}" in error and f"{found} x {found}" in error
+    assert f"{expected} x {expected}" in error and f"{actual} x {actual}" in error
 
 
 @pytest.mark.parametrize("command", ["evaluate", "bias"])

@@ -47,7 +47,7 @@ def test_one_is_shown_and_copied(capsys, tmp_path, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         (["recipes", "show", "lsas/resnet164-sa-cifar10"], "did you mean lsas/resnet164-se-cifar10?"),
         (["recipes", "show"], "regard recipes show NAME"),
@@ -55,9 +55,9 @@ def test_one_is_shown_and_copied(capsys, tmp_path, monkeypatch) -> None:
         (["train", f"recipes/{NAME}.yaml"], f"did you mean {NAME}?"),
     ],
 )
-def test_what_is_wrong_is_one_line(capsys, arguments, words) -> None:
+def test_what_is_wrong_is_one_line(capsys, arguments, message) -> None:
     status, out, problem = run(capsys, *arguments)
-    assert (status, out, problem.count("\n")) == (2, "", 1) and words in problem
+    assert (status, out, problem.count("\n")) == (2, "", 1) and message in problem
 
 
 def test_a_file_comes_before_a_recipe_of_that_name(tmp_path, monkeypatch) -> None:

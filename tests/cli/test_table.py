@@ -36,28 +36,28 @@ def runs(tmp_path: Path) -> Path:
     return folder
 
 
-def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     assert main(["table", *arguments]) == 0
     return capsys.readouterr().out
 
 
 def test_it_lists_the_tables(capsys: pytest.CaptureFixture[str]) -> None:
-    text = said(capsys)
+    text = printed(capsys)
     assert "attention-transfer-cifar10" in text and "sa-net-imagenet" in text
 
 
 def test_it_shows_a_table_without_runs(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    text = said(capsys, "lsas-cifar")
+    text = printed(capsys, "lsas-cifar")
     assert "94.57" in text and "95.01" in text and "–" in text
 
 
 def test_it_shows_runs_and_what_may_be_said(capsys: pytest.CaptureFixture[str], runs: Path) -> None:
-    text = " ".join(said(capsys, "lsas-resnet29", "--runs", str(runs)).split())
+    text = " ".join(printed(capsys, "lsas-resnet29", "--runs", str(runs)).split())
     assert "8 of 164" in text and "preliminary" in text
     assert "80.20" in text and "82.20" in text
     assert "+2.00" in text and "better" in text
-    none = " ".join(said(capsys, "lsas-resnet29", "--runs", str(runs), "--shorten", "1").split())
+    none = " ".join(printed(capsys, "lsas-resnet29", "--runs", str(runs), "--shorten", "1").split())
     assert "82.20" not in none and "--shorten 0.0" in none  # and how to see what there is
 
 
@@ -67,18 +67,18 @@ def test_the_same_runs_give_the_same_bytes(
 ) -> None:
     paths = [tmp_path / f"{number}.{suffix}" for number in range(2)]
     for path in paths:
-        assert said(capsys, "lsas-resnet29", "--runs", str(runs), "--out", str(path)).strip() == str(path)
+        assert printed(capsys, "lsas-resnet29", "--runs", str(runs), "--out", str(path)).strip() == str(path)
     first, second = (path.read_bytes() for path in paths)
     assert first == second and b"82.2" in first
 
 
 def test_csv_holds_every_seed(capsys: pytest.CaptureFixture[str], runs: Path) -> None:
-    text = said(capsys, "lsas-resnet29", "--runs", str(runs), "--format", "csv")
+    text = printed(capsys, "lsas-resnet29", "--runs", str(runs), "--format", "csv")
     lines = list(csv.DictReader(io.StringIO(text)))
     record = next(line for line in lines if line["column"] == "se")
     assert record["seeds"] == "0;1;2;3;4"
     assert [float(value) for value in record["values"].split(";")] == pytest.approx([80 + i / 10 for i in range(5)])
-    compared = said(capsys, "lsas-resnet29", "--runs", str(runs), "--format", "csv-comparisons")
+    compared = printed(capsys, "lsas-resnet29", "--runs", str(runs), "--format", "csv-comparisons")
     (line,) = csv.DictReader(io.StringIO(compared))
     assert float(line["difference"]) == pytest.approx(2.0)
 

@@ -191,8 +191,8 @@ def test_a_run_that_is_not_there_is_not_gone_on_with(trained, here: Path, more: 
     assert cli.main(["train", *OPTIONS, "--resume"]) == 0 and len(trained) == 1  # a recipe begins one
 
 
-@pytest.mark.parametrize(("batch_size", "said"), [(4, True), (3, False)])
-def test_images_of_an_epoch_that_are_left_out_are_told_of(here: Path, capsys, batch_size: int, said: bool) -> None:
+@pytest.mark.parametrize(("batch_size", "noted"), [(4, True), (3, False)])
+def test_images_of_an_epoch_that_are_left_out_are_told_of(here: Path, capsys, batch_size: int, noted: bool) -> None:
     for place in ("train/cat", "train/dog", "test/cat", "test/dog"):
         (here / "set" / place).mkdir(parents=True)
         for number in range(3):
@@ -200,7 +200,7 @@ def test_images_of_an_epoch_that_are_left_out_are_told_of(here: Path, capsys, ba
     files = ["--data.name=files", "--data.folder=set", "--data.size=16", "--data.workers=0"]
     options = ["--model.name=wrn-10-0.5", "--schedule.epochs=1", f"--schedule.batch_size={batch_size}", "--run=run"]
     assert cli.main(["train", *files, *options]) == 0
-    assert ("with 2 of 6 images, is left out" in capsys.readouterr().err) == said
+    assert ("with 2 of 6 images, is left out" in capsys.readouterr().err) == noted
 
 
 def test_a_tracker_that_fails_on_the_way_does_not_end_the_run(here: Path, monkeypatch, capsys) -> None:

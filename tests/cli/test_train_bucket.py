@@ -47,8 +47,8 @@ def regard(*arguments: str) -> tuple[int, str, str]:
 
 def stored(name: str) -> dict[str, bytes]:
     start = f"/runs/{name}/"
-    found = {path: file.getvalue() for path, file in TestBucket.store.items()}
-    return {path.removeprefix(start): content for path, content in found.items() if path.startswith(start)}
+    files = {path: file.getvalue() for path, file in TestBucket.store.items()}
+    return {path.removeprefix(start): content for path, content in files.items() if path.startswith(start)}
 
 
 def whole(name: str = "whole") -> dict[str, bytes]:

@@ -24,6 +24,7 @@ def parser() -> Parser:
 
 
 def main(command: Command) -> None:
+    shell = command.options.shell
     import shtab
 
     from regard.cli.main import COMMANDS, module_of  # which imports this module by its name
@@ -36,7 +37,7 @@ def main(command: Command) -> None:
         for action in import_module(module_of(name)).parser()._actions:
             if action.help != SUPPRESS:
                 completed._add_action(_completed(action))
-    print(shtab.complete(root, shell=command.options.shell), end="")
+    print(shtab.complete(root, shell=shell), end="")
 
 
 def _completed(action: Action) -> Action:

@@ -21,7 +21,7 @@ from regard.cli.options import MODELS, add_weights
 from regard.data import ImageDataset, InMemoryDataset, WebDataset
 from regard.data.decode import OnUnreadable
 from regard.data.registry import SOURCES
-from regard.errors import InputError, SaidElsewhere, first_line
+from regard.errors import InputError, ReportedElsewhere, first_line
 from regard.parser import Parser
 from regard.training import Preprocessing, Pretrained, Processes
 
@@ -271,5 +271,5 @@ def joined(command: Command) -> Iterator[Processes]:
         first, *others = processes.of_all(command.arguments)
         if any(other != first for other in others):
             message = f"{processes.count} processes were started together with different arguments; start each alone"
-            raise InputError(message) if processes.main else SaidElsewhere(message)
+            raise InputError(message) if processes.main else ReportedElsewhere(message)
         yield processes

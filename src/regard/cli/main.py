@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from importlib import import_module
 from typing import Any
 
-from regard.errors import KILLED_WORKER, DataWarning, InputError, SaidElsewhere, first_line, unknown
+from regard.errors import KILLED_WORKER, DataWarning, InputError, ReportedElsewhere, first_line, unknown
 from regard.launcher import rank_and_size
 from regard.optional import require
 from regard.terminal import replace_unencodable, say
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _shown_warnings():
             status: int | None = module.main(Command(module.parser(), arguments[1:]))
             return status or 0
-    except SaidElsewhere as error:
+    except ReportedElsewhere as error:
         return _failed(error, None)
     except InputError as error:
         return _failed(error, f"{error!s:.{_LONGEST}}")
@@ -130,7 +130,7 @@ def _check_alone(command: str) -> None:
     rank, size = rank_and_size()
     if size > 1 and command not in _SHARED:
         message = f"regard {command} works in one process, and {size} were started together; start one"
-        raise SaidElsewhere(message) if rank else InputError(message)
+        raise ReportedElsewhere(message) if rank else InputError(message)
 
 
 @contextlib.contextmanager

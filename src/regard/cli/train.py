@@ -12,7 +12,7 @@ from pathlib import Path
 from regard import training
 from regard.cli.command import Command
 from regard.cli.options import make_parser
-from regard.errors import INTERRUPTED, InputError, Locked, SaidElsewhere
+from regard.errors import INTERRUPTED, InputError, Locked, ReportedElsewhere
 from regard.formatting import printable
 from regard.parser import Parser
 from regard.store import Lock, MissingRun, Store, is_address, local_run, split_address
@@ -43,7 +43,7 @@ def main(command: Command) -> int:
         recipe, run, resume = _parse(command)
     except InputError as error:
         if not command.main:
-            raise SaidElsewhere(str(error)) from error  # every process was told the same
+            raise ReportedElsewhere(str(error)) from error  # every process was told the same
         raise
     place = _in_bucket(command, run) if is_address(run) else _in_folder(command, Path(run))
     with place as (folder, hooks):
@@ -106,7 +106,7 @@ def _in_bucket(command: Command, run: str) -> Iterator[tuple[Path, list[training
             store.fetch(name, folder.parent, checkpoints=options.resume)
             if not (options.resume or options.overwrite):
                 message = f"{run} exists already; go on with it (--resume), replace it (--overwrite) or choose another"
-                raise InputError(message) if command.main else SaidElsewhere(message)
+                raise InputError(message) if command.main else ReportedElsewhere(message)
 
         def upload() -> None:
             lock.check()

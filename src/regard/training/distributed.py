@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from regard.errors import InputError, LostProcess, SaidElsewhere, first_line
+from regard.errors import InputError, LostProcess, ReportedElsewhere, first_line
 from regard.launcher import local_rank, rank_and_size, without_launcher
 from regard.optional import require
 from regard.training.hooks import Hook
@@ -139,7 +139,7 @@ class Processes:
     def first(self, work: Callable[[], Result]) -> Result:
         """Result of `work`: run by the main process first, then by one process of each other machine, then by the rest.
 
-        SaidElsewhere is raised if it failed in another process, which reports the reason.
+        ReportedElsewhere is raised if it failed in another process, which reports the reason.
         """
         main, local_main = self.main, self.count == 1 or self.accelerator.is_local_main_process
         turns = (main, local_main and not main, not local_main and not main)
@@ -147,7 +147,7 @@ class Processes:
         return results[turns.index(True)]
 
     def alone(self, work: Callable[[], object]) -> None:
-        """Runs `work` in the main process while the others wait. Raises SaidElsewhere as `first` does."""
+        """Runs `work` in the main process while the others wait. Raises ReportedElsewhere as `first` does."""
         self._together(work, self.main)
 
     def _together(self, work: Callable[[], Any], takes_part: bool) -> Any:
@@ -159,7 +159,7 @@ class Processes:
         finally:
             (failed,) = self.largest(float(not done))
         if failed:
-            raise SaidElsewhere("another process could not go on")
+            raise ReportedElsewhere("another process could not go on")
         return result
 
     def note(self, message: str) -> None:

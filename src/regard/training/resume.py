@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from regard import data
-from regard.errors import InputError, SaidElsewhere
+from regard.errors import InputError, ReportedElsewhere
 from regard.files import UNFINISHED, remove_files, written_files
 from regard.training.distributed import Processes
 from regard.training.recipe import WHERE, Recipe, flat, plain
@@ -39,7 +39,7 @@ def make_record(splits: data.Splits, processes: Processes, *, accuracy: bool) ->
     for rank, other in enumerate(others, start=1):
         if (differing := _difference(*other, *first)) is not None:
             message = f"process {rank} has other images than process 0: {differing}; give all the same (data.folder)"
-            raise InputError(message) if processes.main else SaidElsewhere(message)
+            raise InputError(message) if processes.main else ReportedElsewhere(message)
     if accuracy and len(counts) == len(classes) and np.count_nonzero(counts) == 1:
         only = classes[np.argmax(counts)]
         processes.note(f"note: all training images have one class, {only!r}, so accuracy is meaningless (data.folder)")
