@@ -51,20 +51,21 @@ def group_gate_backward(
     return dx, dweight, dbias, dw, db
 
 
-_OF_SHUFFLE = "scale c, shift c, local c, w kc, b kc"
-_OF_GROUPS = "weight m, bias m, w km, b km"
+# Shapes of the parameters.
+_SHUFFLE = "scale c, shift c, local c, w kc, b kc"
+_GROUPS = "weight m, bias m, w km, b km"
 
-shuffle_gate = Operation(functional.shuffle_gate, f"x nchw, {_OF_SHUFFLE}", fused=True)
+shuffle_gate = Operation(functional.shuffle_gate, f"x nchw, {_SHUFFLE}", fused=True)
 _shuffle_backward = Operation(
     shuffle_gate_backward,
-    f"x nchw, g nchw, mean nc, rstd nc, {_OF_SHUFFLE}",
+    f"x nchw, g nchw, mean nc, rstd nc, {_SHUFFLE}",
     fused=True,
     like=lambda g, x, mean, rstd, scale, shift, local, w, b, *_: (x, scale, shift, w, b),
 )
-group_gate = Operation(functional.group_gate, f"x nchw, {_OF_GROUPS}", fused=True)
+group_gate = Operation(functional.group_gate, f"x nchw, {_GROUPS}", fused=True)
 _group_backward = Operation(
     group_gate_backward,
-    f"x nchw, g nchw, mean nc, centre nm, std nm, {_OF_GROUPS}",
+    f"x nchw, g nchw, mean nc, centre nm, std nm, {_GROUPS}",
     fused=True,
     like=lambda g, x, mean, centre, std, weight, bias, w, b, _: (x, weight, bias, w, b),
 )

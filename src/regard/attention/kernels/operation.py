@@ -201,8 +201,8 @@ class Operation:
             inputs = [other if value is None else value for value, other in zip(saved, ctx.others, strict=False)]
             if backward is None:
                 return formula_gradients(self.formula, inputs, gradients[:outputs])
-            found = backward(inputs, saved[len(inputs) :], *gradients[:outputs], **carried)
-            return tuple(d if d is None else d.to(value.dtype) for d, value in zip(found, inputs, strict=True))
+            computed = backward(inputs, saved[len(inputs) :], *gradients[:outputs], **carried)
+            return tuple(d if d is None else d.to(value.dtype) for d, value in zip(computed, inputs, strict=True))
 
         self.setup, self.gradient = setup, gradient
         torch.library.register_autograd(f"regard::{self.name}", gradient, setup_context=setup)

@@ -61,13 +61,13 @@ def context(x: Tensor, key: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
 
 def context_and_weights(x: Tensor, key: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """The context (N, C, 1, 1), and the weights of the pixels, (N, 1, H, W)."""
-    logits = _weighted_sum(x, _at_pixels(key, x)) + bias
+    logits = _weighted_sum(x, _for_each_image(key, x)) + bias
     weights = logits.flatten(1).softmax(1).reshape(logits.shape)
     return _weighted_sum(x, weights), weights
 
 
-def _at_pixels(key: Tensor, x: Tensor) -> Tensor:
-    """A factor for each channel (C,) as one of each image (N, C, 1, 1)."""
+def _for_each_image(key: Tensor, x: Tensor) -> Tensor:
+    """One value per channel, (C,), as factors of every image, (N, C, 1, 1)."""
     return key[None, :, None, None].expand(x.shape[0], -1, 1, 1)
 
 
@@ -124,7 +124,7 @@ def _of_context(
     of_weights = _weighted_sum(x, dcontext) + dweights
     of_logits = weights * (of_weights - (weights * of_weights).sum((2, 3), keepdim=True))
     dkey = _weighted_sum(x, of_logits).sum((0, 2, 3))
-    dx = combine(x, dcontext, weights, _at_pixels(key, x), of_logits, g=g, read=False)
+    dx = combine(x, dcontext, weights, _for_each_image(key, x), of_logits, g=g, read=False)
     return dx, dkey, torch.zeros_like(bias)  # the softmax does not feel the bias
 
 

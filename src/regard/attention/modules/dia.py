@@ -117,13 +117,15 @@ class DIA(AttentionModule):
             )
         first = create(cls, channels[0], **options)  # which checks the options
         assert isinstance(first, cls)
-        modules = [first, *(cls.__new__(cls) for _ in channels[1:])]
-        for number, module in enumerate(modules):
-            if module is not first:
-                nn.Module.__init__(module)
-                module.channels, module.cell, module._passed = first.channels, first.cell, first._passed
-            module.number, module.blocks = number, len(channels)
-        return [*modules]
+        first.blocks = len(channels)
+        modules: list[nn.Module] = [first]
+        for number in range(1, first.blocks):
+            module = cls.__new__(cls)
+            nn.Module.__init__(module)
+            module.channels, module.cell = first.channels, first.cell
+            module._passed, module.number, module.blocks = first._passed, number, first.blocks
+            modules.append(module)
+        return modules
 
     def gate_values(self, x: Tensor) -> Tensor:
         """The factors (N, C, 1, 1) of the first block of a stage; those of the others depend on the block before.

@@ -182,7 +182,7 @@ def pixel_statistics(x: Tensor, f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def shuffle_gate(
     x: Tensor, scale: Tensor, shift: Tensor, local: Tensor, w: Tensor, b: Tensor, eps: float, shuffle: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    if shuffle and x.shape[1] % 2:
+    if shuffle and x.shape[1] % 2:  # two halves are shuffled
         return NotImplemented
     y, mean, rstd = _features(x), _small(x, *x.shape[:2]), _small(x, *x.shape[:2])
     _call("shuffle_gate", x, [x, scale, shift, local, w, b, y, mean, rstd], len(w), eps, shuffle)
@@ -192,7 +192,7 @@ def shuffle_gate(
 def shuffle_gate_backward(g: Tensor, x: Tensor, *statistics_and_parameters: Any) -> tuple[Tensor, ...]:
     *tensors, _, shuffle = statistics_and_parameters  # eps is in the statistics
     mean, w = tensors[0], tensors[-1]
-    if shuffle and x.shape[1] % 2:
+    if shuffle and x.shape[1] % 2:  # two halves are shuffled
         return NotImplemented
     dx, small = _features(x), _gradients(x, mean, w)
     _call("shuffle_gate_backward", x, [g, x, *tensors, dx, *small], len(w), shuffle)
@@ -202,7 +202,7 @@ def shuffle_gate_backward(g: Tensor, x: Tensor, *statistics_and_parameters: Any)
 def group_gate(
     x: Tensor, weight: Tensor, bias: Tensor, w: Tensor, b: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    if x.shape[1] % len(weight):
+    if x.shape[1] % len(weight):  # groups of one size
         return NotImplemented
     y, mean = _features(x), _small(x, *x.shape[:2])
     centre, std = _small(x, len(x), len(weight)), _small(x, len(x), len(weight))
@@ -213,7 +213,7 @@ def group_gate(
 def group_gate_backward(g: Tensor, x: Tensor, *statistics_and_parameters: Any) -> tuple[Tensor, ...]:
     *tensors, eps = statistics_and_parameters
     centre, w = tensors[1], tensors[-1]
-    if x.shape[1] % centre.shape[1]:
+    if x.shape[1] % centre.shape[1]:  # groups of one size
         return NotImplemented
     dx, small = _features(x), _gradients(x, centre, w)
     _call("group_gate_backward", x, [g, x, *tensors, dx, *small], centre.shape[1], len(w), eps)

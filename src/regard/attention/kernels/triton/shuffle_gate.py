@@ -25,7 +25,7 @@ def shuffle_gate(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y; mean and reciprocal standard deviation (N, C) of each channel, the latter 0 where not `local`."""
     n, c = x.shape[:2]
-    if shuffle and c % 2:
+    if shuffle and c % 2:  # two halves are shuffled
         return NotImplemented
     y, means, rstds = torch.empty_like(x), small(x, n, c), small(x, n, c)
     tensors = (x, y, scale, shift, local.view(torch.uint8), w, b, means, rstds)
@@ -48,7 +48,7 @@ def shuffle_gate_backward(
 ) -> tuple[Tensor, ...]:
     """dx, dscale, dshift (C,), dw, db (K, C)."""
     (n, c), k = x.shape[:2], len(w)
-    if shuffle and c % 2:
+    if shuffle and c % 2:  # two halves are shuffled
         return NotImplemented
     dx, dscale, dshift = torch.empty_like(x), small(x, n, c), small(x, n, c)
     dw, db = small(x, n, k, c), small(x, n, k, c)
