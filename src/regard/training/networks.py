@@ -65,8 +65,11 @@ def build_network(
     if network.detector is None:  # weights of a run or a file are for `sources`
         options["pretrained"] = options["pretrained"] is True
         return models.create(network.name, classes, **options, **network.options)
-    sizes = {} if data is None else _image_options(data)
-    options |= {"backbone_options": network.options, **sizes, **network.detector_options}
+    if data is not None:
+        options["min_size"], options["max_size"] = detector_size(data)
+        given = {"image_mean": data.mean, "image_std": data.std}
+        options |= {name: list(values) for name, values in given.items() if values}
+    options |= {"backbone_options": network.options, **network.detector_options}
     return detection.create(network.detector, network.name, classes, **options)
 
 
@@ -89,13 +92,6 @@ def has_attention(network: ModelRecipe) -> bool:
     assert isinstance(source, Path)  # as it is not published
     entries = entries_for(model, models.read_checkpoint(source), str(source))
     return any(f"{place}.{name}" in entries for place, part in attached(model).items() for name in part.state_dict())
-
-
-def _image_options(data: DataRecipe) -> dict[str, Any]:
-    """How a detector resizes and normalises its images, as options of `detection.create`."""
-    short, long = detector_size(data)
-    given = {"image_mean": data.mean, "image_std": data.std}
-    return {"min_size": short, "max_size": long, **{name: list(value) for name, value in given.items() if value}}
 
 
 def load_network(

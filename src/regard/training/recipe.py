@@ -17,6 +17,7 @@ import yaml
 from regard import detection
 from regard.data import Augmentation, all_options
 from regard.errors import InputError, check_fields, unknown
+from regard.files import written_aside
 from regard.models.create import check_without
 from regard.transfer import DERIVED_MAPS, TERMS, Weight, as_weight, check_range
 
@@ -413,7 +414,7 @@ class Recipe:
 
     def _check_detector(self) -> None:
         """Raises InputError for fields that are not for detectors, or only for them."""
-        model, defaults = self.model, Recipe()
+        model = self.model
         self.augmentation.check_for(detector=model.detector is not None)
         if model.detector is None:
             if model.detector_options:
@@ -421,12 +422,9 @@ class Recipe:
             return
         if model.detector not in detection.names():
             raise unknown("detector", model.detector, detection.names())
-        given = [name for name in ("task", "label_smoothing") if getattr(self, name) != getattr(defaults, name)]
-        given += [
-            f"data.{name}"
-            for name in ("crop_pct", "interpolation")
-            if getattr(self.data, name) != getattr(defaults.data, name)
-        ]
+        values, defaults = flat(plain(self)), flat(plain(Recipe()))
+        names = ("task", "label_smoothing", "data.crop_pct", "data.interpolation")
+        given = [name for name in names if values[name] != defaults[name]]
         given += [f"transfer.{name}" for name in (*FROM_TEACHER, *DERIVED) if self.transfer.uses(name)]
         given += ["guidance"] if self.guidance.used else []
         if given:
@@ -442,8 +440,9 @@ def _weight(name: str, value: Weighing) -> Weight:
 
 
 def write_recipe(recipe: Recipe, path: Path) -> None:
-    """Writes the complete recipe as YAML, including defaults."""
-    path.write_text(yaml.safe_dump(plain(recipe), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    """Writes the complete recipe as YAML, including defaults, or leaves the file as it is. Raises OSError."""
+    with written_aside(path) as aside:
+        aside.write_text(yaml.safe_dump(plain(recipe), sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
 def plain(recipe: Recipe | DataRecipe) -> dict[str, Any]:

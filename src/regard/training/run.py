@@ -125,8 +125,7 @@ class Run:
         def write(folder: Path) -> None:
             with written_aside(folder / "environment.json") as aside:
                 aside.write_text(json.dumps(environment(classes) | (about or {}), indent=1))
-            with written_aside(folder / "recipe.yaml") as aside:
-                write_recipe(recipe, aside)
+            write_recipe(recipe, folder / "recipe.yaml")
 
         real = Path(os.path.realpath(self.folder))
         beside = real.with_name(f".{real.name}.{os.getpid()}.part")
@@ -150,8 +149,7 @@ class Run:
         if changed == self.recipe:
             return
         try:
-            with written_aside(self.folder / "recipe.yaml") as aside:
-                write_recipe(changed, aside)
+            write_recipe(changed, self.folder / "recipe.yaml")
         except OSError as error:
             raise InputError(f"the recipe of {self.folder} cannot be written ({first_line(error)})") from error
 

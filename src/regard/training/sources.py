@@ -91,17 +91,21 @@ def initial_network(network: ModelRecipe, classes: int, say: Callable[[str], Non
         return build_network(network, classes)
     source = _source(network.pretrained)
     model = build_network(network, classes, pretrained=False)
-    own, state = model.state_dict(), source.model().state_dict()
-    head = [name for name, value in state.items() if name in own and _of_classes(value, own[name], source, classes)]
-    entries = {name: value for name, value in state.items() if name not in head}
+    initial, trained = model.state_dict(), source.model().state_dict()
+    replaced = [
+        name
+        for name, value in trained.items()
+        if name in initial and _differ_in_classes(value, initial[name], source.outputs, classes)
+    ]
+    loaded = {name: value for name, value in trained.items() if name not in replaced}
     new = {f"{place}.{name}" for place, module in attached(model).items() for name in module.state_dict()}
-    if new & entries.keys():
+    if new & loaded.keys():
         new = set()  # the source has attention, and it has to be the same
-    models.load_weights(model, {**{name: own[name] for name in (*head, *new)}, **entries}, network.pretrained)
-    if head:
+    models.load_weights(model, {name: initial[name] for name in (*replaced, *new)} | loaded, network.pretrained)
+    if replaced:
         say(
-            f"note: {network.pretrained} has {source.outputs} classes and the data {classes}; a new classifier "
-            f"({', '.join(head)}) takes the place of its own"
+            f"note: {network.pretrained} has {source.outputs} classes and the data {classes}; its classifier "
+            f"({', '.join(replaced)}) is replaced by a new one"
         )
     if new:
         say(f"note: {network.pretrained} has no attention; {network.attention} begins as {network.attention_start}")
@@ -115,10 +119,10 @@ def _source(name: str) -> Pretrained:
         raise InputError(f"model.pretrained: {error}") from error
 
 
-def _of_classes(theirs: Tensor, ours: Tensor, source: Pretrained, classes: int) -> bool:
-    """Whether the tensors have a row for each class, and not as many."""
-    rows = theirs.ndim > 0 and theirs.shape[:1] == (source.outputs,) and ours.shape[:1] == (classes,)
-    return rows and theirs.shape != ours.shape and theirs.shape[1:] == ours.shape[1:]
+def _differ_in_classes(trained: Tensor, initial: Tensor, trained_classes: int, classes: int) -> bool:
+    """Whether two tensors of different shapes have a row for each class and are otherwise alike."""
+    rows = trained.ndim > 0 and trained.shape[:1] == (trained_classes,) and initial.shape[:1] == (classes,)
+    return rows and trained_classes != classes and trained.shape[1:] == initial.shape[1:]
 
 
 def load_teachers(
