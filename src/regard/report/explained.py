@@ -129,17 +129,13 @@ def explain_detections(
 
     Args:
         method: of the maps, with its detector.
-        images: to explain.
-        out: the folder to write.
+        images, out, source, overwrite, on_image: as of `explain`.
         names: of the detector's classes.
-        source: name of the detector.
         top: detections of an image, at most, those with the highest scores.
         score: least score of a detection.
         threshold: of the focus; see `bias.measure`.
         unreadable: on an image that cannot be read, "error", or "skip" it. Images without detections are listed as
             skipped, with that reason.
-        overwrite: as of `explain`.
-        on_image: as of `explain`.
 
     Raises:
         InputError: `out` is in the way, an image cannot be read, or not one can, a number is out of range.

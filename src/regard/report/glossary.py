@@ -150,12 +150,6 @@ TERMS = {
         "Value in [0, 1] by which an attention module multiplies a feature: the sigmoid of a gate logit, or a product "
         "of sigmoids (sub-attention, LSAS).",
     ),
-    "attention_map": Term(
-        "attention map",
-        "Sum over the channels of the squared activations of a layer, one value per position; a student is trained to "
-        "match its teacher's.",
-        source="Attention Transfer, arXiv 1612.03928",
-    ),
     "eta_squared": Term(
         "eta squared",
         "Share of a value's variance over the images that lies between the classes: 1 where the class decides, near 0 "
