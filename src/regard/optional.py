@@ -15,7 +15,12 @@ EXTRAS = {
         "sklearn": "scikit-learn",
     },
     "coco": {"faster_coco_eval": "faster-coco-eval"},
-    "scale": {"datasets": "datasets", "tensorboard": "tensorboard", "webdataset": "webdataset"},
+    "scale": {
+        "braceexpand": "braceexpand",
+        "datasets": "datasets",
+        "tensorboard": "tensorboard",
+        "webdataset": "webdataset",
+    },
     "ray": {"ray": "ray"},
     "export": {"onnx": "onnx", "onnxscript": "onnxscript", "onnxruntime": "onnxruntime"},
 }

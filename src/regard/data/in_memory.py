@@ -49,8 +49,7 @@ def read_into_memory(
     """
     check_reading(size, unreadable, memory_limit)
     with quiet():
-        width, height = _first_size(dataset, unreadable) if size is None else (size, size)
-        _check_memory(dataset, width, height, memory_limit)
+        width, height = _size_in_memory(dataset, size, unreadable, memory_limit)
         images = np.empty((len(dataset), 3, height, width), dtype=np.uint8)
         regions = np.zeros((len(dataset), height, width), dtype=np.bool_) if dataset.has_masks else None
         failed = _fill(images, regions, dataset, size, unreadable)
@@ -79,15 +78,16 @@ def read_splits(train: ImageDataset, test: ImageDataset, **options: Any) -> Spli
     """Read a training and a test split as `read_into_memory` does, with its options; the memory limit applies to each.
 
     Both get the mean and std of the training images. Raises InputError as `read_into_memory` does, and if the splits
-    have images of different sizes.
+    have images of different sizes; size and memory of both are checked before any image is read.
     """
-    first, second = (read_into_memory(images, **options) for images in (train, test))
-    (height, width), (*other,) = first.images.shape[2:], second.images.shape[2:]
-    if other != [height, width]:
+    with quiet():
+        sizes = [_size_in_memory(images, **options) for images in (train, test)]
+    if sizes[0] != sizes[1]:
         raise InputError(
-            f"images {_where(train)} have {_by(width, height)} pixels, {_where(test)} {_by(*reversed(other))}; give "
-            f"one size for all (--data.size {min(width, height)})"
+            f"images {_where(train)} have {_by(*sizes[0])} pixels, {_where(test)} {_by(*sizes[1])}; give one size for "
+            f"all (--data.size {min(sizes[0])})"
         )
+    first, second = (read_into_memory(images, **options) for images in (train, test))
     return Splits(replace(first, split="train"), replace(second, split="test", mean=first.mean, std=first.std))
 
 
@@ -100,8 +100,14 @@ def check_reading(size: int | None = None, unreadable: str = "error", memory_lim
         raise InputError(f"unreadable is {unreadable!r}; give 'error' or 'skip'")
 
 
-def _check_memory(dataset: ImageDataset, width: int, height: int, memory_limit: int) -> None:
-    """Raises InputError if images of this size do not fit in memory."""
+def _size_in_memory(
+    dataset: ImageDataset, size: int | None, unreadable: OnUnreadable, memory_limit: int
+) -> tuple[int, int]:
+    """(width, height) of the images in memory: `size`, or the size of the first readable image.
+
+    Raises InputError if the images do not fit in memory.
+    """
+    width, height = _first_size(dataset, unreadable) if size is None else (size, size)
     count, machine, planes = len(dataset), host.total_memory(), 4 if dataset.has_masks else 3
     needed, most = count * planes * height * width, min(memory_limit, machine)
     if needed > most:
@@ -112,6 +118,7 @@ def _check_memory(dataset: ImageDataset, width: int, height: int, memory_limit: 
             f"and {'the limit is' if needed > memory_limit else 'this machine has'} {gib(most)}; give a smaller size "
             f"(--data.size{f', at most {fitting}' if fitting else ''}), fewer images{larger}"
         )
+    return width, height
 
 
 def _first_size(dataset: ImageDataset, unreadable: OnUnreadable) -> tuple[int, int]:
