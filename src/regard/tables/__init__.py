@@ -1,6 +1,6 @@
 """Published tables as data, and one's own runs beside their numbers.
 
-- `table_names`, `load_table`: the published tables, `PublishedTable` with its `Cell`s.
+- `table_names`, `load_table`: the published tables, `PublishedTable`, each value a `Cell`.
 - `fill`: the runs of a store put into a table, with the same `Overrides`: `FilledTable`, with each `Comparison`,
   `to_records()` and `comparison_records()`; `corrected_together`: several of them, shown together.
 - `document`: a filled table as a `Document` with a `Grid` for each table, `to_markdown()` and `to_latex()`;
