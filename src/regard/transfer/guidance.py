@@ -30,8 +30,8 @@ def guidance_loss(maps: Tensor, regions: Tensor, form: GuidanceForm = "energy") 
     - 'l1': the mean of `|A+ / max(A+) - R|` over the pixels;
     - 'ppce': the mean of `-log(A+ / max(A+))` over the pixels of the region, weighted by R; a logarithm is at least
       -100, as in `torch.nn.functional.binary_cross_entropy`. It asks for a high map inside and nothing outside;
-    - 'rrr': `sum((1 - R) A^2)` (Ross et al., equation 1), which depends on the scale of the map. (The code of Rao et
-      al. divides the map by its largest absolute value first.)
+    - 'rrr': `sum((1 - R) A^2)` (the "right reasons" term of Ross et al.), which depends on the scale of the map.
+      (The code of Rao et al. divides the map by its largest absolute value first.)
 
     Of an image without a region, or with an empty one, the loss is 0; if no image has one, so is the mean. A map
     without positive values has energy 1, and its l1 is the area of the region, its ppce 100. A constant positive map
