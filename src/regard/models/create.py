@@ -142,9 +142,14 @@ def create(
     return model
 
 
+def is_of_regard(name: str) -> bool:
+    """Whether it is the name of a network that regard makes itself."""
+    return _of_family(name) is not None
+
+
 def is_for_small_images(name: str) -> bool:
-    """Whether this is a name of regard's networks for small images."""
-    return not name.startswith("preact") and _of_family(name) is not None
+    """Whether it is the name of one of these that is for small images."""
+    return is_of_regard(name) and not name.startswith("preact")
 
 
 def attacher(
@@ -220,11 +225,6 @@ def _of_family(name: str) -> Callable[..., nn.Module] | None:
             numbers = {key: _NUMBERS[key][1](digits) for key, digits in match.groupdict().items()}
             return lambda **options: network(**fixed, **numbers, **options)
     return None
-
-
-def is_of_regard(name: str) -> bool:
-    """Whether it is the name of a network that regard makes itself."""
-    return any(re.fullmatch(form, name) for form in _FAMILIES)
 
 
 def near_names(name: str, others: Iterable[str] = ()) -> str:
