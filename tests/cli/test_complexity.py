@@ -106,6 +106,10 @@ def test_operators_that_are_not_counted_are_named_in_every_format(capsys, monkey
         (["wrn-10-1", "--attention=se", "--attention-stages=four"], "--attention-stages does not take"),
         (["wrn-10-1", "--attention=se", "--attention-stages=4"], "stages 1 to 3, not 4"),
         (["wrn-10-1", "--attention=shuffle"], "no module goes into any of the networks"),
+        (
+            ["wrn-10-1", "--attention=se", "--model-options={attention: cbam}"],
+            "'attention' is no option of the networks",
+        ),
         (["vgg11", "--image-size=8"], "does not take an image of 8 x 8"),
         (["wrn-10-1", "--image-size=0"], "image_size is 0"),
         (["wrn-10-1", f"--image-size={10**20}"], "image_size is 100000000000000000000"),

@@ -18,7 +18,7 @@ PROPOSALS, MASKS = 1000, 100  # that the box and the mask heads of a two-stage d
 
 
 def complexity(detector: nn.Module, image_size: int | tuple[int, int] = (800, 1280)) -> models.Complexity:
-    """Parameters that learn, and the operations of one image of `image_size` (H, W).
+    """Parameters that learn, and the operations of one image of `image_size`, its side or (H, W).
 
     Resizing, decoding and suppression are not counted. The box heads of a two-stage detector run on 1,000 proposals,
     those of a cascade each, and the mask head on 100 detections. Pooling of regions is not counted.

@@ -187,10 +187,12 @@ def largest(differences: Iterable[float | None], path: Path) -> float | None:
     """The largest difference between outputs of onnxruntime and torch; None if there is none.
 
     Raises:
-        InputError: onnxruntime fails, or its outputs deviate too far.
+        InputError: onnxruntime or the model fails, or their outputs deviate too far.
     """
     try:
         difference = max((value for value in differences if value is not None), default=None)
+    except InputError:  # of the model itself
+        raise
     except Exception as error:  # onnxruntime's errors have no common base
         raise InputError(f"onnxruntime cannot run what was exported ({first_line(error)})") from error
     if difference is not None and not difference <= TOLERANCE:

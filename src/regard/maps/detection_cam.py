@@ -147,7 +147,8 @@ class DetectionCAM:
             whole = [height, width]  # the padded batch in pixels of the image
             if batches:
                 (resized,), padded = batches[-1].image_sizes, batches[-1].tensors.shape[-2:]
-                whole = [max(n, round(n * all_ / part)) for n, part, all_ in zip(whole, resized, padded, strict=True)]
+                sides = zip(whole, resized, padded, strict=True)
+                whole = [max(side, round(side * full / part)) for side, part, full in sides]
             return self._cam.fused(squeezed, whole)[:, :height, :width].contiguous()
 
     def _detections(self, image: Tensor) -> Detections:

@@ -92,8 +92,14 @@ def pooled_features(model: nn.Module, size: tuple[int, int]) -> Pooled:
     )
 
 
-def logits_on(model: nn.Module, images: Tensor, network: str = "network") -> Tensor:
-    """The logits of a model, called `network` in the error, for images of a size that it may not know.
+def logits_on(model: nn.Module, images: Tensor, network: str = "network", hint: str = "") -> Tensor:
+    """The logits of a model for images of a size that it may not know.
+
+    Args:
+        model: images (N, 3, H, W) -> logits.
+        images: (N, 3, H, W).
+        network: what the error calls the model.
+        hint: more that the error says to do.
 
     Raises:
         InputError: it does not run on them.
@@ -104,10 +110,9 @@ def logits_on(model: nn.Module, images: Tensor, network: str = "network") -> Ten
         raise
     except Exception as error:  # a network may raise anything on images of a size that it does not know
         size = f"{images.shape[2]} x {images.shape[3]}"
-        apart = " (it can have its own: transfer.teacher_size, or Teacher(size=…))" if network == "teacher" else ""
         raise InputError(
             f"the {network} does not run on an image of {size} pixels ({one_line(error)[:200]}); give it images of a "
-            f"size that it knows{apart}"
+            f"size that it knows{hint}"
         ) from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -218,7 +219,7 @@ def count_costs(
     A network that does not take a module, or does not run with it, gets a row with its `problem`.
 
     Raises:
-        InputError: an unknown network, module or gate, a size that a network does not take without attention, or no
+        InputError: an unknown network, module, gate or option, a size that a network does not take without attention, or no
             module that goes into any of the networks.
     """
     gate, options = parse_gate(gate), options or {}
@@ -229,6 +230,9 @@ def count_costs(
     for name in options:
         if name not in modules:
             raise InputError(f"there are options of {name!r}, which is not among the modules: {', '.join(modules)}")
+    for name in network_options or {}:
+        if name in inspect.signature(create).parameters:
+            raise InputError(f"{name!r} is no option of the networks themselves; leave it out")
     for side in (image_size,) if isinstance(image_size, int) else image_size or ():
         check_interval("image_size", side, "[1, 2^16]")
     rows = Costs()
@@ -278,7 +282,7 @@ def measure_costs(
     Args:
         rows: as `count_costs` gives them; what is measured is entered there.
         batch: number of images.
-        dtype: of images and parameters.
+        device, dtype: of images and parameters.
         repeats: how often each thing is timed.
 
     Raises:

@@ -89,13 +89,14 @@ def feature_shapes(
     model = unwrapped(model)
     parameter = next(model.parameters(), torch.empty(0))
     image = torch.zeros(1, 3, *size, device=parameter.device, dtype=parameter.dtype)
+    hint = " (it can have its own: transfer.teacher_size, or Teacher(size=…))" if network == "teacher" else ""
     taps = Taps(model, list(dict.fromkeys(layers))) if layers else None
     features: dict[str, Tensor] = {}
     with evaluation_mode(model):
         if taps is None:
-            logits = logits_on(model, image, network)
+            logits = logits_on(model, image, network, hint)
         else:
-            logits, features = taps.run(logits_on, model, image, network)
+            logits, features = taps.run(logits_on, model, image, network, hint)
     if logits.ndim != 2:
         raise InputError(f"the {network} gives {tuple(logits.shape)}; transfer needs logits (N, K)")
     return {name: (f.shape[1], f.shape[2], f.shape[3]) for name, f in features.items()}, class_logits(logits)
