@@ -28,10 +28,10 @@ _NAMES = ("model", "dataset", "split", "classes", "category_ids", "keys", "image
 class Results(Tabular):
     """The detections of one detector on a data set.
 
-    The numbers are those of COCO's evaluation (Lin et al. 2014, arXiv 1405.0312): `AP`, averaged over the thresholds 0.5
-    to 0.95 of the intersection over union, `AP50`, `AP75`, `APs`, `APm`, `APl` of small, medium and large objects, and
-    `AR1`, `AR10`, `AR100`, `ARs`, `ARm`, `ARl`, the recall of so many detections in an image. All are 0 to 1, and NaN
-    where there are no objects.
+    The numbers are those of COCO's evaluation (Lin et al. 2014, arXiv 1405.0312): `AP`, averaged over the thresholds
+    0.5 to 0.95 of the intersection over union, `AP50`, `AP75`, `APs`, `APm`, `APl` of small, medium and large objects,
+    and `AR1`, `AR10`, `AR100`, `ARs`, `ARm`, `ARl`, the recall of so many detections in an image. All are 0 to 1, and
+    NaN where there are no objects.
 
     Attributes:
         model: name of the model.

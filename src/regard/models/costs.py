@@ -219,8 +219,8 @@ def count_costs(
     A network that does not take a module, or does not run with it, gets a row with its `problem`.
 
     Raises:
-        InputError: an unknown network, module, gate or option, a size that a network does not take without attention, or no
-            module that goes into any of the networks.
+        InputError: an unknown network, module, gate or option, a size that a network does not take without attention,
+            or no module that goes into any of the networks.
     """
     gate, options = parse_gate(gate), options or {}
     chosen = None if stages is None else tuple(sorted(set(stages)))

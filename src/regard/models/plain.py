@@ -7,7 +7,7 @@ import math
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from regard.errors import InputError
+from regard.errors import InputError, check_interval
 from regard.models.staged import StagedNetwork, init_classifier, init_convolutions
 
 # (kernel size, channels) of the convolutions of the wide NIN, group by group.
@@ -66,8 +66,7 @@ class NIN(StagedNetwork):
         super().__init__()
         if not math.isfinite(width) or int(96 * width) < 1:
             raise InputError(f"a NIN has a width of at least 1/96, not {width}")
-        if not 0 <= dropout < 1:
-            raise InputError(f"dropout is {dropout}; it has to be in [0, 1)")
+        check_interval("dropout", dropout, "[0, 1)")
         ins = 3
         for name, layers in zip(self.stage_names, _NIN_GROUPS, strict=True):
             group = nn.Sequential()
