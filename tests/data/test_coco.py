@@ -1,3 +1,4 @@
+import json
 import sys
 
 import numpy as np
@@ -176,6 +177,14 @@ def test_another_size_than_that_of_the_file(own):
     with pytest.raises(data.Unreadable, match="24 x 16"):
         found.mask(1)
     assert found.mask(2).shape == (8, 12)
+
+
+@pytest.mark.parametrize("side", [2_000_000_000, 10**30])
+def test_a_size_that_no_memory_holds(own, side):
+    images = content()["images"]
+    images[0] |= {"width": side, "height": side}
+    with pytest.raises(InputError, match=f"000000000000.jpg.*own.json.*width {side}"):
+        data.open_regions(own(images=images, annotations=[annotation(10, 3, [SQUARE])]))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -385,6 +394,21 @@ def test_a_polygon_of_very_many_corners(own, tmp_path, write_image):
     found = data.open_regions(own(images=[image], annotations=[annotation(10, 3, [circle.ravel().tolist()])]))
     y, x = np.indices((300, 400)) + 0.5
     assert np.array_equal(found.mask(0), np.hypot(x - 200, y - 150) < 100)
+
+
+def test_a_polygon_too_long_for_any_memory(own):
+    across = [[0, 0, 1_000_000, 1_000_000] * 1000]
+    with pytest.raises(InputError, match="annotation 1 of image 10 in .*own.json.* pixels long"):
+        data.open_regions(own(annotations=[annotation(10, 3, across)]))
+
+
+def test_lists_in_lists_without_end_are_one_line(own):
+    text = json.dumps(content(annotations=[annotation(10, 3, "shape", area=5)]))
+    for depth in (100, 100_000):
+        path = own(text.replace('"shape"', "[" * depth + "]" * depth))
+        with pytest.raises((InputError, data.Unreadable), match="own.json") as caught:
+            data.open_regions(path).mask(0)
+        assert "\n" not in str(caught.value)
 
 
 def test_very_many_objects_of_one_image(own, tmp_path, write_image):

@@ -15,7 +15,9 @@ from regard.data.listing import show
 from regard.errors import InputError, first_line
 from regard.optional import require
 
-_FARTHEST = 2.0**20  # coordinate; the library needs memory for each pixel along an edge
+# The library needs memory for each pixel along an edge.
+_LONGEST = 2**21  # pixels along all edges of an annotation
+_FARTHEST = 2.0**20  # coordinate
 
 Size = tuple[int, int]  # width and height
 Annotation = dict[str, Any]
@@ -52,6 +54,9 @@ def _code(annotation: Annotation, width: int, height: int) -> Code:
         codes = [_run_lengths(shape, width, height)]
     elif isinstance(shape, list) and shape:
         polygons = [polygon for polygon in (_numbers(ring, "polygon") for ring in shape) if len(polygon) > 4]
+        steps = (np.diff(polygon.reshape(-1, 2), axis=0) for polygon in polygons)
+        if sum(float(np.abs(step).max(axis=1).sum()) for step in steps) > _LONGEST:
+            raise ValueError(f"its polygons are more than {_LONGEST:,} pixels long")
         codes = library().frPoly([polygon.tolist() for polygon in polygons], height, width) if polygons else []
     elif shape or box is None:
         raise ValueError("it has neither a segmentation nor a bbox")

@@ -34,6 +34,7 @@ _PIPES = "REGARD_PIPES"
 _PLAIN = re.compile(r"[\w.:/%@+=,~?&#-]+")
 _MOST_CLASSES = 10**6
 _MOST_SHARDS = 500_000
+_MOST_BRACES = 10  # with more, names take seconds to expand
 _LONG_RANGE = re.compile(r"{-?\d*[1-9]\d{6,}\.\.|\.\.-?\d*[1-9]\d{6,}")  # to a million or more
 
 
@@ -219,10 +220,11 @@ def _of_split(source: str, split: str, splits: dict[str, Any], root: str) -> Web
     elif "tar" in source or ".." in source:  # file names
         pattern, _, images = source.partition("|")
         try:
-            if _LONG_RANGE.search(pattern) or next(islice(braceexpand(pattern), _MOST_SHARDS, None), None) is not None:
-                raise ValueError(f"there are at most {_MOST_SHARDS:,}")
+            long = pattern.count("{") > _MOST_BRACES or _LONG_RANGE.search(pattern)
+            if long or next(islice(braceexpand(pattern), _MOST_SHARDS, None), None) is not None:
+                raise ValueError(f"there are at most {_MOST_SHARDS:,}, in {_MOST_BRACES} braces")
             about = {"filenames": wds.SimpleShardList(pattern).urls, "num_samples": int(images or 0)}
-        except (ValueError, IndexError, RecursionError) as error:
+        except (ValueError, IndexError) as error:
             raise InputError(
                 f"{source[:200]!r} names no shards ({one_line(error)}); give a split of _info.json, or names such as "
                 "'train-{0000..0099}.tar|128000', the number after the bar that of the images"

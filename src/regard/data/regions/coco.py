@@ -38,6 +38,7 @@ from regard.errors import DataWarning, InputError, unknown
 
 _PREFIX = "instances_"
 _PREFERRED = ("val", "test", "train")
+_MOST_PIXELS = 2**28  # of an image
 _FIELDS = ("id", "image_id", "category_id", "segmentation", "bbox", "area", "iscrowd")
 
 
@@ -271,7 +272,7 @@ def _size(image: dict[str, Any], path: Path) -> Size | None:
     width, height = image.get("width"), image.get("height")
     if width is None and height is None:
         return None
-    if not (_is_whole(width) and _is_whole(height) and width > 0 and height > 0):
+    if not (_is_whole(width) and _is_whole(height) and width > 0 and height > 0 and width * height < _MOST_PIXELS):
         raise InputError(
             f"image {image['file_name']!r} in {show(path)} has width {width!r} and height {height!r}; expected whole "
             "numbers of pixels, or neither"
