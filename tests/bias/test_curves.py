@@ -139,12 +139,20 @@ def test_images_of_many_pixels() -> None:
     assert actual["focus_inside"].dtype == np.uint32
 
 
-@pytest.mark.parametrize("column", [pa.array([1] * 12), pa.array([[1, 2]] * 12), pa.array(["a"] * 12)])
-def test_damaged_curves_are_refused(results: Results, tmp_path, column: pa.Array) -> None:
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [
+        ("focus_inside", [1] * 12),
+        ("focus_inside", [[1, 2]] * 12),
+        ("focus_inside", ["a"] * 12),
+        ("only_fg", ["a"] * 12),
+    ],
+)
+def test_damaged_columns_are_refused(results: Results, tmp_path, name: str, column: list) -> None:
     path = results.save(tmp_path / "bias.json")
     table = results.to_arrow()
-    place = table.column_names.index("focus_inside")
-    parquet.write_table(table.set_column(place, "focus_inside", column), tmp_path / "bias.parquet")
+    others = table.drop_columns([name] if name in table.column_names else [])
+    parquet.write_table(others.append_column(name, pa.array(column)), tmp_path / "bias.parquet")
     with pytest.raises(InputError, match="bias.parquet holds no rows of results") as error:
         Results.load(path)
     assert "\n" not in str(error.value)

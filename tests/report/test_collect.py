@@ -68,8 +68,9 @@ def test_an_accuracy_that_is_none_is_none(make_run, value):
 
 def test_an_interval_needs_the_number_of_test_images(make_run):
     run = make_run("student", measured=False)
-    run.write_metrics([{"epoch": 1, "test_accuracy": 1 / 7}])
-    assert (one(run).test_accuracy, one(run).accuracy) == (1 / 7, None)
+    for wrong in ({}, {"test_images": "many"}, {"test_images": 0}, {"test_images": [700]}):
+        run.write_metrics([{"epoch": 1, "test_accuracy": 1 / 7, **wrong}])
+        assert (one(run).test_accuracy, one(run).accuracy, one(run).test_images) == (1 / 7, None, None)
     run.write_metrics([{"epoch": 1, "test_accuracy": 1 / 7, "test_images": 700}])
     assert one(run).accuracy == stats.proportion(100, 700)
 

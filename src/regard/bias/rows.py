@@ -35,6 +35,7 @@ COLUMNS: dict[str, type[np.generic]] = {
 CURVES = ("focus_inside", "focus_outside", "levels_beyond")
 MAPS = "map"
 
+_NO_COLUMNS = {name: np.empty(0, dtype) for name, dtype in COLUMNS.items()}
 _PARQUET = "a Parquet file"
 _KEY = "image"  # the column of the images' names
 _SHAPE = ("map_height", "map_width")
@@ -61,11 +62,12 @@ class Rows:
         missing = [name for name in COLUMNS if name not in self.columns]
         if missing:
             raise InputError(f"the rows lack {', '.join(missing)}; expected columns {', '.join(COLUMNS)}")
-        columns = {name: np.asarray(self.columns[name]).astype(dtype, copy=False) for name, dtype in COLUMNS.items()}
+        types = COLUMNS | {name: np.float32 for name in VARIANTS if name in self.columns}
+        columns = {name: np.asarray(self.columns[name]).astype(dtype, copy=False) for name, dtype in types.items()}
         for name, values in columns.items():
             if values.shape != (len(self),):
                 raise InputError(f"column {name} has shape {values.shape}; expected ({len(self)},), one value per key")
-        columns |= {name: self.columns[name] for name in (*VARIANTS, *CURVES, MAPS) if name in self.columns}
+        columns |= {name: self.columns[name] for name in (*CURVES, MAPS) if name in self.columns}
         object.__setattr__(self, "columns", columns)
 
     def __len__(self) -> int:
@@ -171,9 +173,6 @@ def columns_of(batches: Sequence[Mapping[str, Tensor]]) -> dict[str, np.ndarray]
     if MAPS in batches[0]:
         columns[MAPS] = _objects([one for batch in batches for one in batch[MAPS].cpu().numpy()])
     return columns
-
-
-_NO_COLUMNS = {name: np.empty(0, dtype) for name, dtype in COLUMNS.items()}
 
 
 def _objects(arrays: Sequence[np.ndarray]) -> np.ndarray:

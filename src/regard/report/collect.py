@@ -74,7 +74,7 @@ class RunResult:
     @property
     def test_images(self) -> int | None:
         """Their number; None where the run does not say it."""
-        return self.metrics[-1].get("test_images") if self.metrics else None
+        return _test_images(self.metrics)
 
     def estimate(self, measure: str) -> Estimate | None:
         """One of `MEASURES`, in [0, 1], with its interval over the test images; None where it is not known."""
@@ -175,7 +175,7 @@ class _Reader:
         recipe, metrics, environment = self._recipe(run), tuple(run.metrics()), run.environment
         bias = Results.load(run.folder / "bias.json") if (run.folder / "bias.json").is_file() else None
         last = metrics[-1] if metrics else {}
-        accuracy, images = _share(last.get("test_accuracy")), last.get("test_images")
+        accuracy, images = _share(last.get("test_accuracy")), _test_images(metrics)
         classes, side = len(environment.get("classes", ())), Preprocessing.in_testing(recipe.data).size
         key = repr((recipe.model, classes, side))
         if key not in self._costs:
@@ -216,6 +216,11 @@ def cost(recipe: Recipe, classes: int, side: int | None) -> tuple[int | None, in
         return sum(parameter.numel() for parameter in model.parameters()), None
     network = complexity(model, side)
     return network.parameters, network.multiply_adds
+
+
+def _test_images(metrics: Sequence[dict[str, Any]]) -> int | None:
+    images = metrics[-1].get("test_images") if metrics else None
+    return images if isinstance(images, int) and images > 0 else None
 
 
 def _share(value: Any) -> float | None:

@@ -24,7 +24,7 @@ from regard.training import WHERE, Recipe, Run, flat, option_text, plain
 
 _MOST_FIELDS = 4  # that tell networks with the same model apart
 _DEEPEST = 8  # of teachers' teachers; a run that is its own teacher ends there
-_SEED_IN_NAME = re.compile(r"-seed(\d+)(?=$|/)")  # as `regard train` names runs
+_SEED_IN_NAME = re.compile(r"-seed(\d{1,18})(?=$|/)")  # as `regard train` names runs
 _DESCRIBED = ("model.", "transfer.", "guidance.")
 
 
