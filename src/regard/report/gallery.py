@@ -21,12 +21,13 @@ from regard.report.glossary import name_of
 from regard.report.overlay import data_uri, draw
 
 RANDOM, ALL = "Random images", "All images"
-_CHANGED = 21  # purpose of the random stream of changed images, among those of a seed
-_CHANGED_SIZE = 160  # pixels of the longer side
 DIFFERENT = "Largest differences in energy inside"
 
 MEASURES = ("spill", "miss", "iou", "energy_inside", "auc", "pointing")
 """Of one image, for captions."""
+
+_CHANGED = 21  # purpose of the random stream of changed images, among those of a seed
+_CHANGED_SIZE = 160  # pixels of the longer side
 
 
 def spread(total: int, count: int) -> list[int]:
@@ -231,15 +232,15 @@ def changed_images(
     complete = np.all([~np.isnan(one.rows[name]) for one in results for name in VARIANTS], axis=0)
     order = RandomStream(0, _CHANGED).permutation(len(complete))
     chosen = [row for row in order.tolist() if complete[row]][:count]
-    places = {key: place for place, key in enumerate(dataset.keys)}
+    indices = {key: index for index, key in enumerate(dataset.keys)}
     for row in chosen:
         key = results[0].keys[row]
-        ((batch, variants),) = interventions.batches([places[key]])
+        ((batch, variants),) = interventions.batches([indices[key]])
         images = {"": batch.images, **{name: changed for name, changed, _ in variants}}
         pictures = []
         for name, image in images.items():
             pixels = denormalised(image, mean, std)[0].permute(1, 2, 0).cpu().numpy()
             right = tuple(bool(one.rows[name or "correct"][row]) for one in results)
             pictures.append((name, data_uri(draw(pixels, size=_CHANGED_SIZE)), right))
-        label = dataset.classes[int(dataset.labels[places[key]])]
+        label = dataset.classes[int(dataset.labels[indices[key]])]
         yield ChangedImage(key, label, tuple(pictures))

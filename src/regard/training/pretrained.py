@@ -102,9 +102,9 @@ def load_pretrained(
     """
     path = Path(source)
     name, separator, file = str(source).partition("=")
-    described = path / WEIGHTS if (path / WEIGHTS).is_file() else path
-    if described.suffix == ".safetensors" and described.is_file():
-        pretrained = _imported(described)
+    weights_file = path / WEIGHTS if (path / WEIGHTS).is_file() else path
+    if weights_file.suffix == ".safetensors" and weights_file.is_file():
+        pretrained = _imported(weights_file)
     elif path.is_dir():
         run, which = Run.open(path), weights or "last"
         if weights is not None:

@@ -89,8 +89,8 @@ def train(
         processes.alone(lambda: None if resumes else Run.check_free(run.folder, overwrite=overwrite))
         task_type = task_of(recipe)
         splits = splits or processes.first(lambda: task_type.load_data(recipe.data))  # first, because it may download
-        train, classes = splits.train, splits.train.classes
-        recipe = processes.first(lambda: task_type.completed(recipe, train, processes.note))
+        images, classes = splits.train, splits.train.classes
+        recipe = processes.first(lambda: task_type.completed(recipe, images, processes.note))
         record = make_record(splits, processes, accuracy="accuracy" in task_type.measures)
         processes.alone(lambda: check_same_run(recipe, run, classes, record) if resumes else None)
         torch.manual_seed(recipe.seed)
