@@ -275,8 +275,8 @@ def without_nan(record: Mapping[str, Any]) -> dict[str, Any]:
     return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in record.items()}
 
 
-def with_ends(key: str, one: Estimate | Difference) -> dict[str, Any]:
-    """Its value as `key`, and the ends of its interval as `key_low` and `key_high`; None for NaN."""
+def interval_record(key: str, one: Estimate | Difference) -> dict[str, Any]:
+    """The value as `key`, and the ends of its interval as `key_low` and `key_high`; None for NaN."""
     return without_nan({key: one.value, f"{key}_low": one.low, f"{key}_high": one.high})
 
 

@@ -16,7 +16,7 @@ from regard.formatting import shortened
 from regard.report import captions
 from regard.report.glossary import name_of
 from regard.report.records import TEST, Note, gathered, records_table
-from regard.stats import Difference, Estimate, proportion, with_ends
+from regard.stats import Difference, Estimate, interval_record, proportion
 
 MOST_CLASSES = 40
 """As many are all in the table of classes; of more, the `MOST_BIASED` with at least `LEAST_IMAGES` images."""
@@ -188,7 +188,7 @@ def drops(results: Sequence[Results], chosen: Sequence[str]) -> list[dict[str, A
             of_part = effects(one, flags)
             of_variants = {variant: of_part[f"drop_{variant}"] for variant in VARIANTS} if of_part else {}
             if known := {variant: one for variant, one in of_variants.items() if one.n}:
-                records.append({"network": name, "part": part, **_with_ends(known)})
+                records.append({"network": name, "part": part, **_interval_records(known)})
     return records
 
 
@@ -257,8 +257,8 @@ def _measures(summary: Summary) -> dict[str, Any]:
     compared = summary.position_bias.n
     biased = round(compared * (summary.position_bias.value + summary.range_bias.value)) if compared else 0
     estimates = {**summary.estimates(), "inside": proportion(compared - biased, compared)}
-    return {"images": summary.images, "compared": compared, **_with_ends(estimates)}
+    return {"images": summary.images, "compared": compared, **_interval_records(estimates)}
 
 
-def _with_ends(estimates: Mapping[str, Estimate | Difference]) -> dict[str, Any]:
-    return {key: number for name, one in estimates.items() for key, number in with_ends(name, one).items()}
+def _interval_records(estimates: Mapping[str, Estimate | Difference]) -> dict[str, Any]:
+    return {key: number for name, one in estimates.items() for key, number in interval_record(name, one).items()}

@@ -14,7 +14,7 @@ from regard.report.collect import RunResult
 from regard.report.glossary import name_of
 from regard.report.records import Note
 from regard.report.seeds import SeedGroup
-from regard.stats import Difference, Estimate, with_ends
+from regard.stats import Difference, Estimate, interval_record
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -57,7 +57,7 @@ class Comparison:
             "measure": self.measure,
             "over": self.over,
             "n": one.n,
-            **with_ends("difference", one),
+            **interval_record("difference", one),
             "p": one.p,
             "p_adjusted": one.p_adjusted,
             "significant": None if one.p is None else one.significant,

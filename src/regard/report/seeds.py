@@ -19,7 +19,7 @@ from regard.errors import InputError
 from regard.formatting import printable
 from regard.report.collect import MEASURES, RunResult
 from regard.report.records import Note
-from regard.stats import Estimate, with_ends
+from regard.stats import Estimate, interval_record
 from regard.training import WHERE, Recipe, Run, flat, option_text, plain
 
 _MOST_FIELDS = 4  # that tell networks with the same model apart
@@ -98,7 +98,7 @@ class SeedGroup:
             values = list(self.values(measure).values())
             deviation = statistics.stdev(values) if estimate and len(self.runs) > 1 and len(values) > 1 else None
             bare = Estimate(math.nan if value is None else value, math.nan, math.nan, 0)
-            record |= with_ends(measure, estimate or bare)
+            record |= interval_record(measure, estimate or bare)
             record |= {f"{measure}_n": estimate.n if estimate else None, f"{measure}_deviation": deviation}
         return record
 

@@ -74,7 +74,7 @@ class GroupScores(Tabular):
                 "class": class_name(label, self.class_names),
                 "group": group,
                 "images": score.n,
-                **stats.with_ends("score", score),
+                **stats.interval_record("score", score),
             }
             for label in self.classes
             for group, score in enumerate(self.estimates(label), 1)
@@ -87,11 +87,13 @@ class GroupScores(Tabular):
             scores = {i: score for i, score in enumerate(self.estimates(label), 1) if not math.isnan(score.value)}
             name = class_name(label, self.class_names)
             record: dict[str, Any] = {"layer": self.layer, "class": name, "images": images}
-            record |= stats.with_ends("whole", self.whole_image(label))
+            record |= stats.interval_record("whole", self.whole_image(label))
             record["mean"] = math.fsum(one.value for one in scores.values()) / len(scores) if scores else None
             for key, pick in (("highest", max), ("lowest", min)):
                 group = pick(scores, key=lambda i: scores[i].value, default=None)
-                record |= {f"{key}_group": group, **(stats.with_ends(key, scores[group]) if group is not None else {})}
+                record[f"{key}_group"] = group
+                if group is not None:
+                    record |= stats.interval_record(key, scores[group])
             records.append(record | {"groups": self.groups, "without_score": self.groups - len(scores)})
         return records
 

@@ -16,7 +16,7 @@ from regard.errors import InputError
 from regard.logits import checked_labels, class_logits, logits_of, predicted_classes
 from regard.modes import check_image_size, evaluation_mode, of_its_dtype
 from regard.notebook import records_html
-from regard.stats import proportion, with_ends, without_nan
+from regard.stats import interval_record, proportion, without_nan
 from regard.training.datasets import Images, default_size, load_data, make_loaders
 from regard.training.distributed import Processes
 from regard.training.hooks import Guided, Hook, Mix
@@ -149,7 +149,7 @@ class Score(NamedTuple):
         """One dict, JSON-ready: `images`, `loss`, `accuracy` and `top5` with the ends of their 95% intervals."""
         record: dict[str, Any] = {"images": self.images, "loss": self.loss}
         for measure, count in (("accuracy", self.correct), ("top5", self.top5)):
-            record |= with_ends(measure, proportion(count, self.images))
+            record |= interval_record(measure, proportion(count, self.images))
         return [without_nan(record)]
 
     def _repr_html_(self) -> str:
