@@ -141,9 +141,8 @@ def _modules(
     for _, group in groupby(points, key=lambda point: point.stage):
         together = [(point.channels, _like(model, point)) for point in group]
         if for_stage is not None:
-            like = together[0][1]
-            channels = [of_point for of_point, _ in together]
-            modules += for_stage(channels, gate=gate, device=like.device, dtype=like.dtype, **options)
+            stage_channels, likes = zip(*together, strict=True)
+            modules += for_stage(stage_channels, gate=gate, device=likes[0].device, dtype=likes[0].dtype, **options)
         else:
             modules += [
                 create(name, channels, gate=gate, device=like.device, dtype=like.dtype, **options)

@@ -96,7 +96,7 @@ def names_within(layers: Iterable[str], names: Sequence[str], what: str) -> list
     Args:
         layers: names of layers.
         names: of modules.
-        what: the modules are, in the message.
+        what: what the message calls these modules.
 
     Raises:
         InputError: a layer without any.

@@ -183,8 +183,9 @@ def _published() -> dict[tuple[str | None, str, str], Published]:
     table = yaml.safe_load((files("regard.models") / "sa_net.yaml").read_text(encoding="utf-8"))
     rows: dict[tuple[str | None, str, str], Published] = {}
     for row in table["rows"]:
-        detector, attention, why = row.get("detector"), row["attention"], table["detection_notes"]
-        notes = [row.get("note"), *([why.get(detector), why.get(attention)] if detector else [])]
+        detector, attention, notes = row.get("detector"), row["attention"], [row.get("note")]
+        if detector is not None:
+            notes += [table["detection_notes"].get(part) for part in (detector, attention)]
         published = Published(row["parameters"], row["gflops"], "; ".join(filter(None, notes)))
         rows[detector, row["network"], attention] = published
     return rows

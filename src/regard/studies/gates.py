@@ -293,21 +293,21 @@ def attention_layers(
         InputError: there is none, or none in one of the layers.
     """
     network = readable(model)
-    every: dict[str, nn.Module] = {}
+    modules: dict[str, nn.Module] = {}
     for name, module in named_layers(network):
-        inside = any(name.startswith(f"{outer}.") or not outer for outer in every)
+        inside = any(name.startswith(f"{outer}.") or not outer for outer in modules)
         if inside or isinstance(module, IdentityStart):  # of that, the module in it
             continue
         if is_registered(module) or isinstance(module, GatedAttention) or is_added(module):
-            every[name] = module
-    if not every:
+            modules[name] = module
+    if not modules:
         raise InputError(
             f"{type(network).__name__} has no attention module of regard; train one with it (--model.attention se), "
             "make it so (models.create(name, attention='se')) or put it in (attention.attach(model, 'se'))"
         )
-    known = {uncompiled(name): module for name, module in every.items() if quantity == "output" or has_gate(module)}
+    known = {uncompiled(name): module for name, module in modules.items() if quantity == "output" or has_gate(module)}
     if not known:
-        kinds = ", ".join(sorted({type(module).__name__ for module in every.values()}))
+        kinds = ", ".join(sorted({type(module).__name__ for module in modules.values()}))
         raise InputError(
             f"the attention modules of {type(network).__name__} ({kinds}) have no gate, or do not say what they "
             "multiply features with (a method gate_values); quantity='output' averages what they give"
