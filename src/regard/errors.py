@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import is_dataclass
 from numbers import Integral, Real
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -100,6 +100,11 @@ def check_fields(instance: Any, prefix: str = "") -> None:
             check_number(f"{prefix}{name}", value, kind.__metadata__[0], whole=whole)
         elif get_origin(kind) is Literal and value not in get_args(kind):
             raise unknown(f"{prefix}{name}", value, get_args(kind))
+
+
+def first_few(texts: Sequence[str], count: int = 3) -> str:
+    """The first texts: a, b, c, …"""
+    return ", ".join(texts[:count]) + (", …" if len(texts) > count else "")
 
 
 def one_line(error: BaseException) -> str:

@@ -13,7 +13,7 @@ from regard.cli.inputs import joined, limited, on_unreadable, open_networks
 from regard.cli.options import add_device, add_reading, add_saved_weights, make_parser
 from regard.columns import Column
 from regard.data import ImageDataset
-from regard.errors import InputError
+from regard.errors import InputError, first_few
 from regard.parser import Parser
 from regard.report import detected, records_table
 from regard.report.captions import NOTHING_DETECTED
@@ -141,7 +141,7 @@ def _measured(
             after_batch=after_batch,
         )
     if results.skipped:
-        command.note(f"{len(results.skipped)} unreadable images skipped: {results.skipped[0]}, …")
+        command.note(f"{len(results.skipped)} unreadable images skipped: {first_few(results.skipped)}")
     return results
 
 

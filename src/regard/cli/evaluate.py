@@ -13,7 +13,7 @@ from regard.cli.evaluation import ClassifierEvaluation
 from regard.cli.inputs import add_networks, evaluations, joined, open_networks
 from regard.cli.options import make_parser
 from regard.columns import Column
-from regard.errors import InputError
+from regard.errors import InputError, first_few
 from regard.parser import Parser
 from regard.report import records_table
 
@@ -62,8 +62,7 @@ def _evaluated(evaluation: ClassifierEvaluation, processes: training.Processes, 
     evaluation.release()
     skipped = [*getattr(images, "skipped", ()), *sorted(chain(*processes.of_all(score.skipped)))]
     if skipped:
-        more = ", …" if len(skipped) > 3 else ""
-        command.note(f"{len(skipped)} unreadable images skipped: {', '.join(skipped[:3])}{more}")
+        command.note(f"{len(skipped)} unreadable images skipped: {first_few(skipped)}")
     if not score.images:
         raise InputError(f"not one image of {images.name} has a label that {name} knows")
     record: dict[str, Any] = {"model": name, "weights": known.weights, "data": f"{images.name} {images.split}".strip()}

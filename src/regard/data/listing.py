@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from regard.data.decode import FORMATS
-from regard.errors import DataWarning, InputError
+from regard.errors import DataWarning, InputError, first_few
 
 EXTENSIONS = tuple(extension for extensions in FORMATS.values() for extension in extensions)
 """Extensions of image files, in lower case, with the dot."""
@@ -169,8 +169,8 @@ def show(path: Path) -> str:
 
 
 def first_of(names: Sequence[str], count: int = 5) -> str:
-    """The first `count` names, for messages."""
-    return ", ".join(map(repr, names[:count])) + (", …" if len(names) > count else "")
+    """The first `count` names, quoted, for messages."""
+    return first_few([*map(repr, names[: count + 1])], count)
 
 
 def _entries(folder: Path) -> list[tuple[str, bool, str]]:

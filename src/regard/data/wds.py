@@ -23,7 +23,7 @@ from regard.data.file_dataset import files_digest, open_regular
 from regard.data.listing import TEST_NAMES, existing_folder, first_of, is_system_or_hidden
 from regard.data.registry import register_splits
 from regard.data.text_files import read_class_names, unique
-from regard.errors import InputError, check_number, one_line, unknown
+from regard.errors import InputError, check_number, first_few, one_line, unknown
 from regard.files import MOST_BYTES, read_regular
 from regard.optional import require
 
@@ -106,7 +106,7 @@ class WebDataset:
         target = "json" if self.target_key else "cls"
         if not images or target not in sample:
             missing = " and ".join(["no image"] * (not images) + [f"no label (.{target})"] * (target not in sample))
-            first = ", ".join(f".{part}" for part in parts[:3]) + (", …" if len(parts) > 3 else "")
+            first = first_few([f".{part}" for part in parts])
             hint = f". {DOTS}" if any("." in part for part in parts) else ""
             raise Unreadable(f"{name!r} has {missing}, but {first}{hint}")
         try:

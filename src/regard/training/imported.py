@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from regard import models
-from regard.errors import InputError, first_line
+from regard.errors import InputError, first_few, first_line
 from regard.training.datasets import Preprocessing
 from regard.training.networks import load_network
 from regard.training.pretrained import Pretrained, describe, load_pretrained
@@ -102,8 +102,7 @@ def _check_finite(model: nn.Module, size: int, source: str) -> None:
     """Raises InputError unless all values of `model` and its logits of a black image are finite."""
     bad = [name for name, value in model.state_dict().items() if not torch.isfinite(value).all()]
     if bad:
-        names = ", ".join(bad[:3]) + (", …" if len(bad) > 3 else "")
-        raise InputError(f"{source} has NaN or infinite values in {len(bad)} of its tensors ({names})")
+        raise InputError(f"{source} has NaN or infinite values in {len(bad)} of its tensors ({first_few(bad)})")
     if not torch.isfinite(model(torch.zeros(1, 3, size, size))).all():
         raise InputError(f"{source} gives logits that are NaN or infinite for a black image of {size} pixels")
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from regard import data
-from regard.errors import InputError, ReportedElsewhere
+from regard.errors import InputError, ReportedElsewhere, first_few
 from regard.files import UNFINISHED, remove_files, written_files
 from regard.training.distributed import Processes
 from regard.training.recipe import WHERE, Recipe, flat, plain
@@ -28,8 +28,8 @@ def make_record(splits: data.Splits, processes: Processes, *, accuracy: bool) ->
     """
     for images in splits:
         if images.skipped:
-            names = ", ".join(images.skipped[:3]) + (", …" if len(images.skipped) > 3 else "")
-            processes.note(f"{len(images.skipped)} unreadable {images.split} images skipped: {names}")
+            count, names = len(images.skipped), first_few(images.skipped)
+            processes.note(f"{count} unreadable {images.split} images skipped: {names}")
     record = {
         name: {"images": _counts(images), "fingerprint": images.fingerprint()}
         for name, images in zip(("train", "test"), splits, strict=True)
