@@ -16,6 +16,7 @@ import torch
 from common import publish, table
 
 from regard import bias, maps, stats, training
+from regard.bias.detections import Region
 from regard.data import ImageDataset
 from regard.formatting import p_value
 
@@ -23,9 +24,7 @@ MEASURES = ("position_bias", "range_bias", "spill", "miss", "energy_inside", "po
 RATES = ("position_bias", "range_bias", "pointing")
 
 
-def measured(
-    options: argparse.Namespace, run: str, images: ImageDataset, method: str, region: bias.Region
-) -> bias.Results:
+def measured(options: argparse.Namespace, run: str, images: ImageDataset, method: str, region: Region) -> bias.Results:
     """The results, which are kept in the folder; interrupted, the same command goes on."""
     path = options.folder / f"{Path(run).name}-{method}-{region}.json"
     if path.is_file():

@@ -99,7 +99,8 @@ class Ours:
         )
         with tempfile.TemporaryDirectory() as folder:
             run = training.Run.create(Path(folder) / "run", recipe, batches.dataset.classes)
-            self.loop = Loop(recipe, run, Objective(network, None), batches, batches, processes)
+            task = training.Classification(recipe, network, Objective(network, None), batches, batches)
+            self.loop = Loop(recipe, run, task, processes)
         self.waiting: list[float] = []
         self.besides: list[float] = []
 

@@ -475,7 +475,8 @@ def epoch(
     with tempfile.TemporaryDirectory() as folder:
         run = training.Run.create(Path(folder) / "run", recipe, train.classes)
         processes = Processes(str(device), recipe.precision, recipe.wait_minutes)
-        loop = Loop(recipe, run, objective, batches, batches, processes)
+        task = training.Classification(recipe, model, objective, batches, batches)
+        loop = Loop(recipe, run, task, processes)
 
     def work() -> float:
         loop.step = 0
