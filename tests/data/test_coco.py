@@ -347,6 +347,7 @@ def test_a_category_without_annotations_whose_name_another_has_is_left_out(own):
         ({"annotations": [annotation(10, 3, {"size": [2**31, 12], "counts": [96]})]}, "size [2147483648, 12]"),
         ({"annotations": [annotation(10, 3, {"size": [8, 12], "counts": [96, 10**30, -(10**30)]})]}, "malformed"),
         ({"annotations": [annotation(10, 3, [[1.5, 2, 3, 4, 5, 10**400]])]}, "no number"),
+        ({"annotations": [annotation(10, 3, [[1, 2, 3, 4, 5, -(2**63)]])]}, "not below 1,048,576"),
         ({"annotations": [annotation(10, 3, [], bbox=[5, 5, -3, 2])]}, "-3 wide and 2 high"),
         ({"annotations": [annotation(10, 3, {"counts": [96]})]}, "size None"),
         ({"annotations": [annotation(10, 3, {"size": [8, 12], "counts": "~~~~"})]}, "run-length code"),

@@ -58,6 +58,7 @@ def test_objects_of_coco(own):
     assert found.objects(0, masks=False).masks is None and found.subset([2, 0]).objects(1).ids.tolist() == [5, 8, 9]
     # The evaluation gets boxes as they are stated.
     assert found.instances(0).boxes[1].tolist() == [-2, 6, 5, 9] and found.instances(0).counts[2] is not None
+    assert own([annotation(2**64, 12, bbox=[1, 1, 4, 4], iscrowd=0)]).objects(0).ids.tolist() == [0]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -17,7 +17,7 @@ from regard.optional import require
 
 # The library needs memory for each pixel along an edge.
 _LONGEST = 2**21  # pixels along all edges of an annotation
-_FARTHEST = 2.0**20  # coordinate
+_FARTHEST = 2**20  # coordinate
 
 Size = tuple[int, int]  # width and height
 Annotation = dict[str, Any]
@@ -135,8 +135,8 @@ def _numbers(values: object, field: str, count: int | None = None) -> NDArray[An
         numbers = np.array(values or np.zeros(0))
     except (ValueError, OverflowError):  # lists of different lengths, or integers too large for a float
         numbers = np.array("")
-    if numbers.dtype.kind not in "iuf" or numbers.ndim != 1 or not (np.abs(numbers) < _FARTHEST).all():
-        raise ValueError(f"its {field} has a coordinate that is no number")
+    if numbers.dtype.kind not in "iuf" or numbers.ndim != 1 or not (np.abs(numbers.astype(float)) < _FARTHEST).all():
+        raise ValueError(f"its {field} has a coordinate that is no number, or not below {_FARTHEST:,}")
     if len(numbers) % 2 or count not in (None, len(numbers)):
         raise ValueError(f"its {field} has {len(numbers)} numbers; expected {count or 'an x and a y for each corner'}")
     return numbers

@@ -105,7 +105,8 @@ class CocoDataset(FileDataset):
             boxes.append(box_around(codes[i]) if annotation["bbox"] is None else self._box(annotation, frame, size))
             areas[i] = areas[i] or area_of(codes[i])
             crowd.append(bool(annotation["iscrowd"]))
-            ids.append(annotation["id"] if isinstance(annotation["id"], int) else i)
+            number = isinstance(annotation["id"], int) and abs(annotation["id"]) < 2**63
+            ids.append(annotation["id"] if number else i)
         return Instances(
             frame.upright,
             np.array(labels, dtype=np.int64),
