@@ -451,6 +451,7 @@ def test_a_higher_threshold_narrows_the_focus(case):
         ((torch.rand(2, 4, 4), torch.ones(2, 4, 4)), {}, "regions are torch.float32"),
         ((torch.rand(2, 4, 4), [[True]]), {}, "regions are list"),
         ((torch.rand(1, 4, 4), torch.ones(1, 4, 4, dtype=torch.bool)), {"threshold": 0}, "threshold is 0"),
+        ((torch.rand(1, 4, 4), torch.ones(1, 4, 4, dtype=torch.bool)), {"threshold": "0.5"}, "threshold is '0.5'"),
         ((torch.rand(1, 4, 4), torch.ones(1, 4, 4, dtype=torch.bool)), {"threshold": 1.5}, "threshold is 1.5"),
         ((torch.rand(1, 4, 4), torch.ones(1, 4, 4, dtype=torch.bool)), {"thresholds": ()}, "give at least one"),
         ((torch.rand(1, 4, 4), torch.ones(1, 4, 4, dtype=torch.bool)), {"thresholds": (0.5, 0)}, "threshold is 0;"),

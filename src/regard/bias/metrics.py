@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from regard.bias.ranking import Ranking
-from regard.errors import InputError, check_interval, check_number
+from regard.errors import InputError, check_number
 from regard.maps.method import resized
 
 THRESHOLDS = tuple(i / 20 for i in range(1, 20))  # 0.05, 0.1, …, 0.95
@@ -262,8 +262,8 @@ def _dilated(regions: Tensor, radius: int) -> Tensor:
 
 
 def check_focus(threshold: float, margin: int = 0, tolerance: int = 0) -> None:
-    """Raises InputError for a threshold that is not above 0 and at most 1, or no whole number of pixels from 0 on."""
-    check_interval("threshold", threshold, "(0, 1]")
+    """Raises InputError unless 0 < threshold <= 1, and margin and tolerance are whole numbers of pixels."""
+    check_number("threshold", threshold, "(0, 1]", whole=False)
     for name, pixels in (("margin", margin), ("tolerance", tolerance)):
         check_number(name, pixels, "[0, 10^6]", whole=True)
 
