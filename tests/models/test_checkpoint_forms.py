@@ -226,7 +226,8 @@ def test_what_is_no_checkpoint_is_called_by_what_it_is(kind, here, capsys) -> No
 def test_a_format_is_known_by_its_content(here) -> None:
     save_file(STATE, "a.pth")
     torch.save(STATE, "a.safetensors")
-    for name in ("a.pth", "a.safetensors"):
+    torch.save(STATE, "b.pth", pickle_protocol=3, _use_new_zipfile_serialization=False)
+    for name in ("a.pth", "a.safetensors", "b.pth"):
         assert equal(models.load_official(network(9), name), STATE)
 
 

@@ -39,7 +39,7 @@ _BEGINNINGS = {
     **{
         bytes((0x80, protocol)): f"a pickle of protocol {protocol}, which torch does not read safely, and is refused; "
         "where you trust it, unpickle it and save the state_dict() with torch.save"
-        for protocol in (3, 4, 5)
+        for protocol in (4, 5)
     },
     b"<": "a web page, not a checkpoint; download the file itself",
     b"{": "JSON, not a checkpoint",
