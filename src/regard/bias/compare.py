@@ -14,7 +14,7 @@ from regard.bias.results import Results
 from regard.bias.summary import comparable, rate
 from regard.errors import InputError, unknown
 from regard.notebook import Tabular
-from regard.stats import Difference, holm, independent_proportions, paired_means, paired_proportions, without_nan
+from regard.stats import Difference, holm, independent_proportions, interval_record, paired_means, paired_proportions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -151,9 +151,7 @@ def effect_records(results: Results, differences: Mapping[str, Difference]) -> l
         record: dict[str, Any] = {"model": results.model, "measure": measure, **difference.to_record()}
         for side, flags in zip(("first", "second"), pairs[measure], strict=True):
             one = rate(flags)
-            record |= without_nan(
-                {side: one.value, f"{side}_low": one.low, f"{side}_high": one.high, f"{side}_n": one.n}
-            )
+            record |= {**interval_record(side, one), f"{side}_n": one.n}
         records.append(record)
     return records
 

@@ -19,7 +19,7 @@ from regard.bias.metrics import CURVE_THRESHOLDS, check_focus, focus_measures
 from regard.bias.rows import CURVES, Rows
 from regard.bias.summary import Summary, comparable, rate
 from regard.errors import InputError, first_line, unknown
-from regard.files import MOST_BYTES, check_written, read_regular, utf8, written_aside
+from regard.files import MOST_BYTES, check_written, read_regular, utf8, writing, written_aside
 from regard.notebook import Tabular, records_html
 from regard.stats import Estimate, mean, without_nan
 
@@ -318,13 +318,11 @@ class Results(Tabular):
         path = Path(path)
         beside = _rows_file(path)
         text = json.dumps({**self.to_dict(), "rows": beside.name}, allow_nan=False, separators=(",", ":"))
-        try:
+        with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             Rows(self.keys, self.rows).write(beside)
             with written_aside(path) as aside:
                 aside.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise InputError(f"cannot write {path}: {error.strerror or error}; give another path") from None
         return path
 
     @staticmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import torch
@@ -49,10 +49,45 @@ def read_into_memory(
     """
     check_reading(size, unreadable, memory_limit)
     with quiet():
-        width, height = _size_in_memory(dataset, size, unreadable, memory_limit)
-        images = np.empty((len(dataset), 3, height, width), dtype=np.uint8)
-        regions = np.zeros((len(dataset), height, width), dtype=np.bool_) if dataset.has_masks else None
-        failed = _fill(images, regions, dataset, size, unreadable)
+        return _read(dataset, _size_in_memory(dataset, size, unreadable, memory_limit), size, unreadable)
+
+
+def read_splits(
+    train: ImageDataset, test: ImageDataset, *, size: int | None, unreadable: OnUnreadable, memory_limit: int
+) -> Splits[InMemoryDataset]:
+    """Read a training and a test split as `read_into_memory` does, with its options; the memory limit applies to each.
+
+    Both get the mean and std of the training images. Raises InputError as `read_into_memory` does, and if the splits
+    have images of different sizes; size and memory of both are checked before any image is read.
+    """
+    with quiet():
+        pixels, others = (_size_in_memory(images, size, unreadable, memory_limit) for images in (train, test))
+        if pixels != others:
+            raise InputError(
+                f"images {_where(train)} have {_by(*pixels)} pixels, {_where(test)} {_by(*others)}; give one size for "
+                f"all (--data.size {min(pixels)})"
+            )
+        first, second = (_read(images, pixels, size, unreadable) for images in (train, test))
+    return Splits(replace(first, split="train"), replace(second, split="test", mean=first.mean, std=first.std))
+
+
+def check_reading(size: int | None = None, unreadable: str = "error", memory_limit: int = MEMORY_LIMIT) -> None:
+    """Raises InputError if the size or the memory limit is no positive integer, or `unreadable` is unknown."""
+    for name, value in (("size", size), ("memory_limit", memory_limit)):
+        if value is not None:
+            check_number(name, value, "[1, inf)", whole=True)
+    if unreadable not in get_args(OnUnreadable):
+        raise InputError(f"unreadable is {unreadable!r}; give 'error' or 'skip'")
+
+
+def _read(
+    dataset: ImageDataset, pixels: tuple[int, int], size: int | None, unreadable: OnUnreadable
+) -> InMemoryDataset:
+    """Reads all images, of this width and height, as `read_into_memory` says."""
+    width, height = pixels
+    images = np.empty((len(dataset), 3, height, width), dtype=np.uint8)
+    regions = np.zeros((len(dataset), height, width), dtype=np.bool_) if dataset.has_masks else None
+    failed = _fill(images, regions, dataset, size, unreadable)
     labels = dataset.labels
     if failed:
         readable = torch.ones(len(labels), dtype=torch.bool)
@@ -72,32 +107,6 @@ def read_into_memory(
     return InMemoryDataset(
         tensor, labels, dataset.classes, dataset.name, dataset.split, mean, std, regions=masks, skipped=skipped
     )
-
-
-def read_splits(train: ImageDataset, test: ImageDataset, **options: Any) -> Splits[InMemoryDataset]:
-    """Read a training and a test split as `read_into_memory` does, with its options; the memory limit applies to each.
-
-    Both get the mean and std of the training images. Raises InputError as `read_into_memory` does, and if the splits
-    have images of different sizes; size and memory of both are checked before any image is read.
-    """
-    with quiet():
-        sizes = [_size_in_memory(images, **options) for images in (train, test)]
-    if sizes[0] != sizes[1]:
-        raise InputError(
-            f"images {_where(train)} have {_by(*sizes[0])} pixels, {_where(test)} {_by(*sizes[1])}; give one size for "
-            f"all (--data.size {min(sizes[0])})"
-        )
-    first, second = (read_into_memory(images, **options) for images in (train, test))
-    return Splits(replace(first, split="train"), replace(second, split="test", mean=first.mean, std=first.std))
-
-
-def check_reading(size: int | None = None, unreadable: str = "error", memory_limit: int = MEMORY_LIMIT) -> None:
-    """Raises InputError if the size or the memory limit is no positive integer, or `unreadable` is unknown."""
-    for name, value in (("size", size), ("memory_limit", memory_limit)):
-        if value is not None:
-            check_number(name, value, "[1, inf)", whole=True)
-    if unreadable not in get_args(OnUnreadable):
-        raise InputError(f"unreadable is {unreadable!r}; give 'error' or 'skip'")
 
 
 def _size_in_memory(

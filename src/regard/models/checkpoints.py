@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from regard.errors import InputError, first_line
+from regard.errors import InputError, first_few, first_line
 from regard.files import utf8_path, written_aside
 
 _HEADER = 100_000_000  # bytes that safetensors allows its header
@@ -281,9 +281,7 @@ def check_fit(model: nn.Module, state: Mapping[str, Tensor], source: str) -> Non
         ],
     }
     parts = [
-        f"{len(names)} {what} ({', '.join(name[:100] for name in names[:3])}{', …' if len(names) > 3 else ''})"
-        for what, names in faults.items()
-        if names
+        f"{len(names)} {what} ({first_few([name[:100] for name in names])})" for what, names in faults.items() if names
     ]
     if parts:
         raise InputError(f"{source} does not fit {type(model).__name__}: {'; '.join(parts)}")
