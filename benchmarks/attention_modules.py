@@ -83,7 +83,10 @@ def build(case: Case, channels: int, device: torch.device, dtype: torch.dtype, c
     variants = {"regard": attention.create(case.ours, channels, **case.options), "textbook": case.plain(channels)}
     if compiled:
         torch.compiler.reset()  # torch compiles a class a few times, and then leaves it as it is
-        variants |= {f"{name} compiled": torch.compile(module, dynamic=False) for name, module in variants.items()}
+        # Alone, a module with a convolution would be compiled for channels last, and contiguous features turned there
+        # and back. In a compiled network the convolutions around it are in channels last, too.
+        kept = torch.compile(dynamic=False, options={"layout_optimization": False})
+        variants |= {f"{name} compiled": kept(module) for name, module in variants.items()}
     if case.timms is not None:
         variants["timm"] = timm.layers.get_attn(case.timms)(channels, **TIMM_OPTIONS.get(case.timms, {}))
     return {name: module.to(device, dtype).train() for name, module in variants.items()}

@@ -152,6 +152,9 @@ def test_combine_with_terms(present) -> None:
     g = torch.randn_like(x) if "g" in present else None
     expected = expected + g if g is not None else expected
     check(kernels.combine(x, a, b, c, d, g, None, None, present[0] != "-"), expected.double(), x)
+    if g is not None:
+        check(kernels.combine(x, a, b, c, d, g, None, None, present[0] != "-", y=g), expected.double(), x)
+        check(g, expected.double(), x)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -271,7 +274,7 @@ def test_modules_run_on_the_kernels(monkeypatch, caplog, name) -> None:
     launches = []
     for function in kernels.__all__[2:]:
         plain = getattr(kernels, function)
-        monkeypatch.setattr(kernels, function, lambda *a, f=plain, n=function: launches.append(n) or f(*a))
+        monkeypatch.setattr(kernels, function, lambda *a, f=plain, n=function, **k: launches.append(n) or f(*a, **k))
     with reference():
         expected = outputs(layer, x)
     assert not launches

@@ -347,6 +347,8 @@ def test_wrong_input_is_said_in_a_line() -> None:
         (lambda: attention.create(nn.Identity(), 64), "by its name or its class, not Identity"),
         (lambda: attention.create(lambda channels: None, 64), "no module but NoneType"),
         (lambda: attention.create("se", 64, gate=SubAttention), "SubAttention(order=1)"),
+        (lambda: attention.create("se", 64, reduction="x"), "'se' does not take the options {'reduction': 'x'}"),
+        (lambda: attention.create("shuffle", 64, groups=8.0), "'shuffle' does not take the options {'groups': 8.0}"),
         (lambda: SubAttention(-1), "at least 0"),
         (lambda: attention.register("se")(torch.nn.Identity), "registered already"),
     ):

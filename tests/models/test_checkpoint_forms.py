@@ -170,7 +170,7 @@ def compressed() -> bytes:
     return packed.getvalue()
 
 
-def saved(content: object, **how: bool) -> bytes:
+def saved(content: object, **how: int) -> bytes:
     buffer = io.BytesIO()
     torch.save(content, buffer, **how)
     return buffer.getvalue()
@@ -204,6 +204,7 @@ NO_CHECKPOINTS = {
         "whole module",
     ),
     "list": (saved([torch.zeros(2)]), "list"),
+    "protocol 4": (saved({"a": torch.zeros(2)}, pickle_protocol=4), "pickle of protocol 4"),
 }
 
 

@@ -271,6 +271,15 @@ def test_teachers_see_images_as_they_were_trained_on_them(precision, splits, tea
     assert not said and same.images(raw) is raw
 
 
+def test_a_folder_with_a_model_is_a_teacher(splits, teacher, tmp_path) -> None:
+    network, (mean, std) = Run.open(teacher).model(), (splits.train.mean, splits.train.std)
+    folder = models.save_pretrained(network, tmp_path / "model", preprocessing={"mean": mean, "std": std})
+    plan = recipe(f"--transfer.teacher={folder}", "--transfer.beta=1").transfer
+    notes: list[str] = []
+    (loaded,) = load_teachers(plan, splits.train, (32, 32), torch.device("cpu"), notes.append)
+    assert not notes and models.fingerprint(loaded.model) == models.fingerprint(network)
+
+
 def test_wrong_input_is_found_before_work_and_changes_nothing(splits, teacher, tmp_path) -> None:
     kept = tmp_path / "kept"
     training.train(recipe("--schedule.epochs=1"), kept, splits=splits)

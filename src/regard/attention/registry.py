@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from regard.attention.gates import Gate, Sigmoid, parse_gate
-from regard.errors import InputError, unknown
+from regard.errors import InputError, first_line, unknown
 
 _MODULES: dict[str, type[nn.Module]] = {}
 _Module = TypeVar("_Module", bound=type[nn.Module])
@@ -73,8 +73,8 @@ def create(
         options: the module's own, for example `groups` of 'shuffle' and `reduction` of 'se'.
 
     Raises:
-        InputError: an unknown name, an option the module does not have, a gate for a module that takes none, or
-            channels that do not suit it.
+        InputError: an unknown name, an option the module does not have or a value it does not take, a gate for a
+            module that takes none, or channels that do not suit it.
     """
     if isinstance(name, str):
         make: Callable[..., nn.Module] = get(name)
@@ -94,12 +94,22 @@ def create(
     for option in options:
         if option not in options_of_module and not open_ended:
             raise unknown(f"option of attention module {called}", option, options_of_module)
+    arguments = dict(options)
     if "gate" in parameters:
-        options["gate"] = gate
+        arguments["gate"] = gate
     elif parse_gate(gate) != Sigmoid():
         raise InputError(f"attention module {called} takes no gate, so none can be {gate!r}; leave the gate out")
     placed = {key: value for key, value in (("device", device), ("dtype", dtype)) if key in parameters}
-    module = make(channels, **options, **placed)
+    try:
+        module = make(channels, **arguments, **placed)
+    except InputError:
+        raise
+    except (TypeError, ValueError, RuntimeError) as error:  # whatever layers raise for a value of another kind
+        if not options:
+            raise
+        raise InputError(
+            f"attention module {called} does not take the options {options} ({first_line(error)})"
+        ) from error
     if not isinstance(module, nn.Module):
         raise InputError(f"{called} gave no module but {type(module).__name__}; an attention module was expected")
     return module if len(placed) == 2 else module.to(device=device, dtype=dtype)

@@ -8,6 +8,7 @@ import pickletools
 import re
 import warnings
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -147,18 +148,20 @@ def _zip_kind(path: Path) -> str | None:
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+            names = [member.filename for member in members]
+            pickles = [name for name in names if name.endswith("data.pkl")]
+            start = archive.open(pickles[0]).read(2) if pickles else b""
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, RuntimeError) as error:  # also if encrypted
         return f"cut short or no checkpoint ({first_line(error)}); copy it again"
-    names = [member.filename for member in members]
     if any("/code/" in name or name.endswith("/constants.pkl") for name in names):
         return "a TorchScript archive (torch.jit.save); save the state_dict() of the module it holds with torch.save"
-    if not any(name.endswith("data.pkl") for name in names):
+    if not pickles:
         listed = ", ".join(name[:40] for name in names[:3])
         return f"a zip archive of something else ({listed or 'it is empty'}), not a checkpoint"
     size, unpacked = path.stat().st_size, sum(member.file_size for member in members)
     if unpacked > size:
         return f"compressed: its {size:,} bytes would become {unpacked:,}; save it with torch.save, uncompressed"
-    return None
+    return _BEGINNINGS.get(start)
 
 
 def _check_tuples(path: Path) -> None:

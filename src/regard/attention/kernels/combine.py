@@ -3,15 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from regard.attention import functional
-from regard.attention.kernels.operation import Operation, formula_gradients, memory_format
+from regard.attention.kernels.operation import (
+    BACKENDS,
+    LIBRARY,
+    Operation,
+    formula_gradients,
+    is_carried,
+    memory_format,
+)
 
 _combine = Operation(functional.combine, "x nchw, a nCHW, b nCHW, c nCHW, d nCHW, g nchw")
 _combine_backward = Operation(functional.combine_backward, "x nchw, g nchw, a nCHW, b nCHW")
+# The same, written over g.
+LIBRARY.define(
+    "combine_(Tensor x, Tensor? a, Tensor? b, Tensor? c, Tensor? d, Tensor(g!) g, Tensor? where, Tensor? peak, "
+    "bool read) -> ()"
+)
+
+
+def _over(backend: str | None, x: Tensor, *args: Any) -> None:
+    g = args[4]
+    if backend is None or g.dtype != x.dtype or not g.is_contiguous(memory_format=memory_format(x)):
+        result = _combine.run_formula(x, *args)
+    else:
+        result = _combine.run_kernel(backend, x, *args, y=g)
+    if result is not g:
+        g.copy_(result)
+
+
+LIBRARY.impl("combine_", partial(_over, None), "CompositeExplicitAutograd")
+for _device, _backend in BACKENDS.items():
+    LIBRARY.impl("combine_", partial(_over, _backend), _device.upper())
 
 
 def _gradient(inputs: Sequence[Any], _: Any, dy: Tensor) -> Any:
@@ -20,6 +49,7 @@ def _gradient(inputs: Sequence[Any], _: Any, dy: Tensor) -> Any:
         none = (None,) * len(others)
         if a is not None and c is None:
             dx, da, db = _combine_backward(dy, x, a, b)
+            dx.may_be_written_over = is_carried(x)
             return dx, da, None if b is None else db, None, *none, None
         if a is None and b is None:
             dx = dy.contiguous(memory_format=memory_format(x))
@@ -43,7 +73,14 @@ def combine(
     peak: Tensor | None = None,
     read: bool,
 ) -> Tensor:
-    """`x * a * b + c * d + g`, and `peak` at positions; without x if not `read`: see `functional.combine`."""
+    """`x * a * b + c * d + g`, and `peak` at positions; without x if not `read`: see `functional.combine`.
+
+    A gradient `g` that was made for this alone is written over, so that there is no memory for two.
+    """
+    if g is not None and getattr(g, "may_be_written_over", False) and not torch.is_grad_enabled():
+        torch.ops.regard.combine_(x, a, b, c, d, g, where, peak, read)
+        g.may_be_written_over = is_carried(x)  # type: ignore[attr-defined]
+        return g
     return _combine(x, a, b, c, d, g, where, peak, read)
 
 

@@ -23,12 +23,12 @@ from torch.autograd.forward_ad import unpack_dual
 
 from regard.errors import first_line
 
-_BACKENDS = {"cpu": "native", "cuda": "triton"}
-_LIBRARY = torch.library.Library("regard", "DEF")
+BACKENDS = {"cpu": "native", "cuda": "triton"}
+LIBRARY = torch.library.Library("regard", "DEF")
 # Whether a function transform (torch.func) is active: the dispatcher knows.
-_LIBRARY.define("transformed() -> bool")
-_LIBRARY.impl("transformed", lambda: False, "CompositeImplicitAutograd")
-_LIBRARY.impl("transformed", lambda: True, "FuncTorchDynamicLayerFrontMode")
+LIBRARY.define("transformed() -> bool")
+LIBRARY.impl("transformed", lambda: False, "CompositeImplicitAutograd")
+LIBRARY.impl("transformed", lambda: True, "FuncTorchDynamicLayerFrontMode")
 _log = logging.getLogger("regard")
 _reference: ContextVar[bool] = ContextVar("reference", default=False)
 
@@ -46,7 +46,7 @@ def reference() -> Iterator[None]:
 def backend(device: torch.device | str) -> str:
     """What runs operations on `device`: 'native', 'triton' or, by the formulas, 'torch'."""
     kind = torch.device(device).type
-    return _BACKENDS[kind] if kind in _BACKENDS and _kernels(_BACKENDS[kind]) is not None else "torch"
+    return BACKENDS[kind] if kind in BACKENDS and _kernels(BACKENDS[kind]) is not None else "torch"
 
 
 @cache
@@ -90,12 +90,12 @@ class Operation:
         self.broken: set[str] = set()
         # Features may come in any layout: compilers that change it need not change it back.
         schema = self.name + torch.library.infer_schema(formula, mutates_args=())
-        _LIBRARY.define(schema, tags=(torch.Tag.flexible_layout,))
-        _LIBRARY.impl(self.name, self.run_formula, "CompositeExplicitAutograd")
-        for device, of_device in _BACKENDS.items():
-            _LIBRARY.impl(self.name, partial(self.run_kernel, of_device), device.upper())
+        LIBRARY.define(schema, tags=(torch.Tag.flexible_layout,))
+        LIBRARY.impl(self.name, self.run_formula, "CompositeExplicitAutograd")
+        for device, of_device in BACKENDS.items():
+            LIBRARY.impl(self.name, partial(self.run_kernel, of_device), device.upper())
         # Function transforms (torch.func) see through the formula.
-        _LIBRARY.impl(self.name, formula, "FuncTorchDynamicLayerFrontMode")
+        LIBRARY.impl(self.name, formula, "FuncTorchDynamicLayerFrontMode")
         torch.library.register_fake(
             f"regard::{self.name}", partial(self.run_without_values, like) if like else self.run_formula
         )
@@ -133,8 +133,11 @@ class Operation:
         """Results of the right shapes, layout and dtypes, for the devices and modes that compute nothing."""
         return tuple(_laid_out(torch.empty_like(value), args[self.x_at]) for value in like(*args))
 
-    def run_kernel(self, backend: str, *args: Any) -> Any:
-        """The results by the kernel of a backend; by the formula where there is none, or features are small."""
+    def run_kernel(self, backend: str, *args: Any, **room: Tensor) -> Any:
+        """The results by the kernel of a backend; by the formula where there is none, or features are small.
+
+        A kernel writes to `room`, if it is given.
+        """
         x = args[self.x_at]
         tensors = [a for a in args if isinstance(a, Tensor)]
         if (
@@ -153,7 +156,7 @@ class Operation:
             for at, a in enumerate(args)
         ]
         try:
-            result = getattr(kernels, self.name)(*given)
+            result = getattr(kernels, self.name)(*given, **room)
         except torch.OutOfMemoryError:  # the formula needs more
             raise
         except Exception as error:
@@ -224,6 +227,11 @@ class _Carried(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor, *gradients: Tensor) -> Any:
         return None, *ctx.operation.gradient(ctx, *gradients, g=g)
+
+
+def is_carried(x: Tensor) -> bool:
+    """Whether features come from an operation that handed them on, to which alone their gradient goes."""
+    return x.grad_fn is not None and x.grad_fn.name() == "_CarriedBackward"
 
 
 def formula_gradients(

@@ -41,11 +41,7 @@ def _output(command: list[str]) -> str:
 
 
 def build() -> Path:
-    """The library of kernels, built if it is not there.
-
-    Raises:
-        RuntimeError: there is no compiler, or it failed.
-    """
+    """The library of kernels, built if it is not there."""
     compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("c++")
     if compiler is None:
         raise RuntimeError("there is no C++ compiler; g++ or $CXX makes the kernels, REGARD_NATIVE=0 goes without")
@@ -124,9 +120,10 @@ def combine(
     where: Tensor | None,
     peak: Tensor | None,
     read: bool,
+    y: Tensor | None = None,
 ) -> Tensor:
     small = [None if value is None else _in_order(x, value) for value in (a, b, c, d)]
-    y = _features(x)
+    y = _features(x) if y is None else y
     _call("combine", x, [x if read else None, *small, g, y], *map(_axes, small))
     if where is not None and peak is not None:
         y.flatten(2).scatter_add_(*peaks(where, peak, x.dtype))

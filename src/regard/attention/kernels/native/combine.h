@@ -80,8 +80,8 @@ template <class T> void combine(const Call& call) {
                     const auto t = product<vt.value>(at(2, j), axes[2].k, at(3, j), axes[3].k, S(0), r.k, room + r.k);
                     const int64_t start = (task * r.j + j) * r.k;
                     T* to = y + start;
-                    of_kind(x, [&](auto with_x) {
-                        of_kind(g, [&](auto with_g) {
+                    of_kind(x, [=](auto with_x) {
+                        of_kind(g, [=](auto with_g) {
 #pragma omp simd
                             for (int64_t k = 0; k < r.k; ++k)
                                 to[k] = narrow<T>((with_x.value ? widen(x[start + k]) * f[k] : f[k]) + t[k] +

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from regard.attention.functional import peaks
 from regard.attention.kernels.triton.reduce import over_channels
-from regard.attention.kernels.triton.tiles import block, image, launch, load, offsets, small, tile
+from regard.attention.kernels.triton.tiles import block, image, load, offsets, over_pixels, small
 
 
 def combine(
@@ -22,12 +22,13 @@ def combine(
     where: Tensor | None,
     peak: Tensor | None,
     read: bool,
+    y: Tensor | None = None,
 ) -> Tensor:
     """x * a * b + c * d + g, with a and c (N, C, 1, 1), b and d (N, 1, H, W), or without them; and peaks."""
     if not _fit(x, a, b) or not _fit(x, c, d):
         return NotImplemented
-    y = torch.empty_like(x)
-    _run(x, x if read else None, a, b, c, d, g, y, None, None)
+    y = torch.empty_like(x) if y is None else y
+    over_pixels(_combine, x, x if read else None, a, b, c, d, g, y, None, None)
     if where is not None and peak is not None:
         y.flatten(2).scatter_add_(*peaks(where, peak, x.dtype))
     return y
@@ -38,7 +39,7 @@ def combine_backward(g: Tensor, x: Tensor, a: Tensor, b: Tensor | None) -> tuple
     if not _fit(x, a, b):
         return NotImplemented
     dx, da = torch.empty_like(x), small(x, *a.shape)
-    _run(g, g, a, b, None, None, None, dx, x, da)
+    over_pixels(_combine, g, g, a, b, None, None, None, dx, x, da)
     if b is None:
         return dx, da, small(x, 0)
     db = small(x, *b.shape)
@@ -49,11 +50,6 @@ def combine_backward(g: Tensor, x: Tensor, a: Tensor, b: Tensor | None) -> tuple
 def _fit(x: Tensor, a: Tensor | None, b: Tensor | None) -> bool:
     n, c, h, w = x.shape
     return (a is None or a.shape == (n, c, 1, 1)) and (b is None or b.shape == (n, 1, h, w))
-
-
-def _run(x: Tensor, *tensors: Tensor | None) -> None:
-    tc, tp = tile(x)
-    launch(_combine, triton.cdiv(x.shape[1], tc), x, *tensors, TC=tc, TP=tp)
 
 
 @triton.jit(do_not_specialize=["C", "P"])

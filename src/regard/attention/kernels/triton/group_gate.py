@@ -32,25 +32,15 @@ def group_gate(
     return y, means, centres, stds
 
 
-def group_gate_backward(
-    g: Tensor,
-    x: Tensor,
-    mean: Tensor,
-    centre: Tensor,
-    std: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    w: Tensor,
-    b: Tensor,
-    eps: float,
-) -> tuple[Tensor, ...]:
+def group_gate_backward(g: Tensor, x: Tensor, *statistics_and_parameters: Any) -> tuple[Tensor, ...]:
     """dx, dweight, dbias (G,), dw, db (K, G)."""
-    (n, c), groups, k = x.shape[:2], len(weight), len(w)
+    *tensors, eps = statistics_and_parameters
+    (n, c), (groups, k) = x.shape[:2], (tensors[1].shape[1], len(tensors[-1]))
     if c % groups or c // groups > LARGEST:
         return NotImplemented
     dx, dweight, dbias = torch.empty_like(x), small(x, n, groups), small(x, n, groups)
     dw, db = small(x, n, k, groups), small(x, n, k, groups)
-    tensors = (g, x, mean, centre, std, weight, bias, w, b, dx, dweight, dbias, dw, db)
+    tensors = [g, x, *tensors, dx, dweight, dbias, dw, db]
     _launch(_backward, groups, x, *tensors, eps=eps, ORDER=k, K=max(1, triton.next_power_of_2(k)))
     return dx, *(of_images.sum(0) for of_images in (dweight, dbias, dw, db))
 

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from regard.attention.kernels.triton.tiles import block, image, is_last, launch, load, offsets, small, tile
+from regard.attention.kernels.triton.tiles import block, image, is_last, launch, load, offsets, over_pixels, small, tile
 
 NOWHERE = tl.constexpr(2**31 - 1)
 
@@ -19,10 +19,7 @@ def channel_statistics(x: Tensor, variance: bool, maximum: bool) -> tuple[Tensor
     tops = small(x, *((n, c) if maximum else (0,)))
     where = small(x, *tops.shape, dtype=torch.int64)
     optional = variances if variance else None, *((tops, where) if maximum else (None, None))
-    tc, tp = tile(x)
-    launch(
-        _reduce, triton.cdiv(c, tc), x, x, None, None, means, *optional, scale=1 / (h * w), PIXELS=True, TC=tc, TP=tp
-    )
+    over_pixels(_reduce, x, x, None, None, means, *optional, scale=1 / (h * w), PIXELS=True)
     return means, variances, tops, where
 
 

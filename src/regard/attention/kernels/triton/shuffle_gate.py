@@ -17,7 +17,7 @@ from torch import Tensor
 
 from regard.attention.kernels.triton.gate import factors, slopes, store_gradients
 from regard.attention.kernels.triton.reduce import moments
-from regard.attention.kernels.triton.tiles import block, image, launch, load, offsets, small, tile
+from regard.attention.kernels.triton.tiles import block, image, load, offsets, over_pixels, small
 
 
 def shuffle_gate(
@@ -29,37 +29,21 @@ def shuffle_gate(
         return NotImplemented
     y, means, rstds = torch.empty_like(x), small(x, n, c), small(x, n, c)
     tensors = (x, y, scale, shift, local.view(torch.uint8), w, b, means, rstds)
-    _launch(_forward, x, *tensors, eps=eps, ORDER=len(w), SHUFFLE=shuffle)
+    over_pixels(_forward, x, *tensors, eps=eps, ORDER=len(w), SHUFFLE=shuffle)
     return y, means, rstds
 
 
-def shuffle_gate_backward(
-    g: Tensor,
-    x: Tensor,
-    mean: Tensor,
-    rstd: Tensor,
-    scale: Tensor,
-    shift: Tensor,
-    local: Tensor,
-    w: Tensor,
-    b: Tensor,
-    eps: float,
-    shuffle: bool,
-) -> tuple[Tensor, ...]:
+def shuffle_gate_backward(g: Tensor, x: Tensor, *statistics_and_parameters: Any) -> tuple[Tensor, ...]:
     """dx, dscale, dshift (C,), dw, db (K, C)."""
+    *tensors, local, w, b, _, shuffle = statistics_and_parameters  # eps is in the statistics
     (n, c), k = x.shape[:2], len(w)
     if shuffle and c % 2:  # two halves are shuffled
         return NotImplemented
     dx, dscale, dshift = torch.empty_like(x), small(x, n, c), small(x, n, c)
     dw, db = small(x, n, k, c), small(x, n, k, c)
-    tensors = (g, x, mean, rstd, scale, shift, local.view(torch.uint8), w, b, dx, dscale, dshift, dw, db)
-    _launch(_backward, x, *tensors, ORDER=k, K=max(1, triton.next_power_of_2(k)), SHUFFLE=shuffle)
+    tensors = [g, x, *tensors, local.view(torch.uint8), w, b, dx, dscale, dshift, dw, db]
+    over_pixels(_backward, x, *tensors, ORDER=k, K=max(1, triton.next_power_of_2(k)), SHUFFLE=shuffle)
     return dx, *(of_images.sum(0) for of_images in (dscale, dshift, dw, db))
-
-
-def _launch(kernel: triton.JITFunction, x: Tensor, *tensors: Tensor, **more: Any) -> None:
-    tc, tp = tile(x)
-    launch(kernel, triton.cdiv(x.shape[1], tc), x, *tensors, TC=tc, TP=tp, **more)
 
 
 @triton.jit

@@ -45,9 +45,6 @@ def launch(kernel: Any, programs: int, x: Tensor, *tensors: Tensor | None, strid
         programs: for each image.
         tensors: the first argument of the kernel; `more` are others by name.
         stride: the distance of rows, if it is neither P nor C.
-
-    Raises:
-        OverflowError: an image has more elements than offsets of 32 bits reach.
     """
     c, p, last = x.shape[1], x.shape[2] * x.shape[3], is_last(x)
     if c * p >= 2**31:
@@ -63,6 +60,12 @@ def launch(kernel: Any, programs: int, x: Tensor, *tensors: Tensor | None, strid
             num_warps=max(1, min(THREADS, elements // 4) // 32),
             **more,
         )
+
+
+def over_pixels(kernel: Any, x: Tensor, *tensors: Tensor | None, **more: Any) -> None:
+    """Runs a kernel whose programs go through the pixels of some channels each."""
+    tc, tp = tile(x)
+    launch(kernel, triton.cdiv(x.shape[1], tc), x, *tensors, TC=tc, TP=tp, **more)
 
 
 def small(x: Tensor, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
