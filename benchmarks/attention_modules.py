@@ -79,17 +79,19 @@ def kept(module: nn.Module, x: Tensor) -> float:
     return sum(storages.values()) / (x.numel() * x.element_size())
 
 
-def build(case: Case, channels: int, device: torch.device, dtype: torch.dtype, compiled: bool) -> dict[str, nn.Module]:
+def build(case: Case, x: Tensor, compiled: bool) -> dict[str, nn.Module]:
+    channels = x.shape[1]
     variants = {"regard": attention.create(case.ours, channels, **case.options), "textbook": case.plain(channels)}
     if compiled:
         torch.compiler.reset()  # torch compiles a class a few times, and then leaves it as it is
-        # Alone, a module with a convolution would be compiled for channels last, and contiguous features turned there
-        # and back. In a compiled network the convolutions around it are in channels last, too.
-        kept = torch.compile(dynamic=False, options={"layout_optimization": False})
-        variants |= {f"{name} compiled": kept(module) for name, module in variants.items()}
+        # torch.compile converts the features of a graph with a convolution to channels last, and back. In a network the
+        # features around a module are in channels last anyway.
+        options = {"layout_optimization": False} if x.is_contiguous() else None
+        compiler = torch.compile(dynamic=False, options=options)
+        variants |= {f"{name} compiled": compiler(module) for name, module in variants.items()}
     if case.timms is not None:
         variants["timm"] = timm.layers.get_attn(case.timms)(channels, **TIMM_OPTIONS.get(case.timms, {}))
-    return {name: module.to(device, dtype).train() for name, module in variants.items()}
+    return {name: module.to(x.device, x.dtype).train() for name, module in variants.items()}
 
 
 PEERS = ("regard compiled", "textbook", "textbook compiled", "timm")
@@ -108,7 +110,7 @@ def modules_table(names: list[str], x: Tensor, repeats: int, compiled: bool) -> 
     rows, copies, copies_ready = [], [], []
     for name in names:
         case = CASES[name]
-        variants = build(case, x.shape[1], device, x.dtype, compiled)
+        variants = build(case, x, compiled)
         works = {
             "copy": timed(x.clone),
             "ready": timed(lambda: ready.copy_(x)),
