@@ -213,7 +213,7 @@ def test_an_imported_file_on_other_data(here, capsys) -> None:
     assert run(capsys, "import", "net.pt", "--model=wrn-10-0.5", "--out=net.safetensors")[0] == 0
     error = run(capsys, "evaluate", "net.safetensors", *CLUTTER)[2]
     assert "trained for 3 classes (class 0, class 1, class 2, …), and clutter has 10" in error
-    assert "does not know its data" in run(capsys, "evaluate", "net.safetensors")[2]
+    assert "the data of net.safetensors are not known" in run(capsys, "evaluate", "net.safetensors")[2]
     assert "one set of weights" in run(capsys, "bias", "net.safetensors", *CLUTTER, "--weights=best")[2]
 
 

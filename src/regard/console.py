@@ -1,4 +1,4 @@
-"""The console of rich that all commands print with."""
+"""The rich console that all commands print with."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from regard.formatting import printable_lines
 
 
 class Console(rich.console.Console):
-    """A console to which strings are plain text: without markup, emoji codes and highlighting, and `printable`.
+    """A console that prints strings as plain text: without markup, emoji codes and highlighting, and `printable`.
 
     Args:
-        **options: of rich's console.
+        **options: options of rich's console.
     """
 
     def __init__(self, **options: Any) -> None:

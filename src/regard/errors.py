@@ -1,4 +1,4 @@
-"""The one error a person is meant to read, and what commands exit with."""
+"""Errors and warnings about input, the exit statuses of commands, and checks of values."""
 
 from __future__ import annotations
 
@@ -9,51 +9,51 @@ from dataclasses import is_dataclass
 from numbers import Integral, Real
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: stopped when asked to, and saved; the same command goes on
-LOCKED = 76  # another process works in the run
-TAKEN_OVER = 77  # another process took the run over, for this one had stood still
-"""Exit statuses, besides 0 for done and 2 for wrong input."""
+INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: stopped by a signal, and saved; the same command resumes
+LOCKED = 76  # another process uses the run
+TAKEN_OVER = 77  # another process took over the run, because this one had stalled
+"""Exit statuses, besides 0 (done) and 2 (wrong input)."""
 
 KILLED_WORKER = re.compile(r"DataLoader worker .* (killed|exited)")
-"""What torch says of one, wherever the main thread is just then."""
+"""Torch's message about a killed worker, which interrupts the main thread at any point."""
 
 
 class InputError(ValueError):
     """Input that a person can correct.
 
-    The message is one line that says what was found, what was expected and what to do. The command line prints it
-    without a traceback and exits with `status`.
+    The message is one line: what was found, what was expected and what to do. The command line prints it without a
+    traceback and exits with `status`.
     """
 
     status = 2
 
 
 class DataWarning(UserWarning):
-    """What is passed over in a data set, or lacking in it, or too small."""
+    """A warning that part of a data set is skipped, missing or too small."""
 
 
 class UnfitImage(InputError):
-    """An image has a size that a network does not take."""
+    """An image has a size that the network does not accept."""
 
 
 class LostProcess(InputError):
-    """Another process of a run is gone. The run can be resumed from its last checkpoint."""
+    """Another process of the run has died. The run can be resumed from its last checkpoint."""
 
     status = INTERRUPTED
 
 
 class Locked(InputError):
-    """Another process works in the run."""
+    """Another process uses the run."""
 
     status = LOCKED
 
 
 class ReportedElsewhere(InputError):
-    """Another process of the run says what is wrong."""
+    """Another process of the run prints the message."""
 
 
 def unknown(kind: str, name: object, known: Iterable[str]) -> InputError:
-    """The error for a name that is not among the known ones: lists them, nearest first if one is near."""
+    """The error for an unknown name: lists the known names, and suggests the closest if one is similar."""
     names = sorted(known)
     near = difflib.get_close_matches(str(name), names, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
@@ -61,7 +61,7 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> InputError:
 
 
 def check_interval(name: str, value: float, interval: str) -> None:
-    """Raises InputError where a number is not in an interval, written as "[0, 1)" or "[1, 2^63)"."""
+    """Raises InputError if a number is outside an interval, which is written as "[0, 1)" or "[1, 2^63)"."""
     bounds = (bound.partition("^") for bound in interval[1:-1].split(","))
     low, high = (float(base) ** float(power or 1) for base, _, power in bounds)
     above = value >= low if interval[0] == "[" else value > low
@@ -71,7 +71,7 @@ def check_interval(name: str, value: float, interval: str) -> None:
 
 
 def check_number(name: str, value: Any, interval: str, *, whole: bool) -> None:
-    """Raises InputError where a value is no number, no whole one where `whole`, or not in an interval."""
+    """Raises InputError if a value is not a number (an integer if `whole`) or is outside the interval."""
     kind: Any = Integral if whole else Real
     if isinstance(value, bool) or not isinstance(value, kind):
         raise InputError(f"{name} is {value!r:.40}; it has to be a {'whole ' if whole else ''}number")
@@ -79,17 +79,17 @@ def check_number(name: str, value: Any, interval: str, *, whole: bool) -> None:
 
 
 def check_fields(instance: Any, prefix: str = "") -> None:
-    """Checks the fields of a dataclass, and of dataclasses in them, against their types.
+    """Checks the fields of a dataclass, and of nested dataclasses, against their types.
 
-    Intervals stand in the type, `Annotated[int, "[1, 10^6]"]`, which None may leave, and choices are a `Literal`.
+    The type states the interval of a number, `Annotated[int, "[1, 10^6]"]`, or the choices, `Literal`. None is in every
+    interval.
 
     Args:
-        instance: of a dataclass.
-        prefix: of the names of its fields in the message.
+        instance: a dataclass instance.
+        prefix: text before the field names in the message.
 
     Raises:
-        InputError: the first field that is out of its interval, no whole number where one is asked for, or none of its
-            choices.
+        InputError: a field is outside its interval, is not an integer but should be, or is not one of its choices.
     """
     for name, kind in get_type_hints(type(instance), include_extras=True).items():
         value = getattr(instance, name)
@@ -103,15 +103,15 @@ def check_fields(instance: Any, prefix: str = "") -> None:
 
 
 def first_few(texts: Sequence[str], count: int = 3) -> str:
-    """The first texts: a, b, c, …"""
+    """The first texts, separated by commas, and an ellipsis if there are more."""
     return ", ".join(texts[:count]) + (", …" if len(texts) > count else "")
 
 
 def one_line(error: BaseException) -> str:
-    """All that an error of another library says, in one line."""
+    """The whole message of another library's error, in one line."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of another library says, in one line of at most 200 characters."""
+    """The first line of another library's error message, at most 200 characters of it."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

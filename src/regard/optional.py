@@ -1,4 +1,4 @@
-"""Packages that only a part of regard needs. They come with an extra, and a missing one is an error of one line."""
+"""Optional packages. Each comes with an extra, and a missing one is an error of one line."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ EXTRAS = {
     "ray": {"ray": "ray"},
     "export": {"onnx": "onnx", "onnxscript": "onnxscript", "onnxruntime": "onnxruntime"},
 }
-"""The packages of each extra, by the name of the module that is imported."""
+"""For each extra, its packages by the name of the module to import."""
 
 
 def require(purpose: str, *modules: str) -> None:
-    """Raises InputError if modules that `purpose` needs are not installed; imports none of them.
+    """Raises InputError if modules that `purpose` needs are not installed. Does not import them.
 
     Args:
-        purpose: what needs them, as the subject of a sentence: "a figure".
+        purpose: what needs the modules, as the subject of a sentence: "a figure".
         modules: top-level modules of one extra.
     """
     missing = [name for name in modules if find_spec(name) is None]

@@ -199,7 +199,7 @@ def test_unreadable_files(here: Path, capsys: pytest.CaptureFixture[str], place:
     ("arguments", "message"),
     [
         (["bias"], "MODEL is missing"),
-        (["bias", *NETWORKS], "does not know its data"),
+        (["bias", *NETWORKS], "are not known; name some (--data)"),
         (["bias", NETWORKS[0], NETWORKS[0], *OPTIONS], "named twice"),
         (["bias", "resnet51", *OPTIONS], "no run folder resnet51"),
         (["bias", "wrn-16-1=none.pth", *OPTIONS], "no checkpoint 'none.pth'"),

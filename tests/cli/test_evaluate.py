@@ -226,7 +226,7 @@ def test_imported_and_named_networks_say_what_they_know(here: Path, capsys) -> N
     assert not run(capsys, "evaluate", "net.safetensors", "--data=folder:set/test")[2]
     training.import_weights("net.pt", network, "bare.safetensors")
     err = run(capsys, "evaluate", "bare.safetensors", *folder)[2]
-    assert "bare.safetensors does not say how its images are normalised; they are as those of folder" in err
+    assert "the normalisation of bare.safetensors is not known; that of folder is used" in err
     torch.save(models.create("resnet10t", 10).state_dict(), "timm.pt")
     err = run(capsys, "evaluate", "resnet10t=timm.pt", "--data.name=clutter", CLUTTER)[2]
     assert "resnet10t=timm.pt was trained on images with size 176; clutter has 32" in err
@@ -261,7 +261,7 @@ def test_classes_are_matched_by_name(here: Path, capsys) -> None:
         assert status == 0, err
         images = data.load("folder", folder, size=32).test
         assert numbers(out) == scored(logits(network, images), torch.tensor(places)[images.labels])
-        note = "note: folder has 2 of the 4 classes of net.safetensors, which still chooses among all 4"
+        note = "note: folder has 2 of the 4 classes of net.safetensors, which still predicts among all 4"
         assert (note in err) == (folder == "some")
         assert "top5" not in json.loads(out)[0]
 
@@ -409,8 +409,8 @@ def test_a_network_on_shards(here: Path, capsys) -> None:
         status, out, err = run(capsys, "evaluate", "run", f"--workers={workers}")
         assert status == 0 and numbers(out) == expected, err
     assert "read whole" in refused(capsys, "evaluate", "run", "--limit=3")
-    assert "read in their order" in refused(capsys, "groups", "run", "--layer=x", "--out=out")
-    assert "read in their order" in refused(capsys, "gates", "run", "--out=out")
+    assert "are a stream" in refused(capsys, "groups", "run", "--layer=x", "--out=out")
+    assert "are a stream" in refused(capsys, "gates", "run", "--out=out")
     assert "no regions" in refused(capsys, "bias", "run", "--out=out")
 
 

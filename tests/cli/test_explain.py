@@ -185,7 +185,7 @@ def test_broken_files_in_a_folder_are_skipped_and_named_and_alone_they_are_an_er
         (line,) = (line for line in lines if f"in/{name}" in line)
         assert why in line
     assert f"images explained: 2, skipped: {len(reasons)}" in err and len(list(here.glob("explained/**/*.png"))) == 8
-    assert "files without the ending of an image: 1" in err
+    assert "files without the extension of an image: 1" in err
     content = json.loads((here / "explained" / "explain.json").read_text())
     assert {Path(one["image"]).name for one in content["skipped"]} == set(reasons)
     assert "Skipped images" in (here / "explained" / "explain.html").read_text()
@@ -286,7 +286,7 @@ def test_a_network_that_does_not_say_how_images_are_normalised(here, capsys) -> 
     torch.save(models.create("wrn-10-0.5", 4).state_dict(), "bare.pt")
     training.import_weights("bare.pt", training.ModelRecipe("wrn-10-0.5"), "bare.safetensors")
     status, _, err = run(capsys, "a.png", "--model=bare.safetensors")
-    assert status == 2 and "does not say how its images are normalised; import its checkpoint with that" in err
+    assert status == 2 and "is not known; import its checkpoint with it" in err
     status, _, err = run(capsys, "a.png", "--model=wrn-10-0.5=bare.pt")
     assert status == 2 and "import CHECKPOINT --model NAME --out FILE.safetensors --mean=" in err
     imported = ["bare.pt", "--model=wrn-10-0.5", "--out=said.safetensors", "--mean=[0.5,0.5,0.5]", "--std=[1,1,1]"]

@@ -142,7 +142,7 @@ def test_interrupting_saves_and_the_same_command_goes_on(
     process.send_signal(signal.SIGINT)
     ((status, _, notes),) = ended([process])
     assert status == 75, notes
-    assert "the same command goes on" in notes
+    assert "the same command resumes" in notes
     run = store.run("student-seed0")
     assert run is not None and run.epochs == 1
     assert (tmp_path / "store/student-seed0/checkpoints/step-000000004.pt").is_file()

@@ -170,7 +170,7 @@ def test_the_command_tells_how_to_go_on_and_how_it_ended(tmp_path) -> None:
     command.send_signal(signal.SIGTERM)
     status, _, errors = command.end()
     assert status == 75
-    assert "--resume` goes on" in errors
+    assert "--resume` continues" in errors
     assert "epoch 1/3" in errors
 
 

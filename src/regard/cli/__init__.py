@@ -1,4 +1,4 @@
-"""The command line: `main`, what commands share, and one file per command."""
+"""The command line: one file per command, and what commands share."""
 
 from regard.cli.main import main
 

@@ -1,4 +1,4 @@
-"""`regard bias`: where trained networks look, against the regions of the objects."""
+"""`regard bias`: measures whether trained networks look at the regions of the objects."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 from regard import bias, maps, report, training
 from regard.bias.shards import remove_shards
 from regard.cli.bias_detectors import (
-    OF_DETECTORS,
+    DETECTOR_OPTIONS,
     DetectorEvaluation,
     detections_gallery,
     detector_evaluations,
@@ -23,7 +23,7 @@ from regard.cli.bias_detectors import (
 )
 from regard.cli.command import Command
 from regard.cli.evaluation import ClassifierEvaluation
-from regard.cli.inputs import add_networks, cam_method, evaluations, joined, open_networks
+from regard.cli.inputs import add_networks, cam_method, evaluations, join_processes, open_networks
 from regard.cli.options import add_cam, make_parser
 from regard.data import InMemoryDataset
 from regard.errors import InputError
@@ -33,45 +33,43 @@ from regard.parser import Parser
 from regard.report import bias_records
 from regard.report.template import MARK
 
-_PICTURED = 3  # images with their interventions
+_CHANGED_IMAGES = 3  # number of images to show with their interventions
 
 AnyEvaluation = ClassifierEvaluation | DetectorEvaluation
 
-# Options that say where results go and what is shown of them, not what is measured.
-_OUTPUT = ("--out", "--shard", "--examples", "--overwrite", "--json", "--quiet")
+# Options that change where results are written and shown, but not the results.
+_OUTPUT_OPTIONS = ("--out", "--shard", "--examples", "--overwrite", "--json", "--quiet")
 
 
 def parser() -> Parser:
     parser = make_parser(
         "bias",
-        "Measures where networks look, against the regions of the objects: every rate with its interval, and each "
-        "network against the first, image by image. The images need regions: those of coco, imagenet, cub, pets, voc, "
-        "stl10 and masks have some, and so has clutter. The folder of the report (--out) gets report.html, report.json "
-        "and, for each network, a .json and a .parquet with one row per image. Stopped, the same command goes on; "
-        "under torchrun or srun several processes share the work.",
+        "Measures whether networks look at the regions of the objects: each rate with its interval, and each network "
+        "compared with the first on the same images. The images need regions, which coco, imagenet, cub, pets, voc, "
+        "stl10, masks and clutter have. Writes report.html, report.json and, for each network, a .json and a .parquet "
+        "with one row per image to a folder (--out). If it is stopped, the same command resumes. Under torchrun or "
+        "srun, several processes share the work.",
     )
     add_cam(parser)
     parser.add_argument(
-        "--target", choices=["predicted", "label"], default="predicted", help="class to explain of each image"
+        "--target", choices=["predicted", "label"], default="predicted", help="class of each image to explain"
     )
     parser.add_argument(
-        "--margin", type=int, default=0, help="pixels that the focus may reach beyond the region without range bias"
+        "--margin", type=int, default=0, help="pixels that the focus may extend beyond the region without range bias"
     )
     parser.add_argument("--tolerance", type=int, default=0, help="tolerance of the pointing game, in pixels")
-    parser.add_argument("--out", help="folder to write; bias-SET if not given")
-    parser.add_argument("--overwrite", action="store_true", help="measure again what the folder holds already")
+    parser.add_argument("--out", help="folder to write to; bias-SET if not given")
+    parser.add_argument("--overwrite", action="store_true", help="measure again, and replace the results in the folder")
     parser.add_argument(
-        "--shard", type=int, interval="[1, 2^40]", help="number of images to save at a time; 8 batches if not given"
+        "--shard", type=int, interval="[1, 2^40]", help="number of images per saved shard; 8 batches if not given"
     )
-    parser.add_argument(
-        "--keep-maps", action="store_true", help="keep the CAMs themselves in the .parquet files, as bytes"
-    )
+    parser.add_argument("--keep-maps", action="store_true", help="save the CAMs in the .parquet files, as bytes")
     parser.add_argument(
         "--interventions",
         action="store_true",
-        help="measure accuracy with the object alone, the background alone, and backgrounds exchanged, too",
+        help="also measure accuracy on the objects alone, the backgrounds alone, and with exchanged backgrounds",
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the choice of backgrounds for --interventions")
+    parser.add_argument("--seed", type=int, default=0, help="seed for the choice of backgrounds in --interventions")
     parser.add_argument(
         "--examples", type=int, default=12, interval="[0, 2^24]", help="number of images to show on the page"
     )
@@ -81,28 +79,30 @@ def parser() -> Parser:
         type=int,
         default=20,
         interval="[1, 2^24]",
-        help="number of detections per image to measure, at most",
+        help="largest number of detections per image to measure",
     )
     parser.add_argument(
         "--box-regions",
         action="store_true",
-        help="take the own box of each detection for its region, to compare right and wrong ones; the mask of its "
+        help="use each detection's own box as its region, to compare right and wrong detections; the mask of its "
         "object if not given",
     )
-    parser.add_argument("--masks", type=int, default=1000, help="number of masks of the method drise")
+    parser.add_argument("--masks", type=int, default=1000, help="number of random masks of --method drise")
     add_networks(parser)
     return parser
 
 
 def main(command: Command) -> None:
-    with joined(command) as processes:
+    with join_processes(command) as processes:
         networks = open_networks(command, command.options.models)
         evaluated: Sequence[AnyEvaluation]
         if networks[0].network.detector is not None:
             evaluated = detector_evaluations(command, networks)
         else:
-            command.check_not_given(OF_DETECTORS, f"detectors, {networks[0].source} is a classifier")
-            evaluated = evaluations(command, networks, masks=True, detectors="measure detectors by themselves")
+            command.reject_options(DETECTOR_OPTIONS, f"detectors, {networks[0].source} is a classifier")
+            evaluated = evaluations(
+                command, networks, masks=True, detector_hint="measure detectors in a command of their own"
+            )
         _run(command, evaluated, processes)
 
 
@@ -114,11 +114,11 @@ def _run(command: Command, evaluated: Sequence[AnyEvaluation], processes: traini
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; the report goes to a folder, choose another (--out)")
     for evaluation in evaluated:
-        processes.first(partial(_check, evaluation))  # first, for its weights may be a download
-        if len(evaluated) > 1:  # one model at a time in memory; a single one need not be made twice
+        processes.first(partial(_check, evaluation))  # the first process may download the weights
+        if len(evaluated) > 1:  # keeps one model in memory at a time
             evaluation.release()
     names = _file_names(evaluated)
-    paths = [  # of each network
+    paths = [  # the result files of each network
         [*filter(None, (folder / f"{name}.json", _run_file(evaluation)))]
         for name, evaluation in zip(names, evaluated, strict=True)
     ]
@@ -129,29 +129,27 @@ def _run(command: Command, evaluated: Sequence[AnyEvaluation], processes: traini
             bias.Results.check_path(path)
         for name in names if options.overwrite else ():
             remove_shards(folder / "shards" / name)
-    processes.of_all(None)  # before anyone writes there
+    processes.of_all(None)  # wait for the checks before any process writes
     results = [
-        _measured(command, evaluation, folder / "shards" / name)
+        _evaluate(command, evaluation, folder / "shards" / name)
         for name, evaluation in zip(names, evaluated, strict=True)
     ]
     if not processes.main:
         return
     typed, _ = command.parser.split(command.arguments)
-    measuring = [option for option in typed if option.partition("=")[0] not in _OUTPUT]
-    results = [replace(one, provenance={**one.provenance, "options": measuring}) for one in results]
-    for one, its_paths in zip(results, paths, strict=True):
-        for path in its_paths:
-            one.save(path)
+    options_used = [option for option in typed if option.partition("=")[0] not in _OUTPUT_OPTIONS]
+    results = [replace(result, provenance={**result.provenance, "options": options_used}) for result in results]
+    for result, result_paths in zip(results, paths, strict=True):
+        for path in result_paths:
+            result.save(path)
     comparisons, effects, not_compared = bias.compare_all(results)
     notes = bias_records.notes(results, comparisons, not_compared)
     shared = {
-        "comparisons": [record for one in comparisons if one is not None for record in one.to_records()],
-        "interventions": [
-            record for one, each in zip(results, effects, strict=True) for record in bias.effect_records(one, each)
-        ],
+        "comparisons": [record for comparison in filter(None, comparisons) for record in comparison.to_records()],
+        "interventions": list(chain.from_iterable(map(bias.effect_records, results, effects))),
         "notes": [note._asdict() for note in notes],
     }
-    networks = {name: one.to_dict() for name, one in zip(names, results, strict=True)}
+    networks = {name: result.to_dict() for name, result in zip(names, results, strict=True)}
     content = json.dumps({"command": command.line, "networks": networks, **shared}, allow_nan=False, indent=1)
     write_text(folder / "report.json", content)
     page = report.write_bias_html(
@@ -162,69 +160,70 @@ def _run(command: Command, evaluated: Sequence[AnyEvaluation], processes: traini
         changed=_changed_images(evaluated[0], results) if options.examples else (),
         command=command.line,
     )
-    records = {"results": [record for one in results for record in one.to_records()], **shared}
+    records = {"results": [record for result in results for record in result.to_records()], **shared}
     command.show(records, *report.bias_tables(results, comparisons, effects))
-    for about, note in notes:
-        command.note(f"{about}: {note}")
+    for subject, note in notes:
+        command.note(f"{subject}: {note}")
     command.note(f"page: {page.resolve()}")
 
 
 def _changed_images(evaluation: AnyEvaluation, results: Sequence[bias.Results]) -> list[report.ChangedImage]:
-    """A few images with their interventions, as they come to the first network; none without interventions."""
+    """A few images with their interventions, preprocessed for the first network; none without --interventions."""
     options = evaluation.options
     if not options.interventions or not isinstance(evaluation, ClassifierEvaluation):
         return []
     changes = bias.Interventions(evaluation.dataset, lambda which: evaluation.batches(which, masks=True), options.seed)
-    return list(report.changed_images(changes, evaluation.dataset, results, _PICTURED, evaluation.mean, evaluation.std))
+    mean, std = evaluation.mean, evaluation.std
+    return list(report.changed_images(changes, evaluation.dataset, results, _CHANGED_IMAGES, mean, std))
 
 
 def _gallery(evaluated: Sequence[AnyEvaluation], results: Sequence[bias.Results], count: int) -> report.Gallery:
-    """The images that `report.bias_images` chooses, with the CAM of each network; releases the models."""
-    if detectors := [one for one in evaluated if isinstance(one, DetectorEvaluation)]:
+    """The images that `report.bias_images` chooses, with the CAM of each network. Releases the models."""
+    if detectors := [evaluation for evaluation in evaluated if isinstance(evaluation, DetectorEvaluation)]:
         return detections_gallery(detectors, results, count)
-    classifiers = [one for one in evaluated if isinstance(one, ClassifierEvaluation)]
+    classifiers = [evaluation for evaluation in evaluated if isinstance(evaluation, ClassifierEvaluation)]
     chosen = report.bias_images(results, count)
     rows = [row for indices in chosen.values() for row in indices]
-    by_key = {utf8(key): index for index, key in enumerate(classifiers[0].dataset.keys)}
-    indices = [by_key[results[0].keys[row]] for row in rows]
+    index_of = {utf8(key): index for index, key in enumerate(classifiers[0].dataset.keys)}
+    indices = [index_of[results[0].keys[row]] for row in rows]
     size = 256 if len(results) < 4 else 160  # pixels
     gallery = report.Gallery(bias_records.names(results), measures=("energy_inside",), size=size)
-    models = [_cells(evaluation, one, rows, indices) for evaluation, one in zip(classifiers, results, strict=True)]
-    gallery.add_models(chosen, models)
+    models = zip(classifiers, results, strict=True)
+    gallery.add_models(chosen, [_gallery_rows(model, result, rows, indices) for model, result in models])
     return gallery
 
 
-def _cells(
+def _gallery_rows(
     evaluation: ClassifierEvaluation, results: bias.Results, rows: Sequence[int], indices: Sequence[int]
 ) -> list[report.Row]:
-    """Rows of these results, whose images have these indices in the data set, with the CAM of the model."""
+    """The gallery rows of one model with its CAMs; `rows` are rows of the results, `indices` those of the data set."""
     options = evaluation.options
     method = maps.create(cam_method(options.method), evaluation.model, evaluation.layers)
-    explained = torch.as_tensor(results.rows["explained"][list(rows)], device=evaluation.device)
-    drawn: list[report.Row] = []
+    classes = torch.as_tensor(results.rows["explained"][list(rows)], device=evaluation.device)
+    gallery_rows: list[report.Row] = []
     for batch in evaluation.batches(indices, masks=True):
-        drawn += report.explain_batch(
+        gallery_rows += report.explain_batch(
             method,
             batch._replace(index=torch.tensor(indices)[batch.index.cpu()]),
             evaluation.dataset,
             mean=evaluation.mean,
             std=evaluation.std,
             names=results.outputs,
-            classes=explained[batch.index][:, None],
+            classes=classes[batch.index][:, None],
             label_outputs=evaluation.label_outputs,
             **focus(options),
         )
     evaluation.release()
-    return drawn
+    return gallery_rows
 
 
 def _run_file(evaluation: AnyEvaluation) -> Path | None:
-    """Where results go as well: beside the weights, if the images are those of a run."""
+    """A second file for the results, beside the weights, if the images are those of a run."""
     return evaluation.pretrained.bias_report if isinstance(evaluation.images, InMemoryDataset) else None
 
 
 def _check(evaluation: AnyEvaluation) -> None:
-    """What would fail after hours: the method, its layer, the threshold, that the network runs."""
+    """Checks the method, its layer, the threshold and the image size, which would otherwise fail after hours."""
     if isinstance(evaluation, DetectorEvaluation):
         evaluation.evaluator()
         return
@@ -235,15 +234,15 @@ def _check(evaluation: AnyEvaluation) -> None:
     bias.Evaluator(evaluation.model, method, evaluation.layers, options.target, **focus(options))
 
 
-def _measured(command: Command, evaluation: AnyEvaluation, folder: Path) -> bias.Results:
+def _evaluate(command: Command, evaluation: AnyEvaluation, folder: Path) -> bias.Results:
     if isinstance(evaluation, DetectorEvaluation):
-        return evaluation.measured(command, folder)
+        return evaluation.evaluate(command, folder)
     options = evaluation.options
     with command.progress(evaluation.name) as progress:
         results = bias.evaluate(
             evaluation.model,
             evaluation.dataset,
-            **evaluation.reading,
+            **evaluation.loading,
             **focus(options),
             method=cam_method(options.method),
             layer=evaluation.layers,
@@ -263,14 +262,14 @@ def _measured(command: Command, evaluation: AnyEvaluation, folder: Path) -> bias
 
 
 def _file_names(evaluated: Sequence[AnyEvaluation]) -> list[str]:
-    """The networks as names of files, each once: the last part of a path, or the name of a network."""
+    """A unique file name for each network: the last part of its path, or its name."""
     names: list[str] = []
     for evaluation in evaluated:
         path = Path(evaluation.name)
-        given = (path.name if path.exists() else evaluation.name).removesuffix(".safetensors")
-        plain = re.sub(r"[^\w.+-]+", "-", given).strip("-.") or "network"
-        name, number = plain, 2
+        base = (path.name if path.exists() else evaluation.name).removesuffix(".safetensors")
+        base = re.sub(r"[^\w.+-]+", "-", base).strip("-.") or "network"
+        name, number = base, 2
         while name in (*names, "report", "shards"):
-            name, number = f"{plain}-{number}", number + 1
+            name, number = f"{base}-{number}", number + 1
         names.append(name)
     return names

@@ -1,4 +1,4 @@
-"""`regard bias` of detectors: each detection against its object."""
+"""`regard bias` for detectors: compares the map of each detection with its object."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from regard.data import ImageDataset
 from regard.errors import InputError
 from regard.training import Pretrained
 
-# Options of one kind of network, which the other does not have.
-OF_CLASSIFIERS = ("target", "keep_maps", "interventions", "batch_size")
-OF_DETECTORS = ("score", "detections", "box_regions", "masks")
-_OF_THE_IMAGE = ("gradcam", "gradcam++", "xgradcam")
+# Options that only one kind of network has.
+CLASSIFIER_OPTIONS = ("target", "keep_maps", "interventions", "batch_size")
+DETECTOR_OPTIONS = ("score", "detections", "box_regions", "masks")
+_IMAGE_WIDE_METHODS = ("gradcam", "gradcam++", "xgradcam")
 
 
 class DetectorEvaluation(Evaluation):
-    """A trained detector, and images with objects that it is evaluated on."""
+    """A trained detector and the images with objects that it is evaluated on."""
 
     def evaluator(self) -> bias.DetectionEvaluator:
-        """What `measured` measures by, as the options say; raises InputError for those that do not fit."""
-        return bias.DetectionEvaluator(self.model, self.dataset, **self._measuring())
+        """The evaluator for the options of the command; raises InputError if they are wrong."""
+        return bias.DetectionEvaluator(self.model, self.dataset, **self._evaluator_arguments())
 
-    def measured(self, command: Command, folder: Path) -> bias.Results:
-        """The results, with shards in the folder; releases the model."""
+    def evaluate(self, command: Command, folder: Path) -> bias.Results:
+        """Evaluates the detector, with shards in the folder, and releases the model."""
         with command.progress(self.name) as progress:
             results = bias.evaluate_detector(
                 self.model,
                 self.dataset,
-                **self._measuring(),
+                **self._evaluator_arguments(),
                 workers=self.options.workers,
                 unreadable=self.options.unreadable or "error",
                 outputs=self.pretrained.output_names,
@@ -48,8 +48,7 @@ class DetectorEvaluation(Evaluation):
         self.release()
         return results
 
-    def _measuring(self) -> dict[str, Any]:
-        """What is measured, as arguments of `bias.DetectionEvaluator`."""
+    def _evaluator_arguments(self) -> dict[str, Any]:
         options = self.options
         drise = {"masks": options.masks} if options.method == maps.DRISE.method else {}
         return {
@@ -63,41 +62,41 @@ class DetectorEvaluation(Evaluation):
 
 
 def focus(options: Namespace) -> dict[str, Any]:
-    """What of a CAM is measured, as arguments of `bias.measure`."""
+    """The options for the focus, as arguments of `bias.measure`."""
     return {name: options[name] for name in ("threshold", "margin", "tolerance")}
 
 
 def detector_evaluations(command: Command, networks: Sequence[Pretrained]) -> list[DetectorEvaluation]:
-    """Each detector with its images. Notes say what is assumed.
+    """Returns each detector with its images. Notes state assumptions.
 
     Raises:
-        InputError: a classifier among the detectors, images without objects, an option that is for classifiers.
+        InputError: a network is a classifier, the images have no objects, or an option is for classifiers.
     """
     options, first = command.options, networks[0].source
-    if classifiers := [one.source for one in networks if one.network.detector is None]:
-        raise InputError(f"{first} is a detector, {classifiers[0]} a classifier; measure each kind by itself")
-    command.check_not_given(OF_CLASSIFIERS, f"classifiers, {first} is a detector")
+    if classifiers := [network.source for network in networks if network.network.detector is None]:
+        raise InputError(f"{first} is a detector, {classifiers[0]} a classifier; measure them in separate commands")
+    command.reject_options(CLASSIFIER_OPTIONS, f"classifiers, {first} is a detector")
     if options.method != maps.DRISE.method:
-        command.check_not_given(("masks",), f"--method drise, not {options.method}")
-    sets: dict[str, ImageDataset] = {}  # detectors trained on the same data share them
-    opened = []
-    for one in networks:
-        images = detector_images(one, command.given.get("data.name"), options, sets)
-        opened.append(DetectorEvaluation(one, images, match_outputs(command, one, images), options))
-    if options.method in _OF_THE_IMAGE:
+        command.reject_options(("masks",), f"--method drise, not {options.method}")
+    sets: dict[str, ImageDataset] = {}  # shared by detectors trained on the same data
+    evaluated = []
+    for network in networks:
+        images = detector_images(network, command.typed.get("data.name"), options, sets)
+        evaluated.append(DetectorEvaluation(network, images, match_outputs(command, network, images), options))
+    if options.method in _IMAGE_WIDE_METHODS:
         command.note(
-            f"note: the channels of {options.method} are weighted over the whole image, so that its maps show all "
-            "objects of a kind; those of hirescam and layercam are of each detection (--method)"
+            f"note: {options.method} weights channels over the whole image, so its maps show all objects of a class; "
+            "hirescam and layercam give one map per detection (--method)"
         )
-    return opened
+    return evaluated
 
 
 def detections_gallery(
     evaluated: Sequence[DetectorEvaluation], results: Sequence[bias.Results], count: int
 ) -> report.Gallery:
-    """Some detections of each detector; releases the models."""
-    drawn = report.DetectionsGallery(count, results)
-    for evaluation, one in zip(evaluated, results, strict=True):
-        drawn.add_detector(evaluation.evaluator(), one, evaluation.device)
+    """Some detections of each detector. Releases the models."""
+    gallery = report.DetectionsGallery(count, results)
+    for evaluation, result in zip(evaluated, results, strict=True):
+        gallery.add_detector(evaluation.evaluator(), result, evaluation.device)
         evaluation.release()
-    return drawn
+    return gallery

@@ -1,4 +1,4 @@
-"""A command: its options as they were typed, and what it prints."""
+"""A command: its options and its output."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from regard.launcher import rank_and_size
 from regard.parser import Parser
 from regard.terminal import command_line
 
-_PIPE_WIDTH = 1000  # characters: in files and pipes nothing is cut or folded
+_PIPE_WIDTH = 1000  # characters; output to files and pipes is not cut or wrapped
 
 
 class Command:
-    """A command as it was typed. Results go to standard output, all else to standard error.
+    """A command. Its results go to standard output, everything else to standard error.
 
-    Of several processes that share the work, the first one prints.
+    If several processes share the work, only the first one prints.
 
     Args:
-        parser: of the command, see `options.make_parser`.
-        arguments: after its name.
+        parser: parser of the command, see `options.make_parser`.
+        arguments: arguments after the command's name.
     """
 
     def __init__(self, parser: Parser, arguments: Sequence[str]) -> None:
@@ -39,38 +39,38 @@ class Command:
 
     @cached_property
     def options(self) -> Namespace:
-        """The values of all arguments. Raises InputError for what is wrong with them."""
+        """The values of all arguments. Raises InputError if an argument is wrong."""
         return self.parser.parse_args(self.arguments)
 
     @cached_property
-    def given(self) -> Namespace:
-        """The values of the arguments that were typed, without defaults."""
+    def typed(self) -> Namespace:
+        """The values of the typed arguments only, without defaults."""
         return self.parser.parse_args(self.arguments, defaults=False)
 
-    def over(self, defaults: Sequence[str]) -> Namespace:
-        """The values of all arguments over other defaults, written as arguments."""
+    def options_over(self, defaults: Sequence[str]) -> Namespace:
+        """The values of all arguments, with other defaults, which are written as arguments."""
         return self.parser.parse_args([*defaults, *self.arguments])
 
-    def check_not_given(self, names: Iterable[str], meant: str) -> None:
-        """Raises InputError for an option of these names that has another value than its default.
+    def reject_options(self, names: Iterable[str], purpose: str) -> None:
+        """Raises InputError if one of these options differs from its default.
 
         Args:
-            names: of the values in `options`.
-            meant: what the options are for.
+            names: names in `options`.
+            purpose: what the options are for.
         """
         for name in names:
             if self.options[name] != self.parser.get_default(name):
                 (option,) = (action.option_strings[0] for action in self.parser._actions if action.dest == name)
-                raise InputError(f"{option} is for {meant}; leave it out")
+                raise InputError(f"{option} is for {purpose}; leave it out")
 
     @property
     def line(self) -> str:
-        """The whole command, to type it again."""
+        """The whole command line, quoted for a shell."""
         return command_line([*self.parser.prog.split(), *self.arguments])
 
     @cached_property
     def console(self) -> Console:
-        """For progress and notes, on standard error."""
+        """The console for progress and notes, on standard error."""
         return Console(stderr=True, quiet=self.options.quiet or not self.main, soft_wrap=True)
 
     def note(self, text: object) -> None:
@@ -78,11 +78,11 @@ class Command:
         self.console.print(printable(text))
 
     def show(self, records: Any, *renderables: RenderableType) -> None:
-        """Prints a result: its records with `--json`, else what is given of rich, tables and strings.
+        """Prints a result: the records as JSON with `--json`, otherwise the tables and lines.
 
         Args:
-            records: a list of flat dicts, or another value that JSON has.
-            renderables: strings are printed as lines.
+            records: a list of flat dicts, or another JSON value.
+            renderables: rich objects, such as tables, and strings, each of which is printed as a line.
         """
         if self.main and self.options.json:
             print(json.dumps(records, allow_nan=False, indent=1))
@@ -91,20 +91,20 @@ class Command:
 
     @contextmanager
     def progress(self, name: str, unit: str = "images", total: int | None = None) -> Iterator[Callable[..., None]]:
-        """A bar with what is done of how much, and the rate; where there is no terminal, one line at the end.
+        """Shows a progress bar with the rate, or, without a terminal, one line at the end.
 
         Args:
-            name: in front of the bar.
-            unit: what is counted.
-            total: how much there is to do, if that is known.
+            name: text in front of the bar.
+            unit: what is counted, in the plural.
+            total: number of units to do, if it is known.
 
         Yields:
-            a function that takes how much is done, and the total if that is known by then.
+            a function that takes the number of units done, and the total if it is known by then.
         """
-        began, done = time.monotonic(), 0
+        start, done = time.monotonic(), 0
 
         def rate() -> str:
-            return f"{done / max(time.monotonic() - began, 1e-9):,.0f} {unit}/s"
+            return f"{done / max(time.monotonic() - start, 1e-9):,.0f} {unit}/s"
 
         columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
         ends = (TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
@@ -123,13 +123,13 @@ class Command:
 
 
 def result_width() -> int:
-    """Characters of a line of results."""
+    """The width of results, in characters."""
     console = Console()
     return console.width if console.is_terminal else _PIPE_WIDTH
 
 
-def as_text(*renderables: RenderableType) -> str:
-    """What `Command.show` prints of them into a pipe."""
+def render_text(*renderables: RenderableType) -> str:
+    """The text that `Command.show` prints into a pipe."""
     console = Console(width=_PIPE_WIDTH, no_color=True, force_terminal=False)
     with console.capture() as captured:
         _print(console, renderables)
@@ -137,5 +137,5 @@ def as_text(*renderables: RenderableType) -> str:
 
 
 def _print(console: Console, renderables: Iterable[RenderableType]) -> None:
-    for one in renderables:
-        console.print(one, soft_wrap=isinstance(one, str))
+    for renderable in renderables:
+        console.print(renderable, soft_wrap=isinstance(renderable, str))

@@ -1,4 +1,4 @@
-"""`regard completion`: the script with which a shell completes commands, options and choices."""
+"""`regard completion`: a script that makes a shell complete commands, options and choices."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _PATHS = ("out", "mask", "images", "runs", "run", "store", "checkpoint", "model"
 def parser() -> Parser:
     parser = Parser(
         prog="regard completion",
-        description="Prints the script with which a shell completes commands, options and choices. For bash: regard "
+        description="Prints a script that makes a shell complete commands, options and choices. For bash: regard "
         "completion bash > ~/.local/share/bash-completion/completions/regard",
     )
-    parser.add_argument("shell", choices=_SHELLS, help="shell to complete in")
+    parser.add_argument("shell", choices=_SHELLS, help="shell to write the script for")
     return parser
 
 
@@ -27,7 +27,7 @@ def main(command: Command) -> None:
     shell = command.options.shell
     import shtab
 
-    from regard.cli.main import COMMANDS, module_of  # which imports this module by its name
+    from regard.cli.main import COMMANDS, module_of  # imported here, since it imports this module
 
     root = ArgumentParser(prog="regard")
     root.add_argument("--version", action="store_true", help="print the version")
@@ -41,7 +41,7 @@ def main(command: Command) -> None:
 
 
 def _completed(action: Action) -> Action:
-    """An option as shtab knows it: with its choices, or as a path."""
+    """An option in the form that shtab completes: with its choices, or as a path."""
     choices = _choices(getattr(action, "_typehint", None))
     plain = Action(
         [name for name in action.option_strings if not name.endswith("+")],
@@ -63,4 +63,4 @@ def _choices(kind: Any) -> tuple[str, ...]:
         return ("true", "false")
     if get_origin(kind) is Literal:
         return tuple(map(str, get_args(kind)))
-    return next((choices for one in get_args(kind) if (choices := _choices(one))), ())
+    return next((choices for member in get_args(kind) if (choices := _choices(member))), ())

@@ -1,4 +1,4 @@
-"""`regard complexity`: what networks cost, with and without attention."""
+"""`regard complexity`: measures the cost of networks with and without attention."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 from jsonargparse import Namespace
 
 from regard import attention, detection, models, training
-from regard.cli.command import Command, as_text
-from regard.cli.options import add_attention_stages, add_device, check_place, make_parser
+from regard.cli.command import Command, render_text
+from regard.cli.options import add_attention_stages, add_device, check_parent_folder, make_parser
 from regard.columns import Column
 from regard.errors import InputError
 from regard.files import write_text
@@ -24,7 +24,7 @@ from regard.report import records_table
 
 _DTYPES = ["float32", "bfloat16", "float16", "float64"]
 _FORMATS = {".csv": "csv", ".json": "json"}
-_ABOUT = (
+_NETWORK_COLUMNS = (
     *(Column("detector", "detector"), Column("network", "network"), Column("attention", "attention")),
     *(Column("gate", "gate"), Column("stages", "stages"), Column("image_size", "image", "number", write=str)),
 )
@@ -39,25 +39,25 @@ _MEASURES = {
     "training_step_bytes": ("memory training MB", 1e6, 1),
 }
 _CAPTION = """\
-Operations of one image. In percent: more than without attention.
+Operations for one image. Percentages: increase over the network without attention.
 GFLOPs as SA-Net: convolutions, matrix products, batch norms, ReLUs and pooling, as its table counts them."""
 _CAPTION_DETECTORS = """
-Of detectors: parameters that learn, with the stem and the first stage frozen; box heads on 1,000 proposals, mask heads
-on 100 detections."""
+Detectors: learned parameters, with the stem and the first stage frozen; box heads on 1,000 proposals, mask heads on 100
+detections."""
 _CAPTION_MEASURED = """
-Time and peak memory of a batch: the median, the quartiles below it; memory above parameters and images."""
+Time and peak memory of a batch: the median, with the quartiles below; memory in addition to parameters and images."""
 
 
 def parser() -> Parser:
     parser = make_parser(
         "complexity",
-        "Measures what networks cost without attention and with each of the modules that are named: parameters, "
-        "operations of one image, time and peak memory of a batch. A run folder or imported file is compared with its "
-        "own network without attention.",
+        "Measures the cost of networks without attention and with each named module: parameters, operations for one "
+        "image, time and peak memory of a batch. A run folder or imported file is compared with its own network "
+        "without attention.",
     )
     parser.add_argument("models", nargs="+", metavar="MODEL", help="names of networks, run folders and imported files")
     parser.add_argument(
-        "--detector", help="count a detector with these networks as backbones: faster-rcnn, mask-rcnn, retinanet, …"
+        "--detector", help="detector to count, with the networks as backbones: faster-rcnn, mask-rcnn, retinanet, …"
     )
     parser.add_argument(
         "--attention", type=strings, default=[], help="attention modules to compare: se, cbam, shuffle, …, or all"
@@ -67,24 +67,24 @@ def parser() -> Parser:
         "--attention-options",
         type=dict[str, dict[str, Any]],
         default={},
-        help="options of modules by name: '{shuffle: {groups: 16}}'",
+        help="options of each module, such as '{shuffle: {groups: 16}}'",
     )
     parser.add_argument(
-        "--model-options", type=dict[str, Any], default={}, help="options of the networks by name: '{block: basic}'"
+        "--model-options", type=dict[str, Any], default={}, help="options of the networks, such as '{block: basic}'"
     )
     add_attention_stages(parser)
     parser.add_argument(
         "--image-size",
         type=int,
-        help="side of the images in pixels; 224, or 32 of networks for small images, if not given; of detectors "
-        "800 x 1280",
+        help="side of the images in pixels; if not given 224, 32 for networks for small images, and 800 x 1280 for "
+        "detectors",
     )
     parser.add_argument(
         "--num-classes",
         type=int,
-        help="length of the logits; 1000, or 10 of networks for small images, if not given; of detectors 80",
+        help="number of classes; if not given 1000, 10 for networks for small images, and 80 for detectors",
     )
-    parser.add_argument("--no-latency", dest="latency", action="store_false", help="measure no time and no memory")
+    parser.add_argument("--no-latency", dest="latency", action="store_false", help="do not measure time and memory")
     parser.add_argument(
         "--batch-size",
         type=int,
@@ -93,22 +93,22 @@ def parser() -> Parser:
         help="number of images per batch, for time and memory",
     )
     parser.add_argument(
-        "--repeats", type=int, default=5, interval="[1, 10000]", help="number of times to measure each time"
+        "--repeats", type=int, default=5, interval="[1, 10000]", help="number of measurements of each time"
     )
     add_device(parser)
     parser.add_argument("--dtype", choices=_DTYPES, default="float32", help="data type of parameters and images")
     parser.add_argument("--format", choices=["terminal", "csv"], help="format to write; terminal if not given")
-    parser.add_argument("--out", help="file to write; .csv and .json say the format")
+    parser.add_argument("--out", help="file to write; the endings .csv and .json select the format")
     return parser
 
 
 def main(command: Command) -> None:
     options = command.options
-    check_place(options.out)
+    check_parent_folder(options.out)
     device = training.pick_device(options.device)
     modules = attention.names() if options.attention == ["all"] else [a for a in options.attention if a != "none"]
     if options.detector is not None and any(map(_is_path, options.models)):
-        raise InputError("--detector goes with names of networks; leave it out, or the run folders and files")
+        raise InputError("--detector takes only names of networks; leave it out, or the run folders and files")
     rows = [row for path in filter(_is_path, options.models) for row in _trained(path, options)]
     rows += models.count_costs(
         [name for name in options.models if not _is_path(name)],
@@ -132,7 +132,7 @@ def main(command: Command) -> None:
     table = records_table(records, _columns())
     renderables = [_csv(records)] if form == "csv" else [table, *_notes(records, conditions)]
     if options.out:
-        text = json.dumps(records, indent=1, allow_nan=False) + "\n" if form == "json" else as_text(*renderables)
+        text = json.dumps(records, indent=1, allow_nan=False) + "\n" if form == "json" else render_text(*renderables)
         write_text(options.out, text)
         command.show({"path": options.out}, printable(options.out))
     else:
@@ -150,7 +150,7 @@ def _kind(detector: str | None, options: Mapping[str, Any] | None = None) -> Cal
 
 
 def _trained(path: str, options: Namespace) -> list[Cost]:
-    """The network of a run folder or imported file, without its attention and with it."""
+    """The network of a run folder or imported file, without and with its attention."""
     trained = training.load_pretrained(path, None)
     network = trained.network
     rows = models.count_costs(
@@ -170,7 +170,7 @@ def _trained(path: str, options: Namespace) -> list[Cost]:
 
 
 def _conditions(options: Namespace, device: torch.device) -> dict[str, Any]:
-    """What times and memory depend on besides the networks."""
+    """The conditions of the measured times and memory."""
     return {
         "batch_size": options.batch_size,
         "repeats": options.repeats,
@@ -188,8 +188,8 @@ def _csv(records: Sequence[dict[str, Any]]) -> str:
 
 
 def _columns() -> list[Column]:
-    """Of the table: each measure, and beside it how much more it is than without attention."""
-    columns = list(_ABOUT)
+    """The columns of the table: each measure, followed by its increase over the network without attention."""
+    columns = list(_NETWORK_COLUMNS)
     for key, (heading, unit, decimals) in _MEASURES.items():
         columns.append(Column(key, heading, "number", write=partial(_in_unit, unit, decimals)))
         columns.append(Column(f"{key}_overhead", "", "number", write="{:+.2f}%".format))
@@ -201,7 +201,7 @@ def _in_unit(unit: float, decimals: int, value: float) -> str:
 
 
 def _notes(records: Sequence[dict[str, Any]], conditions: dict[str, Any]) -> list[str]:
-    """The caption, the conditions, and what there is to know of single rows."""
+    """The caption, the conditions, and notes on single rows."""
     detectors = any(record["detector"] for record in records)
     lines = [_CAPTION + (_CAPTION_DETECTORS if detectors else "") + (_CAPTION_MEASURED if conditions else "")]
     lines += [f"{name.replace('_', ' ')}: {value}" for name, value in conditions.items()]
@@ -209,5 +209,5 @@ def _notes(records: Sequence[dict[str, Any]], conditions: dict[str, Any]) -> lis
         name = printable(f"{record['network']}, {record['attention']}")
         lines += [f"{name}: {printable(record[key])}" for key in ("problem", "note", "placement") if record[key]]
         if record["uncounted"]:
-            lines.append(f"{name}: too small, for these operators are not counted: {printable(record['uncounted'])}")
+            lines.append(f"{name}: too low, because these operators are not counted: {printable(record['uncounted'])}")
     return lines

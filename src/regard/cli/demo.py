@@ -1,4 +1,4 @@
-"""`regard demo`: everything at once, on the built-in data."""
+"""`regard demo`: trains, corrects and measures networks on the built-in data."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def parser() -> Parser:
     parser = make_parser(
         "demo",
         "Trains a small network on the built-in data, whose background is a false cue, corrects it with the regions of "
-        "a tenth of the images, transfers its attention to a smaller network, trains others with attention modules "
-        "beside it, measures where each looks, and writes report.html. Downloads nothing.",
+        "a tenth of the images, transfers its attention to a smaller network, trains others with attention modules for "
+        "comparison, measures where each network looks, and writes report.html. Downloads nothing.",
     )
     parser.add_argument("--out", default="demo", help="folder to write the runs and report.html to")
     parser.add_argument("--epochs", type=int, default=EPOCHS, help="number of epochs of every run")
@@ -25,7 +25,7 @@ def parser() -> Parser:
     parser.add_argument(
         "--quick", action="store_true", help="train one epoch on few images, to see within seconds that everything runs"
     )
-    parser.add_argument("--overwrite", action="store_true", help="remove what an earlier demo left in the folder")
+    parser.add_argument("--overwrite", action="store_true", help="remove the runs of an earlier demo in the folder")
     return parser
 
 

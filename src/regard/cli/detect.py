@@ -1,4 +1,4 @@
-"""`regard detect`: measures detectors, and draws what they detect in images."""
+"""`regard detect`: evaluates detectors, and draws the objects that they detect in images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from jsonargparse import Namespace
 
 from regard import data, detection, training
 from regard.cli.command import Command
-from regard.cli.inputs import joined, limited, on_unreadable, open_networks
+from regard.cli.inputs import join_processes, limit_images, on_unreadable, open_networks
 from regard.cli.options import add_device, add_reading, add_saved_weights, make_parser
 from regard.columns import Column
 from regard.data import ImageDataset
@@ -20,10 +20,10 @@ from regard.report.captions import NOTHING_DETECTED
 from regard.training import Pretrained
 
 _NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-_ABOUT = (Column("model", "model"), Column("kind", "of"))
-_COLUMNS = (*_ABOUT, *(Column(name, name, "percent") for name in _NUMBERS))
+_MODEL_COLUMNS = (Column("model", "model"), Column("kind", "of"))
+_COLUMNS = (*_MODEL_COLUMNS, *(Column(name, name, "percent") for name in _NUMBERS))
 _CLASS_COLUMNS = (
-    *(*_ABOUT, Column("class", "class"), Column("objects", "objects", "count")),
+    *(*_MODEL_COLUMNS, Column("class", "class"), Column("objects", "objects", "count")),
     *(Column(name, name, "percent") for name in _NUMBERS[:6]),
 )
 _COMPARISON_COLUMNS = (
@@ -31,17 +31,17 @@ _COMPARISON_COLUMNS = (
     *(Column("value", "difference", "points"), Column("p", "p", "p"), Column("p_adjusted", "adjusted p", "p")),
     Column("significant", "result", "significant"),
 )
-_OF_ONE = {"evaluate": ("data", "split", "images", "limit", "per_class"), "predict": ("model", "score")}
-"""Options that one action has and the other does not."""
+_ACTION_OPTIONS = {"evaluate": ("data", "split", "images", "limit", "per_class"), "predict": ("model", "score")}
+"""For each action, the options that the other does not have."""
 
 
 def parser() -> Parser:
     parser = make_parser(
         "detect",
-        "Measures detectors, or draws what one detects. `regard detect evaluate RUN…` prints COCO's twelve numbers of "
-        "boxes and masks, and compares several detectors on the same images. `regard detect predict PHOTOS… --model "
-        "RUN` writes a picture of each image with its objects, and detections.json. `regard train` trains detectors: "
-        "recipes with a model.detector.",
+        "Evaluates detectors, or draws the objects that one detects. `regard detect evaluate RUN…` prints COCO's "
+        "twelve metrics for boxes and masks, and compares several detectors on the same images. `regard detect predict "
+        "PHOTOS… --model RUN` writes a picture of each image with its objects, and detections.json. `regard train` "
+        "trains detectors from recipes with a model.detector.",
         epilog="examples: regard detect evaluate runs/a runs/b --data coco:FOLDER; "
         "regard detect predict photos --model runs/a --out detected",
     )
@@ -50,25 +50,24 @@ def parser() -> Parser:
         "inputs",
         nargs="+",
         metavar="RUN|IMAGE",
-        help="to evaluate: runs of detectors; to predict: image files, and folders with all images below them",
+        help="for evaluate: runs of detectors; for predict: image files, and folders, which are searched recursively",
     )
     parser.add_argument(
         "--data",
-        help="images to evaluate on: KIND:FOLDER, with KIND coco, voc or masks; those that the run was tested on if "
-        "not given",
+        help="images to evaluate on: KIND:FOLDER, with KIND coco, voc or masks; a run's test images if not given",
     )
-    parser.add_argument("--split", help="split to take of --data: train, val, …")
-    parser.add_argument("--images", metavar="FOLDER", help="images of --data, elsewhere")
-    parser.add_argument("--limit", type=int, interval="[1, 2^40]", help="number of images of --data to take")
-    parser.add_argument("--per-class", action="store_true", help="print AP of every class that the images have, too")
+    parser.add_argument("--split", help="split of --data to use: train, val, …")
+    parser.add_argument("--images", metavar="FOLDER", help="folder of the images, if they are not in that of --data")
+    parser.add_argument("--limit", type=int, interval="[1, 2^40]", help="number of images to use, spread evenly")
+    parser.add_argument("--per-class", action="store_true", help="also print the AP of every class in the images")
     parser.add_argument("--model", metavar="RUN", help="detector to predict with")
     parser.add_argument(
         "--score", type=float, default=0.5, interval="[0, 1]", help="least score of an object to draw, from 0 to 1"
     )
     parser.add_argument(
         "--out",
-        help="folder to write: of predict, `detected` if not given; of evaluate, the detections in COCO's results "
-        "format, nothing if not given",
+        help="folder to write to: for predict `detected` if not given; for evaluate the detections in COCO's results "
+        "format, which are not written if not given",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace what an earlier call wrote there")
     add_saved_weights(parser)
@@ -78,8 +77,8 @@ def parser() -> Parser:
 
 
 def main(command: Command) -> None:
-    (other,) = _OF_ONE.keys() - {command.options.action}
-    command.check_not_given(_OF_ONE[other], f"regard detect {other}")
+    (other,) = _ACTION_OPTIONS.keys() - {command.options.action}
+    command.reject_options(_ACTION_OPTIONS[other], f"regard detect {other}")
     if other == "evaluate":
         _predict(command)
     else:
@@ -88,15 +87,16 @@ def main(command: Command) -> None:
 
 def _evaluate(command: Command) -> None:
     options = command.options
-    with joined(command) as processes:
+    with join_processes(command) as processes:
         detectors = open_networks(command, options.inputs)
-        for one in detectors:
-            _check_detector(one)
+        for detector in detectors:
+            _check_detector(detector)
         if options.out is not None and not options.overwrite:
             _check_absent(Path(options.out), options.inputs)
-        sets: dict[str, ImageDataset] = {}  # detectors tested on the same data share them
+        sets: dict[str, ImageDataset] = {}  # shared by detectors tested on the same data
         results = [
-            _measured(command, one, detector_images(one, options.data, options, sets), processes) for one in detectors
+            _results(command, detector, detector_images(detector, options.data, options, sets), processes)
+            for detector in detectors
         ]
         if options.out is not None and processes.main:
             Path(options.out).mkdir(parents=True, exist_ok=True)
@@ -104,19 +104,19 @@ def _evaluate(command: Command) -> None:
                 for kind in result.kinds:
                     path = result.save_coco(_path(Path(options.out), i, result.model, kind), kind)
                     command.note(f"written: {path}")
-        records = [record for one in results for record in one.to_records()]
+        records = [record for result in results for record in result.to_records()]
         tables = [records_table([record for record in records if record["class"] is None], _COLUMNS)]
         if options.per_class:
-            with_objects = [one for one in records if one["class"] is not None and one["objects"]]
-            tables.append(records_table(with_objects, _CLASS_COLUMNS))
+            class_records = [record for record in records if record["class"] is not None and record["objects"]]
+            tables.append(records_table(class_records, _CLASS_COLUMNS))
         compared = detection.compare_all(results) if len(results) > 1 and processes.main else []
-        comparisons = [record for one in compared for record in one.to_records()]
+        comparisons = [record for comparison in compared for record in comparison.to_records()]
         if comparisons:
             tables.append(records_table(comparisons, _COMPARISON_COLUMNS))
         command.show({"results": records, "comparisons": comparisons}, *tables)
 
 
-def _measured(
+def _results(
     command: Command, detector: Pretrained, images: ImageDataset, processes: training.Processes
 ) -> detection.Results:
     options = command.options
@@ -151,27 +151,27 @@ def detector_images(
     """The images to evaluate a detector on: those of --data, or the test images of its run.
 
     Args:
-        detector: of a run or a file.
-        name: what --data says.
-        options: with split, images and limit.
-        sets: those opened already, as detectors share them; a new one is added.
+        detector: detector of a run or a file.
+        name: value of --data.
+        options: options with split, images and limit.
+        sets: data sets that are already open; a new one is added.
 
     Raises:
-        InputError: the images cannot be opened, or are not known.
+        InputError: the images cannot be opened or are not known.
     """
     if name is not None:
         if "" not in sets:
             files = {option: options[option] for option in ("split", "images", "limit")}
             sets[""] = data.open_regions(name, **files)
         return sets[""]
-    if given := [option for option in ("split", "images") if options[option] is not None]:
-        raise InputError(f"--{given[0]} is for --data; name the images (--data coco:FOLDER)")
+    if unused := [option for option in ("split", "images") if options[option] is not None]:
+        raise InputError(f"--{unused[0]} is for --data; name the images (--data coco:FOLDER)")
     if detector.recipe is None:
-        raise InputError(f"{detector.source} does not know its data; name some (--data coco:FOLDER)")
+        raise InputError(f"the data of {detector.source} are not known; name some (--data coco:FOLDER)")
     key = repr(detector.recipe.data)
     if key not in sets:
         images = training.task_of(detector.recipe).load_data(detector.recipe.data).test
-        sets[key] = limited(images, options.limit)
+        sets[key] = limit_images(images, options.limit)
     return sets[key]
 
 
@@ -181,7 +181,7 @@ def _path(folder: Path, number: int, model: str, kind: str) -> Path:
 
 
 def _check_absent(folder: Path, models: Sequence[str]) -> None:
-    """Raises InputError, before hours of evaluation, where a file of results is there already, or no folder."""
+    """Raises InputError if a result file already exists, or the folder is a file."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; choose another folder (--out)")
     for i, model in enumerate(models):
@@ -193,8 +193,8 @@ def _check_absent(folder: Path, models: Sequence[str]) -> None:
 def _check_detector(network: Pretrained) -> None:
     if network.network.detector is None:
         raise InputError(
-            f"{network.source} is a classifier ({network.network.name}), and this takes a detector: the run of a "
-            "recipe with a model.detector; `regard evaluate` and `regard explain` take classifiers"
+            f"{network.source} is a classifier ({network.network.name}); give a detector, the run of a recipe "
+            "with a model.detector, or use `regard evaluate` and `regard explain` for classifiers"
         )
 
 

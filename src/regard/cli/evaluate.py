@@ -10,7 +10,7 @@ import torch
 from regard import training
 from regard.cli.command import Command
 from regard.cli.evaluation import ClassifierEvaluation
-from regard.cli.inputs import add_networks, evaluations, joined, open_networks
+from regard.cli.inputs import add_networks, evaluations, join_processes, open_networks
 from regard.cli.options import make_parser
 from regard.columns import Column
 from regard.errors import InputError, first_few
@@ -27,32 +27,32 @@ _COLUMNS = (
 def parser() -> Parser:
     parser = make_parser(
         "evaluate",
-        "Measures loss and accuracy of networks: of runs on the test images of their data, and of any network on other "
-        "images with the same classes. Notes say where images come otherwise than in training. Under torchrun or srun "
-        "several processes share the work.",
+        "Measures loss and accuracy of networks: of runs on their test images, and of any network on other images with "
+        "the same classes. Notes list differences from the preprocessing in training. Under torchrun or srun, several "
+        "processes share the work.",
     )
     add_networks(parser)
     return parser
 
 
 def main(command: Command) -> None:
-    with joined(command) as processes:
+    with join_processes(command) as processes:
         records: list[dict[str, Any]] = []
         try:
             networks = open_networks(command, command.options.models)
-            instead = "`regard detect evaluate` measures detectors"
-            for evaluation in evaluations(command, networks, labels=True, streams=True, detectors=instead):
-                records.append(_evaluated(evaluation, processes, command))
+            hint = "`regard detect evaluate` measures detectors"
+            for evaluation in evaluations(command, networks, labels=True, streams=True, detector_hint=hint):
+                records.append(_evaluate(evaluation, processes, command))
         finally:
             if records:
                 command.show(records, records_table(records, _COLUMNS))
 
 
-def _evaluated(evaluation: ClassifierEvaluation, processes: training.Processes, command: Command) -> dict[str, Any]:
-    name, images, known = evaluation.name, evaluation.images, evaluation.pretrained
-    if known.recipe is not None and known.recipe.precision != "float32":
-        command.note(f"note: {name} was trained with precision {known.recipe.precision}; it is evaluated in float32")
-    model = processes.first(lambda: evaluation.model)  # first, for its weights may be a download
+def _evaluate(evaluation: ClassifierEvaluation, processes: training.Processes, command: Command) -> dict[str, Any]:
+    name, images, network = evaluation.name, evaluation.images, evaluation.pretrained
+    if network.recipe is not None and network.recipe.precision != "float32":
+        command.note(f"note: {name} was trained with precision {network.recipe.precision}; it is evaluated in float32")
+    model = processes.first(lambda: evaluation.model)  # the first process may download the weights
     score = training.evaluate(
         model,
         evaluation.loader(rank=processes.rank, world_size=processes.count),
@@ -64,9 +64,10 @@ def _evaluated(evaluation: ClassifierEvaluation, processes: training.Processes, 
     if skipped:
         command.note(f"{len(skipped)} unreadable images skipped: {first_few(skipped)}")
     if not score.images:
-        raise InputError(f"not one image of {images.name} has a label that {name} knows")
-    record: dict[str, Any] = {"model": name, "weights": known.weights, "data": f"{images.name} {images.split}".strip()}
+        raise InputError(f"no image of {images.name} has a class of {name}; name a data set with its classes (--data)")
+    data = f"{images.name} {images.split}".strip()
+    record: dict[str, Any] = {"model": name, "weights": network.weights, "data": data}
     (numbers,) = score.to_records()
-    few = len(known.output_names) <= training.MANY_CLASSES
-    numbers = {name: value for name, value in numbers.items() if not (few and name.startswith("top5"))}
+    has_few_classes = len(network.output_names) <= training.MANY_CLASSES
+    numbers = {name: value for name, value in numbers.items() if not (has_few_classes and name.startswith("top5"))}
     return record | {"skipped": len(skipped)} | numbers

@@ -1,4 +1,4 @@
-"""A trained network, the images that a command evaluates it on, and how they are read."""
+"""A trained network, the images that a command evaluates it on, and how they are loaded."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Evaluation:
     """A trained network and the images that it is evaluated on.
 
     Attributes:
-        pretrained: the network; no two of a command have the same `source`.
+        pretrained: the network; its `source` is unique within a command.
         images: the data set.
-        label_outputs: for each class of the data set the output that stands for it, -1 where none does.
-        options: those of the command, with the data of this network.
+        label_outputs: the index of the output for each class of the data set, -1 if there is none.
+        options: the options of the command, with the data of this network.
     """
 
     pretrained: Pretrained
@@ -42,21 +42,17 @@ class Evaluation:
 
     @property
     def dataset(self) -> ImageDataset:
-        """The images, if they can be read in any order.
-
-        Raises:
-            InputError: they can be read in their order only.
-        """
+        """The images, if they can be read in any order. Raises InputError if they are a stream."""
         if isinstance(self.images, ImageDataset):
             return self.images
         raise InputError(
-            f"the images of {self.images.name} are read in their order, and this command goes back to some; name a set "
-            "of files (--data folder:FOLDER, imagenet:FOLDER, …)"
+            f"the images of {self.images.name} are a stream, and this command reads some of them again; name a set of "
+            "files (--data folder:FOLDER, imagenet:FOLDER, …)"
         )
 
     @cached_property
     def device(self) -> torch.device:
-        """Where the network runs."""
+        """The device that the network runs on."""
         return training.pick_device(self.options.device)
 
     @cached_property
@@ -66,23 +62,23 @@ class Evaluation:
 
     @property
     def layers(self) -> list[str] | str | None:
-        """What --layer says, if the command has it."""
-        given = self.options.get("layer")
-        return given[0] if given and len(given) == 1 else given or None
+        """The value of --layer, if the command has this option."""
+        layers = self.options.get("layer")
+        return layers[0] if layers and len(layers) == 1 else layers or None
 
     def release(self) -> None:
-        """Forgets the model; it is built again when it is needed."""
+        """Frees the model. It is built again when it is next used."""
         self.__dict__.pop("model", None)
 
 
 @dataclass(eq=False)
 class ClassifierEvaluation(Evaluation):
-    """A classifier, and how the images come to it.
+    """A classifier and the preprocessing of its images.
 
     Attributes:
-        mean: of the channels, in [0, 1], subtracted from the images.
-        std: the channels are divided by it.
-        transform: how images are resized and cropped; not at all where they come in one size of their own.
+        mean: mean of each channel, in [0, 1], which is subtracted.
+        std: value that each channel is divided by.
+        transform: how images are resized and cropped; images of one size are not.
     """
 
     mean: Channels
@@ -91,13 +87,13 @@ class ClassifierEvaluation(Evaluation):
 
     @property
     def batch_size(self) -> int:
-        """Images per batch."""
+        """Number of images per batch."""
         size: int | None = self.options.batch_size
         return size or default_batch_size(self.images)
 
     @property
-    def reading(self) -> dict[str, Any]:
-        """How the images are read, as arguments of `data.create_loader` and `bias.evaluate`."""
+    def loading(self) -> dict[str, Any]:
+        """How the images are loaded, as arguments of `data.create_loader` and `bias.evaluate`."""
         return {
             "batch_size": self.batch_size,
             "transform": self.transform,
@@ -109,33 +105,34 @@ class ClassifierEvaluation(Evaluation):
         }
 
     def loader(self, which: Sequence[int] | None = None, **options: Any) -> data.Loader:
-        """The batches of the images, on the device of the network.
+        """The loader of the images, with batches on the network's device.
 
         Args:
-            which: the indices of some images; None: all.
-            options: others of `data.create_loader`.
+            which: indices of the images to load; None: all.
+            options: other arguments of `data.create_loader`.
         """
         images = self.images if which is None else self.images.subset(which)
-        return data.create_loader(images, **self.reading, **options)
+        return data.create_loader(images, **self.loading, **options)
 
     def batches(self, which: Sequence[int] | None = None, *, masks: bool = False) -> Iterator[Batch]:
-        """The batches of `loader` that have images; a warning counts those that cannot be read.
+        """The batches of `loader` that are not empty. A warning counts unreadable images.
 
         Raises:
-            InputError: not one of them can be read.
+            InputError: no image can be read.
         """
         if which is not None and not len(which):
             return
-        unread: list[str] = []
+        unreadable: list[str] = []
         count = 0
         for batch in self.loader(which, masks=masks).epoch(0):
-            unread += batch.skipped
+            unreadable += batch.skipped
             count += len(batch.images)
             if len(batch.images):
                 yield batch
-        if unread and not count:
+        if unreadable and not count:
             raise InputError(
-                f"not one of the {len(unread)} images can be read (the first: {unread[0]}); give readable ones"
+                f"not one of the {len(unreadable)} images can be read (the first: {unreadable[0]}); give readable ones"
             )
-        if unread:
-            warnings.warn(f"unreadable images: {len(unread)} (the first: {unread[0]})", DataWarning, stacklevel=2)
+        if unreadable:
+            message = f"unreadable images: {len(unreadable)} (the first: {unreadable[0]})"
+            warnings.warn(message, DataWarning, stacklevel=2)

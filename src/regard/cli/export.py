@@ -1,4 +1,4 @@
-"""`regard export`: a network as an ONNX file, or in a folder as the Hugging Face Hub has it."""
+"""`regard export`: writes a network as an ONNX file, or as a folder for the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import nn
 
 from regard import detection, export, models, training
 from regard.cli.command import Command
-from regard.cli.options import add_attention, add_saved_weights, attention_of, make_parser
+from regard.cli.options import add_attention, add_saved_weights, attention_fields, make_parser
 from regard.errors import InputError
 from regard.parser import Parser
 from regard.store.runs import measure_of
 
 _DETECTOR_CLASSES = 80  # COCO's
-_DETECTOR_SIDE = 640  # of the images of noise that a detector is traced and checked with
-_METRICS = ("test_accuracy", "test_top5", "test_box_ap", "test_mask_ap", "epoch")  # on the card
-_SIDE = 32  # of CIFAR's images, for which regard's own networks are made
+_DETECTOR_SIDE = 640  # pixels, of the noise images that a detector is traced and checked with
+_METRICS = ("test_accuracy", "test_top5", "test_box_ap", "test_mask_ap", "epoch")  # shown on the model card
+_SIDE = 32  # pixels, of CIFAR's images, which regard's own networks are designed for
 
 
 def parser() -> Parser:
@@ -29,23 +29,23 @@ def parser() -> Parser:
         "Hugging Face Hub.",
     )
     parser.add_argument(
-        "source", metavar="MODEL", help="a run folder, an imported .safetensors file, or a name of a network"
+        "source", metavar="MODEL", help="a run folder, an imported .safetensors file, or the name of a network"
     )
-    parser.add_argument("--out", required=True, help="file to write; with --format hub, the folder")
+    parser.add_argument("--out", required=True, help="file to write, or the folder with --format hub")
     parser.add_argument(
-        "--format", choices=["onnx", "hub"], default="onnx", help="what to write: an ONNX file, or a folder for the hub"
+        "--format", choices=["onnx", "hub"], default="onnx", help="format: an ONNX file, or a folder for the hub"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace what an earlier export wrote")
+    parser.add_argument("--overwrite", action="store_true", help="replace the files of an earlier export")
     add_saved_weights(parser)
     parser.add_argument("--image-size", type=int, help="side of the images in pixels")
     parser.add_argument("--batch-size", type=int, help="number of images per batch; any number if not given")
-    parser.add_argument("--opset", type=int, help="version of ONNX's operators to use")
+    parser.add_argument("--opset", type=int, help="version of the ONNX operator set")
     parser.add_argument(
         "--no-check", dest="check", action="store_false", help="do not compare the outputs of onnxruntime and torch"
     )
-    parser.add_argument("--num-classes", type=int, help="number of classes of a network by name")
-    parser.add_argument("--pretrained", action="store_true", help="take the pretrained weights of a network by name")
-    parser.add_argument("--detector", help="detector to export whose backbone is a network by name")
+    parser.add_argument("--num-classes", type=int, help="number of classes, if MODEL is a name")
+    parser.add_argument("--pretrained", action="store_true", help="use pretrained weights, if MODEL is a name")
+    parser.add_argument("--detector", help="detector to export, with MODEL as its backbone")
     add_attention(parser)
     return parser
 
@@ -54,27 +54,27 @@ def main(command: Command) -> None:
     options, source = command.options, command.options.source
     if Path(source).exists():
         network_only = ("num_classes", "attention", "attention_stages", "pretrained", "detector")
-        if given := [name.replace("_", "-") for name in network_only if options[name] not in (None, False)]:
-            raise InputError(f"{source} says itself what network it is; leave --{given[0]} out")
+        if unused := [name.replace("_", "-") for name in network_only if options[name] not in (None, False)]:
+            raise InputError(f"--{unused[0]} is for a network by name, and {source} is a file or run; leave it out")
         trained = training.load_pretrained(source, options.weights)
-        model, about, classes = trained.model(), trained.preprocessing, trained.classes
+        model, preprocessing, classes = trained.model(), trained.preprocessing, trained.classes
     else:
-        model = _by_name(options)
-        about, classes = training.Preprocessing.of(training.describe(source)), None
+        model = _create(options)
+        preprocessing, classes = training.Preprocessing.of(training.describe(source)), None
     if options.format == "hub":
-        folder = _to_hub(model, Path(source), options, about, classes)
+        folder = _to_hub(model, Path(source), options, preprocessing, classes)
         files = "config.json, model.safetensors and a model card for the Hugging Face Hub"
         command.show({"path": str(folder)}, f"{folder}: {files}")
         return
     detector = isinstance(model, detection.Detector)
     small = isinstance(model, models.CifarResNet | models.WideResNet)
-    size = options.image_size or about.size or (_DETECTOR_SIDE if detector else _SIDE if small else None)
+    size = options.image_size or preprocessing.size or (_DETECTOR_SIDE if detector else _SIDE if small else None)
     if size is None:
-        raise InputError(f"the size of images is not known from {source}; give it (--image-size)")
-    known = {"source": source, "mean": about.mean, "std": about.std, "classes": classes}
+        raise InputError(f"the image size of {source} is not known; give it (--image-size)")
+    metadata = {"source": source, "mean": preprocessing.mean, "std": preprocessing.std, "classes": classes}
     common: dict[str, Any] = {
         "check": options.check,
-        "metadata": {key: value for key, value in known.items() if value is not None},
+        "metadata": {key: value for key, value in metadata.items() if value is not None},
         "overwrite": options.overwrite,
     }
     if detector:
@@ -90,13 +90,17 @@ def main(command: Command) -> None:
     if written.difference is not None:
         lines.append(f"largest difference between onnxruntime and torch, relative: {written.difference:.1e}")
     elif options.check:
-        lines.append("nothing was detected on the noise that it is checked with: onnxruntime and torch agree in that")
+        lines.append("onnxruntime and torch both detected nothing on the noise image of the check")
     record = {"path": str(written.path), "opset": written.opset, "image_size": size, "difference": written.difference}
     command.show(record, *lines)
 
 
 def _to_hub(
-    model: nn.Module, source: Path, options: Namespace, about: training.Preprocessing, classes: tuple[str, ...] | None
+    model: nn.Module,
+    source: Path,
+    options: Namespace,
+    preprocessing: training.Preprocessing,
+    classes: tuple[str, ...] | None,
 ) -> Path:
     folder, recipe = Path(options.out), source / "recipe.yaml"
     if folder.exists() and not (options.overwrite and (folder / "config.json").is_file()):
@@ -104,16 +108,19 @@ def _to_hub(
     rows = (training.Run.open(source).metrics() if (source / "metrics.jsonl").is_file() else []) or [{}]
     row = rows[-1] if options.weights == "last" else max(rows, key=lambda row: row.get(measure_of(row), 0))
     metrics = {name.replace("_", " "): row[name] for name in _METRICS if name in row}
-    known = {key: value for key, value in asdict(about).items() if value is not None}
-    trained_by = recipe if recipe.is_file() else None
     return models.save_pretrained(
-        model, folder, class_names=classes, preprocessing=known, metrics=metrics, recipe=trained_by
+        model,
+        folder,
+        class_names=classes,
+        preprocessing={key: value for key, value in asdict(preprocessing).items() if value is not None},
+        metrics=metrics,
+        recipe=recipe if recipe.is_file() else None,
     )
 
 
-def _by_name(options: Namespace) -> nn.Module:
-    fields = {"pretrained": options.pretrained, "detector": options.detector, **attention_of(options)}
+def _create(options: Namespace) -> nn.Module:
+    fields = {"pretrained": options.pretrained, "detector": options.detector, **attention_fields(options)}
     network = training.ModelRecipe(options.source, **fields)
-    published = training.describe(network.name).get("num_classes", 10)
-    classes = options.num_classes or (_DETECTOR_CLASSES if network.detector else published)
+    default = _DETECTOR_CLASSES if network.detector else training.describe(network.name).get("num_classes", 10)
+    classes = options.num_classes or default
     return training.build_network(network, classes).eval()

@@ -1,4 +1,4 @@
-"""`regard gates`: how far the gates of attention modules tell classes apart, by depth."""
+"""`regard gates`: measures how well the gates of attention modules separate classes, by depth."""
 
 from __future__ import annotations
 
@@ -14,19 +14,21 @@ from regard.studies import attention_layers, gate_activations
 def parser() -> Parser:
     parser = make_parser(
         "gates",
-        "Measures what attention modules multiply each channel with, in the mean over the images of a class, and how "
-        "far that tells classes apart at each depth, as SENet and SA-Net did. Several networks, such as one with and "
-        "one without channel shuffle, stand side by side. The folder of the study (--out) gets gates.html and "
-        "gates.json, which has every channel.",
+        "Measures the mean gate of each channel over the images of a class, and how well the gates separate classes at "
+        "each depth, as SENet and SA-Net did. Several networks, such as one with and one without channel shuffle, are "
+        "shown side by side. Writes gates.html and gates.json, with every channel, to a folder (--out).",
     )
     parser.add_argument(
-        "--layer", type=strings, default=[], help="modules to study, or what they are in (layer4); all if not given"
+        "--layer",
+        type=strings,
+        default=[],
+        help="modules to study, or layers that contain them, such as layer4; all if not given",
     )
     parser.add_argument(
         "--quantity",
         choices=["gate", "output"],
         default="gate",
-        help="what to average: the gate, or the features that the module gives",
+        help="quantity to average: the gate, or the output features of the module",
     )
     add_study_options(parser, classes="all", per_class=None)
     return parser
@@ -40,7 +42,7 @@ def main(command: Command) -> None:
     layers = options.layer or None
     for network in networks:
         try:
-            attention_layers(network.model, layers, quantity=options.quantity)  # before the work
+            attention_layers(network.model, layers, quantity=options.quantity)  # fails before the long computation
         except InputError as error:
             raise InputError(f"{network.name}: {error}") from error
         network.release()

@@ -1,4 +1,4 @@
-"""`regard groups`: how much each group of a layer's channels alone speaks for a class."""
+"""`regard groups`: measures how strongly each group of a layer's channels supports a class."""
 
 from __future__ import annotations
 
@@ -20,20 +20,18 @@ from regard.studies.groups import Target, group_scores
 def parser() -> Parser:
     parser = make_parser(
         "groups",
-        "Measures how much each group of a layer's channels, taken alone, speaks for a class: the image is masked with "
-        "the group's mean activation, and the score is the probability of the class then (SA-Net's group activation), "
-        "in the mean over the images of the class. Each image takes one forward pass per group. The folder of the "
-        "study (--out) gets groups.html and groups.json.",
+        "Measures how strongly each group of a layer's channels supports a class: the image is masked with the group's "
+        "mean activation, and the score is the probability of the class on the masked image (SA-Net's group "
+        "activation), averaged over the images of the class. Each image takes one forward pass per group. Writes "
+        "groups.html and groups.json to a folder (--out).",
     )
-    parser.add_argument(
-        "--layer", type=strings, required=True, help="layer to study; where networks differ, one for each of them"
-    )
-    parser.add_argument("--groups", type=int, default=64, help="number of groups to cut the channels into")
+    parser.add_argument("--layer", type=strings, required=True, help="layer to study, or one for each network")
+    parser.add_argument("--groups", type=int, default=64, help="number of groups to divide the channels into")
     parser.add_argument(
         "--target",
         choices=["label", "predicted"],
-        help="class whose probability to take: the label, or the one predicted for the whole image; the label if it is "
-        "an output of the networks",
+        help="class whose probability to measure: the label, or the prediction for the whole image; if not given the "
+        "label, where it is an output of the networks",
     )
     add_study_options(parser, classes=f"{CLASSES}, spread evenly,", per_class=20)
     return parser
@@ -43,10 +41,10 @@ def main(command: Command) -> None:
     options = command.options
     networks = evaluations(command, open_networks(command, options.models))
     layers = _layers(networks, options.layer)
-    images = sample(networks, most=CLASSES)
+    images = sample(networks, max_classes=CLASSES)
     folder = folder_for("groups", options.out, images)
     target = _target(networks, images, options.target)
-    for network, layer in zip(networks, layers, strict=True):  # before the work
+    for network, layer in zip(networks, layers, strict=True):  # fails before the long computation
         first = next(network.batches(images.indices))
         group_means(network.model, layer, first.images[:1], options.groups)
         network.release()
@@ -79,12 +77,12 @@ def _layers(networks: Sequence[ClassifierEvaluation], layers: list[str]) -> list
 
 
 def _target(networks: Sequence[ClassifierEvaluation], images: Sample, target: Target | None) -> Target:
-    """The class whose probability is taken, the same for all networks."""
+    """The class whose probability is measured, the same for all networks."""
     for network in networks:
         missing = [label for label in images.labels if network.label_outputs[label] < 0]
         if missing and target is None:
             return "predicted"
         if missing and target == "label":
             name = network.images.classes[missing[0]]
-            raise InputError(f"no output of {network.name} stands for class {name!r}; leave --target out")
+            raise InputError(f"{network.name} has no output for class {name!r}; leave --target out")
     return target or "label"

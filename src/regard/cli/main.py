@@ -1,4 +1,4 @@
-"""The command line: finds the command, and says in one line what is wrong with the input."""
+"""The entry point of the command line: runs a command, and prints errors of the input as one line."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from typing import Any
 from regard.errors import KILLED_WORKER, DataWarning, InputError, ReportedElsewhere, first_line, unknown
 from regard.launcher import rank_and_size
 from regard.optional import require
-from regard.terminal import replace_unencodable, say
+from regard.terminal import print_line, replace_unencodable
 from regard.version import __version__
 
-# What each is for. A command lives in the module of its name in `regard.cli`, which is only imported when it is
-# called, so that `regard --help` does not wait for torch.
+# Command -> summary. Each command is a module of `regard.cli`, which is imported only when it runs, so that
+# `regard --help` does not import torch.
 COMMANDS = {
-    "demo": "trains, corrects and measures networks on the built-in data, and writes one page; a first step",
+    "demo": "trains, corrects and measures networks on built-in data, and writes a report; a first step",
     "train": "trains the network of a recipe, with or without attention and a teacher",
     "evaluate": "measures accuracy and loss of networks",
-    "bias": "measures where networks look, against the regions of the objects, over a whole data set",
-    "explain": "shows where a network looks in some images: the likeliest classes, and a CAM for each",
-    "detect": "measures detectors, and draws what one detects in images",
-    "gates": "measures how far the gates of attention modules tell classes apart, by depth",
-    "groups": "measures how much each group of a layer's channels alone speaks for a class",
-    "complexity": "measures what networks cost with and without attention: parameters, operations, time, memory",
-    "table": "lists the published tables, and shows one with your own runs beside its numbers",
-    "reproduce": "fills a published table: runs what is missing, on this machine or many",
-    "runs": "lists the runs of a store: how far they are, and their accuracy",
-    "report": "writes one page of runs, and compares them: seeds, curves, bias, CAMs, costs, commands",
+    "bias": "measures on a data set whether networks look at the objects",
+    "explain": "shows where a network looks in images: the most likely classes, and a CAM for each",
+    "detect": "evaluates detectors, and draws the objects that one detects in images",
+    "gates": "measures how well the gates of attention modules separate classes, by depth",
+    "groups": "measures how strongly each group of a layer's channels supports a class",
+    "complexity": "measures the cost of networks with and without attention: parameters, operations, time, memory",
+    "table": "lists the published tables, and shows one with your runs beside its numbers",
+    "reproduce": "fills a published table: trains the missing runs, on one machine or many",
+    "runs": "lists the runs of a store with their progress and accuracy",
+    "report": "writes one page that compares runs: seeds, curves, bias, CAMs, costs, commands",
     "recipes": "lists, shows and copies the recipes that come with regard",
-    "import": "turns a checkpoint from elsewhere into a file that the other commands take",
+    "import": "converts a published checkpoint to a file that the other commands take",
     "export": "writes a network as an ONNX file, checked with onnxruntime, or for the Hugging Face Hub",
-    "completion": "prints the script with which bash, zsh or fish completes commands and options",
+    "completion": "prints the completion script of commands and options for bash, zsh or fish",
 }
 
-# What they need besides the base dependencies, asked for before their work; others only need such for some inputs.
+# Optional packages that a command always needs. Others are checked when an input needs them.
 _NEEDS = {
     "demo": ("accelerate", "matplotlib", "pyarrow", "sklearn"),
     "train": ("accelerate",),
@@ -50,9 +50,9 @@ _NEEDS = {
     "report": ("matplotlib",),
     "completion": ("shtab",),
 }
-# Of these a launcher may start several processes: they share the work, or, of the last, the runs of a store.
+# Commands that a launcher may start in several processes, which share the work, or for `reproduce` the runs.
 _SHARED = ("train", "evaluate", "bias", "detect", "reproduce")
-_LONGEST = 4000  # characters of a message
+_MAX_MESSAGE = 4000  # characters of a message
 
 _USAGE = """usage: regard COMMAND [OPTIONS]
 
@@ -62,12 +62,12 @@ commands:
 {commands}
 
 `regard COMMAND --help` explains the options of a command, `regard --version` prints the version.
-With REGARD_TRACEBACK=1 an error of one line also shows what is behind it.
+REGARD_TRACEBACK=1 adds the traceback to an error message.
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command; 0 done, 2 wrong input, 75 interrupted and resumable, 76 another process works in the run."""
+    """Runs a command and returns its exit status, see `regard.errors`."""
     replace_unencodable()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -79,31 +79,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if arguments[0] not in COMMANDS:
             raise unknown("command", arguments[0], COMMANDS)
-        _check_alone(arguments[0])
+        _check_process_count(arguments[0])
         if not {"-h", "--help"} & set(arguments):
             require(f"regard {arguments[0]}", *_NEEDS.get(arguments[0], ()))
         module = import_module(module_of(arguments[0]))
         from regard.cli.command import Command
 
-        with _shown_warnings():
+        with _data_warnings():
             status: int | None = module.main(Command(module.parser(), arguments[1:]))
             return status or 0
     except ReportedElsewhere as error:
-        return _failed(error, None)
+        return _report(error, None)
     except InputError as error:
-        return _failed(error, f"{error!s:.{_LONGEST}}")
+        return _report(error, f"{error!s:.{_MAX_MESSAGE}}")
     except KeyboardInterrupt:
         print("regard: stopped", file=sys.stderr)
         return 130
     except BrokenPipeError:
         return 1
-    except OSError as error:  # a name that is too long, a disk that is full or may only be read
-        place = f"{error.filename}: " if error.filename else ""
-        return _failed(error, f"{place}{error.strerror or error}")
+    except OSError as error:  # such as a name that is too long, a full disk or a read-only one
+        location = f"{error.filename}: " if error.filename else ""
+        return _report(error, f"{location}{error.strerror or error}")
     except RuntimeError as error:
         if not KILLED_WORKER.search(str(error)):
             raise
-        return _failed(error, f"{first_line(error)}; if memory ran out, give fewer workers or smaller batches")
+        return _report(error, f"{first_line(error)}; if memory ran out, use fewer workers or smaller batches")
 
 
 def module_of(command: str) -> str:
@@ -111,41 +111,38 @@ def module_of(command: str) -> str:
     return f"regard.cli.{'import_' if command == 'import' else command}"
 
 
-def _failed(error: Exception, message: str | None) -> int:
-    """Prints the message in a line, if there is one, and gives the exit status.
-
-    If REGARD_TRACEBACK is set, what is behind it comes first: causes, and notes of DataLoader workers.
-    """
+def _report(error: Exception, message: str | None) -> int:
+    """Prints the message, after the traceback if REGARD_TRACEBACK is set, and returns the exit status."""
     if os.environ.get("REGARD_TRACEBACK", "0") not in ("", "0"):
         for line in "".join(traceback.format_exception(error)).splitlines():
-            say(line, error=True)
+            print_line(line, error=True)
     if message is not None:
-        rank = os.environ.get("RANK", "0")  # of a process that a launcher started
-        say(f"regard{f' (process {rank})' if rank != '0' else ''}: {message}", error=True)
+        rank = os.environ.get("RANK", "0")  # set by the launcher
+        print_line(f"regard{f' (process {rank})' if rank != '0' else ''}: {message}", error=True)
     return error.status if isinstance(error, InputError) else InputError.status
 
 
-def _check_alone(command: str) -> None:
-    """Raises InputError if several processes were started of a command that does not share its work."""
+def _check_process_count(command: str) -> None:
+    """Raises InputError if a launcher started several processes of a command that runs in one."""
     rank, size = rank_and_size()
     if size > 1 and command not in _SHARED:
-        message = f"regard {command} works in one process, and {size} were started together; start one"
+        message = f"regard {command} runs in one process, and {size} were started together; start one"
         raise ReportedElsewhere(message) if rank else InputError(message)
 
 
 @contextlib.contextmanager
-def _shown_warnings() -> Iterator[None]:
-    """Shows what there is to know of the data, each once, in a line, by the first process."""
+def _data_warnings() -> Iterator[None]:
+    """Prints each different `DataWarning` once, as one line, in the first process."""
     messages: set[str] = set()
     with warnings.catch_warnings():
         warnings.simplefilter("always", DataWarning)
-        others = warnings.showwarning
+        show_other = warnings.showwarning
 
         def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
             if not issubclass(category, DataWarning):
-                others(message, category, *rest, **more)
+                show_other(message, category, *rest, **more)
             elif str(message) not in messages and os.environ.get("RANK", "0") == "0":
-                say(f"regard: {message}", error=True)
+                print_line(f"regard: {message}", error=True)
             messages.add(str(message))
 
         warnings.showwarning = show

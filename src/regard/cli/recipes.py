@@ -1,4 +1,4 @@
-"""`regard recipes`: lists, shows and copies the recipes that come with regard. It does not wait for torch."""
+"""`regard recipes`: lists, shows and copies the recipes that come with regard. Does not import torch."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from regard.parser import Parser
 def parser() -> Parser:
     parser = make_parser(
         "recipes",
-        "Lists, shows and copies the recipes that come with regard. `regard train NAME` trains one; a copy of one is "
-        "the beginning of a recipe of your own.",
+        "Lists, shows and copies the recipes that come with regard. `regard train NAME` trains one, and a copy is a "
+        "starting point for your own recipe.",
     )
     parser.add_argument(
         "action", nargs="?", choices=["list", "show", "copy"], default="list", help="what to do with the recipes"
     )
     parser.add_argument("name", nargs="?", help="recipe to show or copy, such as lsas/resnet164-se-cifar10")
-    parser.add_argument("target", nargs="?", help="file or folder to copy it to")
-    parser.add_argument("--overwrite", action="store_true", help="replace a file that is there already")
+    parser.add_argument("target", nargs="?", help="file or folder to copy the recipe to")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     return parser
 
 
 def main(command: Command) -> None:
     options, name = command.options, command.options.name
-    needed = {"list": "", "show": "NAME", "copy": "NAME TARGET"}[options.action]
-    if missing := [argument for argument in needed.split() if options[argument.lower()] is None]:
-        raise InputError(f"{missing[0]} is missing: regard recipes {options.action} {needed}")
+    required = {"list": "", "show": "NAME", "copy": "NAME TARGET"}[options.action]
+    if missing := [argument for argument in required.split() if options[argument.lower()] is None]:
+        raise InputError(f"{missing[0]} is missing: regard recipes {options.action} {required}")
     if options.action == "show":
         text = recipes.find(name).read_text(encoding="utf-8")
         command.show({"name": name, "recipe": yaml.safe_load(text)}, text.rstrip("\n"))
@@ -59,8 +59,8 @@ def _copy(name: str, target: Path, *, overwrite: bool) -> Path:
     if target.exists() and not overwrite:
         raise InputError(f"{target} exists already; replace it (--overwrite) or give another file")
     try:
-        with written_aside(target) as aside:
-            shutil.copyfile(path, aside)
+        with written_aside(target) as temporary:
+            shutil.copyfile(path, temporary)
     except OSError as error:
         raise InputError(f"{target} cannot be written ({first_line(error)}); give another file") from error
     return target

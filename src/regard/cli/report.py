@@ -1,4 +1,4 @@
-"""`regard report`: one page of a set of runs."""
+"""`regard report`: writes one page about a set of runs."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ from regard.store import Store
 def parser() -> Parser:
     parser = make_parser(
         "report",
-        "Writes one page of runs, which needs nothing but itself: the results over their seeds, comparisons, curves, "
-        "cost and accuracy, class activation maps of the same test images, the published tables that the runs fill, "
-        "and how to repeat them. Runs that differ only in their seeds are one network.",
+        "Writes one self-contained page about runs: results over seeds, comparisons, curves, cost and accuracy, class "
+        "activation maps of the same test images, the published tables that the runs belong to, and the commands to "
+        "repeat them. Runs that differ only in their seeds are one network.",
     )
     parser.add_argument(
         "runs",
         nargs="*",
         metavar="RUN",
         help="run folders, folders of run folders, patterns such as 'runs/wrn-*', or addresses of a store or a run, "
-        "such as s3://bucket/runs; runs if none is named",
+        "such as s3://bucket/runs; the folder runs if not given",
     )
     parser.add_argument("--out", default="report.html", help="page to write")
     parser.add_argument("--names", type=strings, default=[], help="names of the networks, in order")
-    parser.add_argument("--reference", help="network to compare the others with")
+    parser.add_argument("--reference", help="network that the others are compared with")
     parser.add_argument(
         "--examples",
         type=int,
         default=12,
         interval="[0, 10^6]",
-        help="number of test images to draw with CAMs; 0 is quick",
+        help="number of test images to show with their CAMs; 0 is fastest",
     )
     parser.add_argument("--title", default="Runs", help="title of the page")
-    parser.add_argument("--data.folder", help="folder of the test images, if elsewhere")
+    parser.add_argument("--data.folder", help="folder of the test images, if not the one in the recipes")
     return parser
 
 
 def main(command: Command) -> None:
     options = command.options
-    check_written(Path(options.out), MARK)  # before the work
+    check_written(Path(options.out), MARK)  # fails before the long computation
     runs = report.report_runs(
         [folder for path in options.runs or ["runs"] for folder in _folders(path)],
         title=options.title,
@@ -60,11 +60,11 @@ def main(command: Command) -> None:
 
 
 def _folders(path: str) -> list[str]:
-    """A path on this machine as it is; of an address, the runs behind it, fetched."""
+    """A local path itself, or local copies of the runs at an address."""
     if "://" not in path:
         return [path]
-    above, _, name = path.rstrip("/").rpartition("/")
-    store = Store(above) if not above.endswith(("/", ":")) else None
+    parent, _, name = path.rstrip("/").rpartition("/")
+    store = Store(parent) if not parent.endswith(("/", ":")) else None
     if store is not None and not name.startswith(".") and store.run(name) is not None:
         return [str(store.fetch(name, checkpoints=False))]
     store = Store(path)

@@ -1,4 +1,4 @@
-"""`regard reproduce`: fills a published table with runs."""
+"""`regard reproduce`: trains the runs that a published table needs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from regard import host, reproduction, tables, training
 from regard.cli.command import Command
 from regard.cli.options import add_device, make_parser
-from regard.cli.table import DEFAULT, add_overrides, given_overrides, show
+from regard.cli.table import DEFAULT, add_overrides, parse_overrides, show
 from regard.columns import Column
 from regard.errors import INTERRUPTED, InputError
 from regard.formatting import counted, duration
@@ -22,9 +22,9 @@ from regard.reproduction import Cost, Executor, Job, LocalExecutor, Outcome, Pla
 from regard.store import Store
 from regard.terminal import command_line
 
-_RUN_MEMORY = 3.0  # GiB of a run on the processor, as of one on CIFAR-10
-_GPU_SHARE = 0.9  # of the memory of a GPU that runs may take together
-_MOST_A_GPU = 4  # runs; more wait for one another
+_RUN_MEMORY = 3.0  # GiB that a run on the CPU needs, measured on CIFAR-10
+_GPU_SHARE = 0.9  # largest share of a GPU's memory for all its runs
+_MAX_RUNS_PER_GPU = 4  # more runs only wait for each other
 _JOBS = (
     *(Column("run", "run"), Column("state", "state"), Column("epochs", "epochs", "count")),
     *(Column("epochs_done", "finished epochs", "count"), Column("teacher", "teacher")),
@@ -36,41 +36,45 @@ _SAVINGS = (Column("part", "leaving out"), Column("name", ""), Column("saved", "
 def parser() -> Parser:
     parser = make_parser(
         "reproduce",
-        "Works out which runs a table still needs, runs them, teachers before students, and ends with the table. Runs "
-        "that were interrupted are resumed, those that failed are tried again. The same command goes on where it was "
-        "stopped, and may be given on several machines that share a store.",
+        "Finds the runs that a table still needs, trains them, teachers before students, and prints the table. "
+        "Interrupted runs are resumed, and failed runs are tried again. After an interruption the same command "
+        "resumes. It may run on several machines that share a store.",
     )
     parser.add_argument("table", help="name of a table, as `regard table` lists them, or a file TABLE.yaml")
     parser.add_argument(
-        "--seeds", type=int, default=5, interval="[1, 10000]", help="number of runs of each cell: seeds 0, 1, …"
+        "--seeds", type=int, default=5, interval="[1, 10000]", help="number of runs for each cell, with seeds 0, 1, …"
     )
     parser.add_argument("--rows", type=strings, default=[], help="rows to fill; all if not given")
     parser.add_argument(
-        "--columns", type=strings, default=[], help="columns to fill, with their teachers; all if not given"
+        "--columns", type=strings, default=[], help="columns to fill, including their teachers; all if not given"
     )
-    parser.add_argument("--runs", default=DEFAULT, help="store of the runs: a folder, or an address")
-    parser.add_argument(
-        "--dry-run", action="store_true", help="print what would be run and what it costs, and run none"
-    )
+    parser.add_argument("--runs", default=DEFAULT, help="store of the runs: a folder or an address")
+    parser.add_argument("--dry-run", action="store_true", help="print the runs and their cost without training them")
     parser.add_argument(
         "--commands", action="store_true", help="print the commands of the runs, for a job array or GNU parallel"
     )
     parser.add_argument(
-        "--engine", choices=["local", "ray"], default="local", help="where to run: this machine, or a Ray cluster"
+        "--engine",
+        choices=["local", "ray"],
+        default="local",
+        help="where to train: on this machine, or on a Ray cluster",
     )
     parser.add_argument(
-        "--at-once", type=int, interval="[1, 10000]", help="number of runs at a time on this machine; as many as fit"
+        "--at-once",
+        type=int,
+        interval="[1, 10000]",
+        help="number of parallel runs on this machine; as many as fit if not given",
     )
     parser.add_argument(
         "--address", help="address of the Ray cluster: auto, ray://HOST:10001; a new cluster if not given"
     )
-    parser.add_argument("--gpus", type=float, help="number of GPUs that Ray gives each run; 0.25 for four on one")
-    parser.add_argument("--cpus", type=float, default=1, help="number of processors that Ray gives each run")
+    parser.add_argument("--gpus", type=float, help="number of GPUs per run on Ray; 0.25 for four runs on one GPU")
+    parser.add_argument("--cpus", type=float, default=1, help="number of CPU cores per run on Ray")
     parser.add_argument(
-        "--retries", type=int, default=2, interval="[0, 10000]", help="number of times to try a failed run again"
+        "--retries", type=int, default=2, interval="[0, 10000]", help="number of times to retry a failed run"
     )
     add_device(parser)
-    parser.add_argument("--threads", type=int, help="number of threads of a run on processors; 1 if not given")
+    parser.add_argument("--threads", type=int, help="number of threads of a run on the CPU; 1 if not given")
     parser.add_argument("--save-minutes", type=float, help="minutes between checkpoints within an epoch")
     add_overrides(parser)
     return parser
@@ -82,14 +86,14 @@ def main(command: Command) -> int:
         if options[name] is not None:
             raise InputError(f"--{name} is for --engine ray")
     table = tables.load_table(options.table).only(options.rows or None)
-    overrides, where = given_overrides(command)
+    overrides, where = parse_overrides(command)
     overrides = overrides or tables.Overrides()
     local = options.engine == "local" and not options.commands
     device = training.pick_device(options.device) if local else torch.device("cpu")
     if local and device.type == "cpu":
-        where.setdefault("threads", 1)  # small networks gain little from more, and several runs share the processors
+        where.setdefault("threads", 1)  # more threads help small networks little, and several runs share the cores
     if options.engine == "ray" and not options.gpus:
-        where.setdefault("device", "cpu")  # whatever a machine of the cluster has
+        where.setdefault("device", "cpu")  # even if the machines of the cluster have GPUs
         where.setdefault("threads", max(1, int(options.cpus)))
     store = Store(options.runs)
     runs = store.runs()
@@ -108,14 +112,14 @@ def main(command: Command) -> int:
         return 0
     cost = None
     if plan.todo and (options.dry_run or local):
-        command.note("reading the data and timing a few training steps, for the cost")
-        start = time.time() - psutil.Process().create_time()  # what another will take to import as much
+        command.note("reading the data and timing a few training steps to estimate the cost")
+        start = time.time() - psutil.Process().create_time()  # seconds that a new process needs for the imports
         cost = reproduction.estimate(plan, runs, None if options.gpus else device, start)
     slots = options.at_once or (_fitting(cost, device, options.threads or 1) if local else 1)
     _show_plan(command, plan, cost, slots)
     if options.dry_run:
         return 0
-    if cost is not None and cost.unreadable:  # before hours of work
+    if cost is not None and cost.unreadable:  # fails before hours of training
         raise InputError(next(iter(cost.unreadable.values())))
     outcome = Outcome()
     if plan.todo:
@@ -129,14 +133,14 @@ def main(command: Command) -> int:
 
 
 def _fitting(cost: Cost | None, device: torch.device, threads: int) -> int:
-    """How many runs fit on this machine at once, on all its GPUs if none is named."""
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The number of runs that fit on this machine at once, on all its GPUs unless the device is one of them."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if device.type != "cuda":
-        return max(1, min(processors // threads, int(host.available_memory() / 2**30 / _RUN_MEMORY)))
-    need = max((rate.memory for rate in cost.rates.values()), default=0.0) if cost else 0.0
+        return max(1, min(cores // threads, int(host.available_memory() / 2**30 / _RUN_MEMORY)))
+    run_memory = max((rate.memory for rate in cost.rates.values()), default=0.0) if cost else 0.0
     gpus = list(range(torch.cuda.device_count())) if device.index is None else [device.index]
     free = min(torch.cuda.mem_get_info(gpu)[0] for gpu in gpus) / 2**30
-    return max(1, min(int(_GPU_SHARE * free / (need + 1.0)), _MOST_A_GPU) * len(gpus))  # 1 GiB for its own context
+    return max(1, min(int(_GPU_SHARE * free / (run_memory + 1.0)), _MAX_RUNS_PER_GPU) * len(gpus))  # 1 GiB for CUDA
 
 
 def _executor(command: Command, plan: Plan, slots: int, device: torch.device) -> Executor:
@@ -146,12 +150,12 @@ def _executor(command: Command, plan: Plan, slots: int, device: torch.device) ->
         return LocalExecutor(slots, gpus)
     cluster = RayExecutor(options.address, cpus=options.cpus, gpus=options.gpus or 0.0, retries=options.retries)
     cluster.check(plan.todo)
-    command.note(f"{counted(len(plan.todo), 'run')} given to Ray")
+    command.note(f"{counted(len(plan.todo), 'run')} submitted to Ray")
     return cluster
 
 
 def _show_plan(command: Command, plan: Plan, cost: Cost | None, slots: int) -> None:
-    """Prints the plan: its totals as notes, and, without running it, every run as a result."""
+    """Prints the totals of the plan as notes and, with --dry-run, every run as a result."""
     todo = plan.todo
     begun = sum(job.state == "begun" for job in todo)
     totals = {
@@ -190,27 +194,27 @@ def _record(job: Job, cost: Cost | None) -> dict[str, Any]:
 
 
 def _savings(plan: Plan, cost: Cost) -> list[dict[str, Any]]:
-    """The cost of each row, each column and the last seed, which leaving it out saves, most first."""
-    saved: list[tuple[str, str, float]] = []
+    """The cost that leaving out each row, each column or the last seed saves, largest first."""
+    savings: list[tuple[str, str, float]] = []
     for axis, kind in enumerate(("row", "column")):
         keys = {cell[axis] for job in plan.todo for cell in job.cells}
         for key in sorted(keys) if len(keys) > 1 else ():
-            alone = [job for job in plan.todo if all(cell[axis] == key for cell in job.cells)]
-            saved.append((kind, key, cost.total(alone)))
+            jobs = [job for job in plan.todo if all(cell[axis] == key for cell in job.cells)]
+            savings.append((kind, key, cost.total(jobs)))
     if len(plan.seeds) > 1:
         last = plan.seeds[-1]
-        saved.append(("last seed", str(last), cost.total(job for job in plan.todo if job.recipe.seed == last)))
-    order = sorted(saved, key=lambda one: -one[2])
-    return [{"part": part, "name": name, "saved": duration(seconds)} for part, name, seconds in order if seconds > 0]
+        savings.append(("last seed", str(last), cost.total(job for job in plan.todo if job.recipe.seed == last)))
+    savings.sort(key=lambda saving: -saving[2])
+    return [{"part": part, "name": name, "saved": duration(seconds)} for part, name, seconds in savings if seconds > 0]
 
 
 def _status(command: Command, outcome: Outcome) -> int:
-    """The exit status; says what is not done."""
+    """Prints the runs that are not done, and returns the exit status."""
     for name, reason in sorted({**outcome.failed, **outcome.skipped}.items()):
         command.note(f"not done: {name}: {reason}")
     if outcome.failed:
-        command.note("the same command tries again from the newest checkpoint; remove a run's folder to begin anew")
+        command.note("the same command retries from the newest checkpoint; remove a run's folder to start it over")
     if outcome.stopped:
-        command.note("stopped; the same command goes on")
+        command.note("stopped; the same command resumes")
         return INTERRUPTED
     return 1 if outcome.failed else 0

@@ -1,4 +1,4 @@
-"""`regard runs`: what is in a store of runs, and how far it is. It is there at once: it does not wait for torch."""
+"""`regard runs`: lists the runs of a store and their progress. Does not import torch, so that it starts at once."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from regard.store import Store, StoredRun
 from regard.store.runs import MEASURES
 
 _COLUMNS = ("run", "epochs", "accuracy, %", "AP, %", "network", "seed", "version", "state")
-_LEAST_WIDTH = {"network": 80, "version": 110}  # characters of a terminal for a column that may be left out
+_LEAST_WIDTH = {"network": 80, "version": 110}  # least width of the terminal for a column, in characters
 _STYLES = {"finished": "green", "running": "cyan", "unfinished": "yellow", "broken": "red"}
 
 
 def parser() -> Parser:
     parser = make_parser(
         "runs",
-        "Lists the runs of a store: how many epochs each has done, its test accuracy after the last of them, or AP of "
-        "a detector, its network, its seed, the version of regard that trains it, and whether it is finished, being "
-        "run, unfinished or broken.",
+        "Lists the runs of a store: the finished epochs of each, its latest test accuracy, or AP for a detector, its "
+        "network, its seed, the version of regard that trained it, and whether it is finished, running, unfinished or "
+        "broken.",
     )
     parser.add_argument(
         "store", nargs="?", default="runs", help="folder of run folders, or an address such as s3://bucket/runs"
     )
-    parser.add_argument("--unfinished", action="store_true", help="list only runs that are not finished")
+    parser.add_argument("--unfinished", action="store_true", help="list only unfinished runs")
     return parser
 
 
@@ -49,7 +49,7 @@ def main(command: Command) -> None:
 
 
 def _state(run: StoredRun, holders: Mapping[str, str]) -> tuple[str, str]:
-    """The state, and a description of it."""
+    """The state and its description."""
     if run.name in holders:
         return "running", f"being run by {holders[run.name]}"
     if run.problem:
@@ -77,13 +77,13 @@ def _record(run: StoredRun, holders: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _share(run: StoredRun, measure: str) -> float | None:
-    """After the last epoch, in [0, 1]; None if it is not known."""
+    """A measure after the latest epoch, in [0, 1]; None if it is not known."""
     share = run.row.get(measure)
     return share if isinstance(share, int | float) and 0 <= share <= 1 else None
 
 
 def _network(run: StoredRun) -> str:
-    """In short: "cifar-resnet164, se, sub-attention, from wrn-16-2-seed0"."""
+    """A short description of the network: "cifar-resnet164, se, sub-attention, from wrn-16-2-seed0"."""
     model = run.recipe.get("model") or {}
     parts = [model.get("detector"), model.get("name"), model.get("attention")]
     if model.get("gate") not in (None, "sigmoid"):
@@ -108,20 +108,20 @@ def _table(records: Sequence[Mapping[str, Any]], width: int) -> Table:
 
 
 def _cells(record: Mapping[str, Any]) -> dict[str, str]:
-    known = record["seed"] is not None
+    has_recipe = record["seed"] is not None
     return {
         "run": printable(record["run"]),
-        "epochs": f"{record['epochs']}/{record['epochs_planned']}" if known else NONE,
+        "epochs": f"{record['epochs']}/{record['epochs_planned']}" if has_recipe else NONE,
         "accuracy, %": percent(record["test_accuracy"], 2),
         "AP, %": percent(record["test_box_ap"], 2),
         "network": record["network"],
-        "seed": str(record["seed"]) if known else NONE,
+        "seed": str(record["seed"]) if has_recipe else NONE,
         "version": printable(record["version"] or NONE),
         "state": printable(record["about"]),
     }
 
 
 def _totals(records: Sequence[Mapping[str, Any]]) -> str:
-    """How many runs there are of each state, listed or not."""
+    """The number of runs in each state, listed or not."""
     counts = Counter(record["state"] for record in records)
     return ", ".join(f"{state}: {counts[state]:,}" for state in _STYLES if counts[state])

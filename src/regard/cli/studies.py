@@ -1,4 +1,4 @@
-"""What the commands that study networks by class share: options, the images of the classes, and files."""
+"""Shared by `regard gates` and `regard groups`: options, the choice of images by class, and result files."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from regard.report.template import MARK
 
 
 def add_study_options(parser: Parser, *, classes: str, per_class: int | None) -> None:
-    """Adds the options that say which images are studied, and where the files go; `classes`: those by default."""
+    """Adds the options for the images and the output folder; `classes` and `per_class` are the defaults."""
     parser.add_argument(
         "--class",
         dest="classes",
         type=strings,
         default=[],
-        help=f"classes to take images of, by name or number; {classes} if not given",
+        help=f"classes of the images to use, by name or number; {classes} if not given",
     )
     parser.add_argument(
         "--per-class",
         type=int | None,
         interval="[1, 2^40]",
         default=per_class,
-        help="number of images to take of each class, spread evenly; null for all",
+        help="number of images of each class to use, spread evenly; null for all",
     )
-    parser.add_argument("--out", help="folder to write; STUDY-SET if not given")
+    parser.add_argument("--out", help="folder to write to; STUDY-SET if not given")
     add_networks(parser)
 
 
@@ -47,9 +47,9 @@ class Sample:
 
     Attributes:
         data: name and split of the data set.
-        indices: of the images in it.
-        labels: of the classes that are counted.
-        drawn: of the classes that the page draws.
+        indices: indices of the images in the data set.
+        labels: labels of the classes to study.
+        drawn: labels of the classes on the page.
     """
 
     data: str
@@ -58,47 +58,49 @@ class Sample:
     drawn: list[int]
 
 
-def sample(evaluations: Sequence[ClassifierEvaluation], *, most: int | None = None) -> Sample:
-    """The images that all networks are studied on.
+def sample(evaluations: Sequence[ClassifierEvaluation], *, max_classes: int | None = None) -> Sample:
+    """Chooses the images to study, the same for all networks.
 
     Args:
-        evaluations: of the networks.
-        most: number of classes that are counted without `--class`; None: all.
+        evaluations: the networks with their images.
+        max_classes: largest number of classes without `--class`; None: all.
 
     Raises:
-        InputError: the networks have different images, or images without labels, or none of a class in `--class`.
+        InputError: the networks have different images, no image has a label, or a class in `--class` has no image.
     """
     options, images = evaluations[0].options, evaluations[0].dataset
-    for one in evaluations:
-        same = one.dataset is images or (
-            one.images.classes == images.classes and one.dataset.fingerprint() == images.fingerprint()
+    for evaluation in evaluations:
+        dataset = evaluation.dataset
+        same_images = dataset is images or (
+            dataset.classes == images.classes and dataset.fingerprint() == images.fingerprint()
         )
-        if not same:
+        if not same_images:
             raise InputError("the networks were trained on different data; name the images for all (--data)")
     labels = np.asarray(images.labels)
-    known = [int(label) for label in np.unique(labels) if label >= 0]
-    if not known:
+    available = [int(label) for label in np.unique(labels) if label >= 0]
+    if not available:
         raise InputError(f"the images of {images.name} have no classes; name a set that has (--data)")
-    counted = spread_classes(known, most or len(known))
+    selected = spread_classes(available, max_classes or len(available))
     if options.classes:
-        counted = list(report.find_classes(options.classes, images.classes, images.name))
+        selected = list(report.find_classes(options.classes, images.classes, images.name))
     indices: list[int] = []
-    for label in counted:
-        if label not in known:
+    for label in selected:
+        if label not in available:
             raise InputError(f"{images.name} has no image of class {images.classes[label]!r}")
-        of_class = np.flatnonzero(labels == label)
-        count = len(of_class) if options.per_class is None else min(options.per_class, len(of_class))
-        indices += of_class[(2 * np.arange(count) + 1) * len(of_class) // (2 * count)].tolist()
-    drawn = counted if options.classes and len(counted) <= MOST_CLASSES else spread_classes(counted)
+        class_indices = np.flatnonzero(labels == label)
+        total = len(class_indices)
+        count = total if options.per_class is None else min(options.per_class, total)
+        indices += class_indices[(2 * np.arange(count) + 1) * total // (2 * count)].tolist()
+    drawn = selected if options.classes and len(selected) <= MOST_CLASSES else spread_classes(selected)
     data = " ".join(filter(None, (images.name, images.split)))
-    return Sample(data, sorted(indices), counted, drawn)
+    return Sample(data, sorted(indices), selected, drawn)
 
 
 def folder_for(study: str, out: str | None, images: Sample) -> Path:
-    """The folder of the study.
+    """The output folder of a study.
 
     Raises:
-        InputError: a file has its name, or it holds a file that no study wrote.
+        InputError: the folder is a file, or contains a file of the same name that no study wrote.
     """
     folder = Path(out or "-".join([study, *images.data.split()]))
     if folder.exists() and not folder.is_dir():
@@ -112,12 +114,12 @@ def write_study(command: Command, study: str, results: Results, folder: Path, im
     """Writes the JSON file and the page of a study, and prints its records.
 
     Args:
-        command: that studies.
-        study: its name.
-        results: by name of network.
+        command: the command that ran the study.
+        study: name of the study.
+        results: results by network name.
         folder: see `folder_for`.
-        images: of the study.
-        details: what the JSON file has besides the records.
+        images: images of the study.
+        details: more content for the JSON file.
     """
     records = report.study_records(results)
     content = {"command": command.line, "data": images.data, "records": records, **details}

@@ -1,4 +1,4 @@
-"""`regard train`: the network of a recipe."""
+"""`regard train`: trains the network of a recipe."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ from regard.parser import Parser
 from regard.store import Lock, MissingRun, Store, is_address, local_run, split_address
 from regard.store.runs import MEASURES, measure_of
 
-_PAUSES = (2.0, 10.0, 30.0, 60.0)  # seconds before the last upload is tried again
+_PAUSES = (2.0, 10.0, 30.0, 60.0)  # seconds before each retry of the last upload
 
 
 def parser() -> Parser:
     parser = make_parser(
         "train",
-        "Trains the network of a recipe. Every field of it is an option here and overrides the file.",
+        "Trains the network of a recipe. Every field of a recipe is also an option, which overrides the file.",
     )
     parser.add_argument(
-        "recipe", nargs="?", help="file of YAML, or a name that `regard recipes` lists; the defaults below if not given"
+        "recipe", nargs="?", help="YAML file, or a name that `regard recipes` lists; the defaults below if not given"
     )
     parser.add_argument(
-        "--run", help="run folder to write, or its address s3://bucket/runs/NAME; runs/RECIPE-seedSEED if not given"
+        "--run",
+        help="run folder to write to, or an address such as s3://bucket/runs/NAME; runs/RECIPE-seedSEED if not given",
     )
-    parser.add_argument("--resume", action="store_true", help="go on with the run in that folder, if there is one")
-    parser.add_argument("--overwrite", action="store_true", help="remove a run that is in that folder already")
+    parser.add_argument("--resume", action="store_true", help="resume the run in the folder, if there is one")
+    parser.add_argument("--overwrite", action="store_true", help="remove an existing run in the folder first")
     training.add_recipe(parser)
     return parser
 
@@ -43,14 +44,14 @@ def main(command: Command) -> int:
         recipe, run, resume = _parse(command)
     except InputError as error:
         if not command.main:
-            raise ReportedElsewhere(str(error)) from error  # every process was told the same
+            raise ReportedElsewhere(str(error)) from error  # the first process prints it
         raise
-    place = _in_bucket(command, run) if is_address(run) else _in_folder(command, Path(run))
-    with place as (folder, hooks):
+    location = _in_bucket(command, run) if is_address(run) else _in_folder(command, Path(run))
+    with location as (folder, hooks):
         hooks = [training.Progress(command.console), *hooks]
         outcome = training.train(recipe, folder, resume=resume, overwrite=command.options.overwrite, hooks=hooks)
     if not outcome.finished:
-        command.note(f"stopped and saved; `regard train --run {run} --resume` goes on")
+        command.note(f"stopped and saved; `regard train --run {run} --resume` continues")
         return INTERRUPTED
     row = outcome.row or {}
     measure = measure_of(row)
@@ -62,24 +63,24 @@ def main(command: Command) -> int:
 
 @contextmanager
 def _in_folder(command: Command, run: Path) -> Iterator[tuple[Path, list[training.Hook]]]:
-    """Gives the run folder, in which nobody else works meanwhile, such as `regard reproduce` that fills a table.
+    """Locks the run folder and yields it.
 
     Raises:
-        Locked: somebody does.
+        Locked: another process uses the run, such as `regard reproduce`.
     """
-    place = Path(os.path.realpath(run))  # whatever links lead there
-    made = [folder for folder in (place.parent / ".locks", *place.parents) if not folder.exists()]
+    path = Path(os.path.realpath(run))  # the same lock for all links to the folder
+    new_folders = [folder for folder in (path.parent / ".locks", *path.parents) if not folder.exists()]
     try:
-        with _lock(place) if command.main else nullcontext():
+        with _lock(path) if command.main else nullcontext():
             yield run, []
     finally:
-        for folder in made:
-            with suppress(OSError):  # there is something else in it
+        for folder in new_folders:
+            with suppress(OSError):  # not empty
                 folder.rmdir()
 
 
 def _lock(run: Path) -> Lock:
-    """One that holds nothing where beside the run nothing may be written, or the run's name is a hidden one."""
+    """The lock of a run; one without effect if the parent folder is read-only or the run's name starts with a dot."""
     try:
         return Store(run.parent).lock(run.name)
     except Locked:
@@ -90,22 +91,22 @@ def _lock(run: Path) -> Lock:
 
 @contextmanager
 def _in_bucket(command: Command, run: str) -> Iterator[tuple[Path, list[training.Hook]]]:
-    """Gives a folder of this machine with what the bucket has of the run, in which nobody else works meanwhile. What
-    comes of it is uploaded after every epoch and checkpoint and at the end, after which the folder is removed.
+    """Locks a run in a bucket and yields a local copy of it, which is uploaded after every epoch and checkpoint and at
+    the end, and then removed.
 
     Raises:
-        Locked: somebody works in the run.
-        InputError: there is such a run, which is to be neither resumed nor replaced, or the bucket is away at the end.
+        Locked: another process uses the run.
+        InputError: the run exists and is neither resumed nor replaced, or the bucket cannot be reached at the end.
     """
     options, (store, name) = command.options, split_address(run)
     if command.main and (holder := store.holder(name)) is not None:
-        command.note(f"{holder} has {run}; waiting to see whether it is alive")
+        command.note(f"{holder} uses {run}; waiting to see whether it is alive")
     with store.lock(name) if command.main else nullcontext(Lock()) as lock:
         folder = store.cache / "train" / name
         with suppress(MissingRun):
             store.fetch(name, folder.parent, checkpoints=options.resume)
             if not (options.resume or options.overwrite):
-                message = f"{run} exists already; go on with it (--resume), replace it (--overwrite) or choose another"
+                message = f"{run} exists already; resume it (--resume), replace it (--overwrite) or choose another"
                 raise InputError(message) if command.main else ReportedElsewhere(message)
 
         def upload() -> None:
@@ -113,7 +114,7 @@ def _in_bucket(command: Command, run: str) -> Iterator[tuple[Path, list[training
             store.upload(folder)
 
         def try_upload(_: Path) -> None:
-            """Of a bucket that is away, the next upload brings the rest."""
+            """If the bucket cannot be reached, the next upload includes these files."""
             try:
                 upload()
             except InputError as error:
@@ -128,7 +129,7 @@ def _in_bucket(command: Command, run: str) -> Iterator[tuple[Path, list[training
                 break
             except InputError as error:
                 if pause is None:
-                    message = f"{error}; the run is in {folder}, and with --resume the rest is uploaded"
+                    message = f"{error}; the run is in {folder}; --resume uploads the rest"
                     raise InputError(message) from error
                 command.note(f"{error}; the upload is tried again in {pause:.0f} s")
                 time.sleep(pause)
@@ -136,30 +137,30 @@ def _in_bucket(command: Command, run: str) -> Iterator[tuple[Path, list[training
 
 
 def _parse(command: Command) -> tuple[training.Recipe, str, bool]:
-    """What to do, in which run folder, and whether to resume; checked."""
+    """Returns the recipe, the run folder or address, and whether to resume, after checking them."""
     path, run, resume = (command.options[name] for name in ("recipe", "run", "resume"))
     if run is not None and is_address(run):
         store, name = split_address(run)
         run = run if store.folder is None else str(store.folder / name)
     stored = _stored_recipe(run) if path is None and resume else None
     fields = training.file_arguments(command.parser, stored or path)
-    recipe = training.to_recipe(command.parser, command.over(fields))
+    recipe = training.to_recipe(command.parser, command.options_over(fields))
     if resume and run is not None and path is None and stored is None and _is_default(recipe):
-        raise InputError(f"there is no run {run} to go on with; give its folder (--run), or a recipe to begin one")
+        raise InputError(f"there is no run {run} to resume; give its folder (--run), or a recipe to start one")
     run = run or f"runs/{Path(path).stem if path else recipe.model.name}-seed{recipe.seed}"
     training.check(recipe, run)
     return recipe, run, resume
 
 
 def _is_default(recipe: training.Recipe) -> bool:
-    """Whether a recipe changes no more than what may change when a run is resumed."""
-    values, defaults = (training.flat(training.plain(one)) for one in (recipe, training.Recipe()))
-    given = {name for name, value in values.items() if value != defaults[name]}
-    return given <= {*training.WHERE, "schedule.epochs", "data.unreadable"}
+    """Whether a recipe differs from the defaults only in fields that may change when a run is resumed."""
+    values, defaults = (training.flat(training.plain(instance)) for instance in (recipe, training.Recipe()))
+    changed = {name for name, value in values.items() if value != defaults[name]}
+    return changed <= {*training.WHERE, "schedule.epochs", "data.unreadable"}
 
 
 def _stored_recipe(run: str | None) -> Path | None:
-    """The recipe of a run that is there."""
+    """The recipe file of an existing run, or None."""
     if run is None or not (is_address(run) or Path(run).exists()):
         return None
     with suppress(MissingRun):

@@ -1,4 +1,4 @@
-"""The recipes that come with regard, one YAML file a published run, in a folder for each paper."""
+"""The recipes that come with regard: one YAML file for each published run, in one folder for each paper."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FOLDER = Path(str(resources.files(__name__)))
 
 @cache
 def names() -> tuple[str, ...]:
-    """The names of all, such as "lsas/resnet164-se-cifar10"."""
+    """The names of all recipes, such as "lsas/resnet164-se-cifar10"."""
     return tuple(sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.glob("*/*.yaml")))
 
 
@@ -25,10 +25,10 @@ def find(recipe: str | Path) -> Path:
     """The file of a recipe.
 
     Args:
-        recipe: the path of a YAML file, which comes first, or one of `names`.
+        recipe: the path of a YAML file, which takes precedence, or one of `names`.
 
     Raises:
-        InputError: it is neither.
+        InputError: there is no recipe file of this path or name.
     """
     path = Path(recipe)
     if str(recipe) in names() and not path.is_file():
