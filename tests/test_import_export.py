@@ -195,7 +195,7 @@ def test_what_is_wrong_is_one_line_and_writes_nothing(here, checkpoint, capsys) 
         (["import", "best.pth.tar", *model, "--mean=[0,0,0]", "--out=x.safetensors"], "go together"),
         (["import", "nan.pt", *model, "--out=x.safetensors"], "fc.bias"),
         (["import", "huge.pt", *model, "--out=x.safetensors"], "huge.pt"),
-        (["import", "asks.pt", *model, "--out=x.safetensors"], "asks for types.SimpleNamespace"),
+        (["import", "asks.pt", *model, "--out=x.safetensors"], "contains types.SimpleNamespace"),
         (["evaluate", "bare.safetensors", *CLUTTER], "bare.safetensors"),
         (["evaluate", "best.pth.tar", *CLUTTER], "`regard import` makes one"),
         (["export", "bare.safetensors", "--out=x.onnx"], "bare.safetensors"),

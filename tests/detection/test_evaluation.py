@@ -147,7 +147,7 @@ def test_classes_are_matched_by_name(clutter):
     model = Recaller(clutter, classes=[names.index(name) for name in clutter.classes])
     assert detection.evaluate(model, clutter, classes=names).boxes["AP"] == 1
     assert detection.evaluate(model, clutter, classes=[*names[1:], "more"]).boxes["AP"] < 1
-    with pytest.raises(InputError, match="1 classes that the detector does not know"):
+    with pytest.raises(InputError, match="1 classes that the detector does not have"):
         detection.evaluate(model, clutter, classes=names[:-1])
     with pytest.raises(InputError, match="without a background"):
         detection.evaluate(model, clutter)

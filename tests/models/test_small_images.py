@@ -8,7 +8,7 @@ from torch import nn
 
 from regard import InputError, attention, maps, models, transfer
 from regard.attention import SubAttention
-from regard.models.loading import without_values
+from regard.models.loading import build_on_meta
 from regard.stages import stages
 from regard.tables import load_table
 
@@ -44,7 +44,7 @@ def images(count: int = 2, **options) -> torch.Tensor:
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_sizes_and_stages_are_the_published_ones(name: str) -> None:
     options, parameters, shapes = PUBLISHED[name]
-    model = without_values(lambda: models.create(name, 100, **options)).eval()
+    model = build_on_meta(lambda: models.create(name, 100, **options)).eval()
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters
     with maps.Taps(model, list(stages(model))) as taps:
         assert model(images(device="meta")).shape == (2, 100)
@@ -52,11 +52,11 @@ def test_sizes_and_stages_are_the_published_ones(name: str) -> None:
 
 
 def test_other_depths_and_widths() -> None:
-    assert without_values(lambda: models.create("cifar-resnet20x2", **BASIC)).conv1.out_channels == 32
-    assert without_values(lambda: models.create("cifar-resnet20x0.5", **BASIC)).conv1.out_channels == 8
-    resnet18 = without_values(lambda: models.create("resnet18-cifar", 10))
+    assert build_on_meta(lambda: models.create("cifar-resnet20x2", **BASIC)).conv1.out_channels == 32
+    assert build_on_meta(lambda: models.create("cifar-resnet20x0.5", **BASIC)).conv1.out_channels == 8
+    resnet18 = build_on_meta(lambda: models.create("resnet18-cifar", 10))
     assert sum(parameter.numel() for parameter in resnet18.parameters()) == 11_173_962
-    wide = without_values(lambda: models.create("mobilenetv2-cifar", 100, width=1.0))
+    wide = build_on_meta(lambda: models.create("mobilenetv2-cifar", 100, width=1.0))
     assert sum(parameter.numel() for parameter in wide.parameters()) == 2_353_060
     assert models.create("vgg8-cifar", 7).eval()(torch.zeros(2, 3, 40, 48)).shape == (2, 7)
 

@@ -1,10 +1,10 @@
-"""Detectors and instance segmentation with attention in their backbones::
+"""Object detection and instance segmentation with attention in the backbone::
 
     detector = detection.create("faster-rcnn", "resnet50", num_classes=80, attention="shuffle", pretrained=True)
 
-- `create`: torchvision's Faster, Mask and Cascade R-CNN, RetinaNet and FCOS over any network that has stages.
-- `Pyramid`: the feature pyramid over such a network.
-- `complexity`: parameters and operations of a detector, as SA-Net's table of object detection counts them.
+- `create`: torchvision's Faster, Mask and Cascade R-CNN, RetinaNet and FCOS over any network with stages.
+- `Pyramid`: the feature pyramid over a network with stages.
+- `complexity`: parameters and operations of a detector, counted as in SA-Net's table of object detection.
 """
 
 from regard.detection.backbone import freeze_stages, set_norms

@@ -11,14 +11,14 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 from torchvision.ops import clip_boxes_to_image
 
-# Of each stage (section 4.3; the standard deviations of the regression targets as in the published code).
+# Per stage (section 4.3; the regression weights as in the published code).
 IOU = (0.5, 0.6, 0.7)
 _REGRESSION_WEIGHTS = ((10.0, 10.0, 5.0, 5.0), (20.0, 20.0, 10.0, 10.0), (30.0, 30.0, 15.0, 15.0))
 _LOSS_WEIGHTS = (1.0, 0.5, 0.25)
 
 
 class AgnosticPredictor(FastRCNNPredictor):
-    """Class scores, and one box for all classes, repeated for each as torchvision's losses and decoding expect.
+    """Predicts class scores and one box for all classes, repeated per class as torchvision expects.
 
     Shape: (N, F) -> (N, classes), (N, 4 * classes).
     """
@@ -33,19 +33,19 @@ class AgnosticPredictor(FastRCNNPredictor):
 
 
 class CascadeHeads(RoIHeads):
-    """Three box heads in a row, each trained on the boxes of the one before, at rising overlaps.
+    """Three box heads in sequence, each trained on the boxes of the previous one, with increasing IoU thresholds.
 
-    The last is torchvision's own, with the mask branch, if there is one, behind it. In evaluation the probabilities
-    of all three are averaged, each for the boxes that it was given, and the last gives the boxes.
+    The last head is torchvision's own, followed by the mask branch if there is one. In evaluation, scores are the mean
+    of the three probabilities, each for the input boxes of its head, and the last head gives the boxes.
 
     Args:
-        heads: of a two-stage detector of torchvision; its sampling, pooling, thresholds and mask branch are taken over.
-        num_classes: with the background.
+        heads: heads of a two-stage detector of torchvision, which give sampling, pooling, thresholds and mask branch.
+        num_classes: number of classes, including the background.
     """
 
     def __init__(self, heads: RoIHeads, num_classes: int) -> None:
         nn.Module.__init__(self)
-        self.__dict__.update(heads.__dict__)  # the modules included
+        self.__dict__.update(heads.__dict__)  # including the modules
         features, width = heads.box_head.fc6.in_features, heads.box_head.fc7.out_features
         self.box_heads = nn.ModuleList(TwoMLPHead(features, width) for _ in IOU[1:])
         self.box_predictors = nn.ModuleList(AgnosticPredictor(width, num_classes) for _ in IOU[1:])
@@ -72,7 +72,7 @@ class CascadeHeads(RoIHeads):
                 self._add(losses, number, *fastrcnn_loss(logits, deltas, labels, regression))
             else:
                 self._probabilities.append(logits.softmax(-1))
-            proposals = self._refined(deltas[:, :4].detach(), proposals, image_shapes)
+            proposals = self._refine(deltas[:, :4].detach(), proposals, image_shapes)
         self.proposal_matcher, self.box_coder = self.matchers[-1], self.coders[-1]
         detections, last = super().forward(features, proposals, image_shapes, targets)
         if self.training:
@@ -88,17 +88,15 @@ class CascadeHeads(RoIHeads):
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         mean = torch.stack([*self._probabilities, class_logits.softmax(-1)]).mean(0)
         self._probabilities = []
-        # torchvision takes logits; the softmax of logarithms of probabilities are these
+        # torchvision expects logits; the softmax of log-probabilities gives the probabilities
         boxes, scores, labels = super().postprocess_detections(mean.log(), box_regression, proposals, image_shapes)
         return boxes, scores, labels
 
-    def _refined(
-        self, deltas: Tensor, proposals: list[Tensor], image_shapes: Sequence[tuple[int, int]]
-    ) -> list[Tensor]:
-        """The boxes that a stage makes of its proposals; in training without those that have no area left."""
-        decoded = self.box_coder.decode(deltas, proposals).squeeze(1).split([boxes.shape[0] for boxes in proposals])
-        boxes = [clip_boxes_to_image(part, shape) for part, shape in zip(decoded, image_shapes, strict=True)]
-        return [part[(part[:, 2:] > part[:, :2]).all(1)] for part in boxes] if self.training else boxes
+    def _refine(self, deltas: Tensor, proposals: list[Tensor], image_shapes: Sequence[tuple[int, int]]) -> list[Tensor]:
+        """Decodes and clips the boxes of a stage; in training, boxes without area are removed."""
+        decoded = self.box_coder.decode(deltas, proposals).squeeze(1).split([len(boxes) for boxes in proposals])
+        clipped = [clip_boxes_to_image(boxes, shape) for boxes, shape in zip(decoded, image_shapes, strict=True)]
+        return [boxes[(boxes[:, 2:] > boxes[:, :2]).all(1)] for boxes in clipped] if self.training else clipped
 
     def _add(self, losses: dict[str, Tensor], number: int, classification: Tensor, regression: Tensor) -> None:
         weight = _LOSS_WEIGHTS[number]

@@ -1,4 +1,4 @@
-"""Detectors on the same images, compared by drawing the images with replacement."""
+"""Compares detectors on the same images by a paired bootstrap over images."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from regard.stats import Difference, bootstrap, holm
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_PURPOSE = 22  # of the stream, among those of a seed
-_SAMPLES = 1000  # at a time
+_PURPOSE = 22  # key of the random stream
+_CHUNK = 1000  # bootstrap samples at a time
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Comparison(Tabular):
     Attributes:
         model: name of the first model.
         reference: name of the second.
-        differences: ("boxes" or "masks", COCO's number of average precision) -> the first minus the second.
+        differences: ("boxes" or "masks", COCO's name of an average precision) -> the first model minus the second.
     """
 
     model: str
@@ -40,19 +40,19 @@ class Comparison(Tabular):
     differences: dict[tuple[Kind, str], Difference]
 
     def plot(self, kind: Kind = "boxes") -> Figure:
-        """A matplotlib figure of the differences of boxes, or of masks, with their 95% intervals.
+        """A matplotlib figure of the differences for boxes or masks, with their 95% intervals.
 
         Raises:
-            InputError: they are not compared.
+            InputError: the comparison does not have this kind.
         """
-        rows = {name: difference for (of, name), difference in self.differences.items() if of == kind}
+        rows = {name: difference for (key, name), difference in self.differences.items() if key == kind}
         if not rows:
-            raise unknown("kind of detections", kind, dict.fromkeys(of for of, _ in self.differences))
+            raise unknown("kind of detections", kind, dict.fromkeys(key for key, _ in self.differences))
         return figures.intervals(rows, xlabel=f"{self.model} minus {self.reference}", level=0)
 
     def to_records(self) -> list[dict[str, Any]]:
-        """A dict per number, JSON-ready: `model`, `reference`, `kind`, `measure`, fields of `Difference`, `significant`
-        (None without a test)."""
+        """One JSON-ready dict per difference: `model`, `reference`, `kind`, `measure`, the fields of `Difference`, and
+        `significant` (None without a test)."""
         return [
             {
                 "model": self.model,
@@ -68,26 +68,26 @@ class Comparison(Tabular):
 def compare(results: Results, reference: Results, *, samples: int = 2000, seed: int = 0) -> Comparison:
     """Differences in average precision between two detectors on the same images: the first minus the second.
 
-    Average precision is no mean over images. So images are drawn with replacement, the same for both detectors, and the
-    difference is computed in each sample (paired bootstrap; Efron 1979). All differences are corrected together (Holm).
-    They are about all images of this kind, not about another training run.
+    Average precision is no mean over images. Therefore the difference is computed in samples of images, drawn with
+    replacement and the same for both detectors (paired bootstrap; Efron 1979). All differences are corrected together
+    (Holm). They generalise to other images of this kind, not to another training run.
 
     Args:
-        results: of the first detector.
-        reference: of the second.
-        samples: number of samples of images, 100 or more.
-        seed: of the samples.
+        results: results of the first detector.
+        reference: results of the second detector.
+        samples: number of bootstrap samples, at least 100.
+        seed: seed of the samples.
 
     Raises:
-        InputError: the results are of different images, objects or classes.
+        InputError: the results have different images, objects or classes, or `samples` is below 100.
     """
     return compare_all([reference, results], samples=samples, seed=seed)[0]
 
 
 def compare_all(results: Sequence[Results], *, samples: int = 2000, seed: int = 0) -> list[Comparison]:
-    """Each later results against the first, as `compare` does, all differences corrected together (Holm)."""
+    """Compares each of the later results with the first, like `compare`; all differences are corrected together."""
     if samples < 100:
-        raise InputError(f"samples is {samples}; give 100 or more, as an interval is read off them")
+        raise InputError(f"samples is {samples}; give 100 or more, as an interval needs")
     first, *others = results
     for other in others:
         _check_same(other, first)
@@ -96,11 +96,10 @@ def compare_all(results: Sequence[Results], *, samples: int = 2000, seed: int = 
     for kind in kinds:
         reference = _precisions(first, kind, samples, seed)
         for i, other in enumerate(others):
-            drawn = _precisions(other, kind, samples, seed)
+            precisions = _precisions(other, kind, samples, seed)
             for name in PRECISIONS:
-                # The first row is of the images themselves.
-                value, *apart = (drawn[name] - reference[name]).tolist()
-                differences[i, kind, name] = bootstrap(value, apart, len(first))
+                value, *resampled = (precisions[name] - reference[name]).tolist()
+                differences[i, kind, name] = bootstrap(value, resampled, len(first))
     corrected = holm(differences)
     return [
         Comparison(
@@ -111,23 +110,24 @@ def compare_all(results: Sequence[Results], *, samples: int = 2000, seed: int = 
 
 
 def _precisions(results: Results, kind: Kind, samples: int, seed: int) -> dict[str, NDArray[np.float64]]:
-    """Average precision of the images, and of samples of them, (1 + samples,)."""
+    """Average precisions (1 + samples,): of all images, then of bootstrap samples."""
     matches, images = Matches.of(results, kind), len(results)
-    parts = [matches.precisions(np.ones((1, images), dtype=np.int32))]
-    for start in range(0, samples, _SAMPLES):
-        count = min(_SAMPLES, samples - start)
-        drawn = RandomStream(check_seed(seed), _PURPOSE, start).integers(0, images - 1, (count, images))
-        weights = np.stack([np.bincount(row, minlength=images).astype(np.int32) for row in drawn])
-        parts.append(matches.precisions(weights))
-    return {name: np.concatenate([part[name] for part in parts]) for name in PRECISIONS}
+    chunks = [matches.precisions(np.ones((1, images), dtype=np.int32))]
+    for start in range(0, samples, _CHUNK):
+        count = min(_CHUNK, samples - start)
+        indices = RandomStream(check_seed(seed), _PURPOSE, start).integers(0, images - 1, (count, images))
+        weights = np.stack([np.bincount(row, minlength=images).astype(np.int32) for row in indices])
+        chunks.append(matches.precisions(weights))
+    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in PRECISIONS}
 
 
-def _check_same(one: Results, other: Results) -> None:
-    """Raises InputError if two results are not of the same images and objects."""
-    if one.keys != other.keys or one.classes != other.classes:
+def _check_same(first: Results, second: Results) -> None:
+    """Raises InputError if two results have different images, classes or objects."""
+    if first.keys != second.keys or first.classes != second.classes:
         raise InputError(
-            f"{one.model} is evaluated on {len(one)} images of {len(one.classes)} classes, {other.model} on "
-            f"{len(other)} of {len(other.classes)}, and they are not the same; evaluate both on the same data"
+            f"{first.model} is evaluated on {len(first)} images of {len(first.classes)} classes, {second.model} on "
+            f"{len(second)} of {len(second.classes)}, which differ; evaluate both on the same data"
         )
-    if not (np.array_equal(one.truth.label, other.truth.label) and np.array_equal(one.truth.box, other.truth.box)):
-        raise InputError(f"{one.model} and {other.model} are evaluated with different objects; evaluate both again")
+    truths = first.truth, second.truth
+    if not all(np.array_equal(*columns) for columns in ([t.label for t in truths], [t.box for t in truths])):
+        raise InputError(f"{first.model} and {second.model} are evaluated with different objects; evaluate both again")

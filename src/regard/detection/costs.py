@@ -1,4 +1,4 @@
-"""What detectors cost, as SA-Net's table of object detection counts it."""
+"""The parameters and operations of detectors, counted as in SA-Net's table of object detection."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ from regard.detection.cascade import CascadeHeads
 from regard.detection.create import Detector, create
 from regard.models.costs import Cost
 
-PROPOSALS, MASKS = 1000, 100  # that the box and the mask heads of a two-stage detector get, at the most
+PROPOSALS, MASKS = 1000, 100  # largest number of regions for the box and the mask head of a two-stage detector
 
 
 def complexity(detector: nn.Module, image_size: int | tuple[int, int] = (800, 1280)) -> models.Complexity:
-    """Parameters that learn, and the operations of one image of `image_size`, its side or (H, W).
+    """Counts the trainable parameters of a detector, and its operations for one image.
 
-    Resizing, decoding and suppression are not counted. The box heads of a two-stage detector run on 1,000 proposals,
-    those of a cascade each, and the mask head on 100 detections. Pooling of regions is not counted.
+    Each box head of a two-stage detector runs on 1,000 proposals, and the mask head on 100 detections. Resizing,
+    pooling of regions, decoding and suppression are not counted.
+
+    Args:
+        image_size: side of the image in pixels, or (H, W).
 
     Raises:
         InputError: the backbone does not take an image of that size.
@@ -31,7 +34,7 @@ def complexity(detector: nn.Module, image_size: int | tuple[int, int] = (800, 12
 
 
 class _Heads(nn.Module):
-    """Backbone and heads of a detector on one batch of images, as many regions as there can be."""
+    """Runs the backbone and the heads of a detector, with the largest number of regions."""
 
     def __init__(self, detector: nn.Module) -> None:
         super().__init__()
@@ -59,8 +62,8 @@ class DetectorCost(Cost):
     """The cost of a detector whose backbone is the network, with the stem and the first stage frozen.
 
     Attributes:
-        detector: its name, as in `detection.create`.
-        detector_options: its own options.
+        detector: name of the detector, as in `detection.create`.
+        detector_options: options of the detector.
     """
 
     detector: str = "faster-rcnn"

@@ -1,4 +1,4 @@
-"""Detectors by name: torchvision's, over a pyramid of any network, with attention in it."""
+"""Creates torchvision's detectors by name, over a feature pyramid of any network, with or without attention."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from regard.detection.cascade import CascadeHeads
 from regard.detection.pyramid import Extra, Pyramid
 from regard.errors import InputError, UnfitImage, check_number, first_line, unknown
 from regard.models.create import attacher
-from regard.models.hub import MAKERS
+from regard.models.hub import BUILDERS
 
 _ASPECTS = (0.5, 1.0, 2.0)
 
 
 class Detector(nn.Module):
-    """A detector of torchvision whose labels are class indices 0 … K - 1, in targets and in detections. A mixin.
+    """A mixin for torchvision's detectors: labels are class indices 0 … K - 1, in targets and in detections.
 
     Attributes:
         num_classes: K, without a background.
-        background: how many labels of torchvision's detector come before the first class.
+        background: number of labels before the first class in torchvision's detector.
     """
 
     num_classes: int
@@ -40,27 +40,24 @@ class Detector(nn.Module):
     background = 0
 
     def forward(self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]] | None = None) -> Any:
-        """Losses in training, detections in evaluation.
+        """Returns losses in training, detections in evaluation.
 
         Args:
             images: float32 (3, H, W) in [0, 1], of any sizes.
-            targets: in training, of each image `boxes` float32 (n, 4) as xyxy in pixels of the image, `labels` int64
-                (n,), and for detectors with masks `masks` (n, H, W).
+            targets: in training one dict per image: `boxes` float32 (n, 4) as xyxy in pixels of the image, `labels`
+                int64 (n,), and `masks` (n, H, W) for detectors with masks.
 
         Returns:
-            In training a dict of losses, scalars. In evaluation of each image a dict of `boxes` (n, 4) in its pixels,
-            `labels` (n,), `scores` (n,) and, for detectors with masks, `masks` float32 (n, 1, H, W) in [0, 1].
+            In training a dict of scalar losses. In evaluation one dict per image: `boxes` (n, 4) in pixels of the
+            image, `labels` (n,), `scores` (n,), and `masks` float32 (n, 1, H, W) in [0, 1] for detectors with masks.
 
         Raises:
-            InputError: no targets in training; labels beyond the classes; a box without area; no masks where they are
-                needed; as UnfitImage, an image that would have a side of 0 pixels after resizing.
+            InputError: targets or required masks are missing in training, a label is no class, or a box has no area.
+            UnfitImage: an image would have a side of 0 pixels after resizing.
         """
         if self.training:
-            if (
-                not targets
-                or len(targets) != len(images)
-                or not all({"boxes", "labels"} <= one.keys() for one in targets)
-            ):
+            keys = {"boxes", "labels"}
+            if not targets or len(targets) != len(images) or not all(keys <= target.keys() for target in targets):
                 raise InputError("a detector in training needs targets: a dict of boxes and labels for each image")
             targets = self._shifted(targets)
         try:
@@ -91,11 +88,10 @@ class Detector(nn.Module):
             if flat.any():
                 box = boxes[flat][0].tolist()
                 raise InputError(
-                    f"targets[{number}] has a box without area, {box}; leave such objects out (expected left, top, "
-                    "right, bottom)"
+                    f"targets[{number}] has a box without area, {box}; expected left, top, right, bottom; leave it out"
                 )
         if isinstance(self, torchvision_detection.MaskRCNN) and not all("masks" in target for target in targets):
-            raise InputError("this detector learns masks, and there are objects without; take one of boxes alone")
+            raise InputError("targets have no masks, which this detector needs; add masks or use one for boxes only")
         return [{**target, "labels": target["labels"] + self.background} for target in targets]
 
 
@@ -150,7 +146,7 @@ def _anchors(sizes: Sequence[tuple[int, ...]]) -> AnchorGenerator:
     return AnchorGenerator(tuple(sizes), (_ASPECTS,) * len(sizes))
 
 
-# Name -> its class, how that is made, the strides of the network's levels, and the levels that the pyramid adds.
+# Name -> class, function that builds it, strides of the network's levels, levels that the pyramid adds.
 _DETECTORS: dict[str, tuple[type[Detector], Callable[..., Detector], tuple[int, ...], Extra]] = {
     "faster-rcnn": (FasterRCNN, _two_stage, (4, 8, 16, 32), "pool"),
     "mask-rcnn": (MaskRCNN, _two_stage, (4, 8, 16, 32), "pool"),
@@ -162,8 +158,8 @@ _DETECTORS: dict[str, tuple[type[Detector], Callable[..., Detector], tuple[int, 
 
 
 def _check_options(name: str, kind: type[Detector], options: Mapping[str, Any]) -> None:
-    """Raises InputError for an option that the detector `name` does not have, and for a value of another kind."""
-    parameters = [inspect.signature(made).parameters for made in (GeneralizedRCNNTransform, kind, create)]
+    """Raises InputError for an unknown option of the detector `name`, or a value of another kind."""
+    parameters = [inspect.signature(function).parameters for function in (GeneralizedRCNNTransform, kind, create)]
     defaults = {option: parameter.default for group in parameters for option, parameter in group.items()}
     for option in options.keys() - defaults.keys():
         raise unknown(
@@ -172,16 +168,16 @@ def _check_options(name: str, kind: type[Detector], options: Mapping[str, Any]) 
     for option, value in options.items():
         default = defaults[option]
         if isinstance(default, int | float):
-            several = isinstance(value, list | tuple) and option == "min_size"  # torchvision draws one of them
+            is_list = isinstance(value, list | tuple) and option == "min_size"  # torchvision draws one of them
             whole = isinstance(default, int)
-            for one in value if several else [value]:
-                check_number(option, one, "[1, 2^40]" if whole else "[0, 2^40]", whole=whole)
+            for number in value if is_list else [value]:
+                check_number(option, number, "[1, 2^40]" if whole else "[0, 2^40]", whole=whole)
         elif isinstance(value, str | int | float):
-            raise InputError(f"{option} is {value!r:.40}; {name} takes a list, or a module of torchvision, or nothing")
+            raise InputError(f"{option} is {value!r:.40}; {name} takes a list, a module of torchvision, or None")
 
 
 def names() -> tuple[str, ...]:
-    """The detectors that `create` knows."""
+    """The names of all detectors of `create`."""
     return tuple(_DETECTORS)
 
 
@@ -203,41 +199,43 @@ def create(
     backbone_options: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Detector:
-    """The detector `name` over a feature pyramid of the network `backbone`, with or without attention in it.
+    """Creates the detector `name` over a feature pyramid of the network `backbone`, with or without attention.
 
     Args:
         name: 'faster-rcnn' (arXiv 1506.01497, with pyramid 1612.03144), 'mask-rcnn' (1703.06870), 'cascade-rcnn' and
             'cascade-mask-rcnn' (1712.00726), 'retinanet' (1708.02002) or 'fcos' (1904.01355).
         backbone: a name of `models.create`, or a classification network, which becomes a part of the detector.
         num_classes: K, without a background.
-        attention: a module of `attention.names()`, in the backbone; gate, stages and options as in `models.create`.
-        attention_start: 'published' or 'identity' (`attention.attach`); None for 'identity' in a backbone whose weights
-            were trained without this attention, and 'published' in others.
-        pretrained: the weights of the backbone: True for the published ones of timm or torchvision, a file of weights
-            or its contents, as `models.load_official` takes them. What was loaded is logged.
-        frozen_stages: the stem and so many stages do not learn, and their attention only if it begins as the identity;
-            0: all learn.
-        norm: of the backbone: 'statistics' (they are fixed; scale and shift learn), 'fixed', 'batch', 'sync' or
-            'group'; see `set_norms`.
-        strides: of the backbone's levels; None for those of the paper: 8, 16 and 32, and 4 with two stages.
-        channels: of the pyramid's levels.
-        backbone_options: of the network itself.
-        options: of torchvision's detector: `min_size` (800, the shorter side that images are scaled to), `max_size`
-            (1333), `image_mean` and `image_std` (those of the backbone's published weights, or of ImageNet),
+        attention: name of the attention module of the backbone; gate, stages and options as in `models.create`.
+        attention_start: 'published' or 'identity' (`attention.attach`). None means 'identity' if the weights of the
+            backbone were trained without this attention, and 'published' otherwise.
+        pretrained: weights of the backbone: True for the published ones of timm or torchvision, or a file of weights or
+            its contents, as in `models.load_official`. A log message lists what was loaded.
+        frozen_stages: freezes the stem and this number of stages; their attention is trained only if it starts as the
+            identity. 0 freezes nothing.
+        norm: training of the backbone's batch norms: 'statistics' (fixed statistics, trained scale and shift), 'fixed',
+            'batch', 'sync' or 'group'; see `set_norms`.
+        strides: strides of the backbone's levels; None for those of the paper: 4, 8, 16 and 32 for two-stage detectors,
+            8, 16 and 32 for the others.
+        channels: number of channels of the pyramid's levels.
+        backbone_options: options of the network.
+        options: options of torchvision's detector: `min_size` (800, the shorter side that images are scaled to),
+            `max_size` (1333), `image_mean` and `image_std` (those of the backbone's published weights, or of ImageNet),
             `box_score_thresh`, …
 
     Raises:
-        InputError: an unknown name; a backbone without these strides or stages; weights that do not fit.
+        InputError: the name or an option is unknown, the backbone does not have these strides or stages, or the weights
+            do not fit.
     """
     if name not in _DETECTORS:
         raise unknown("detector", name, _DETECTORS)
-    kind, build, customary, extra = _DETECTORS[name]
+    kind, build, default_strides, extra = _DETECTORS[name]
     _check_options(name, kind, {**options, "num_classes": num_classes, "channels": channels})
     check_number("frozen_stages", frozen_stages, "[0, 2^40]", whole=True)
     attention_stages = None if attention_stages is None else list(attention_stages)
     pyramid = build_backbone(
         backbone,
-        partial(Pyramid, strides=strides or customary, channels=channels, extra=extra),
+        partial(Pyramid, strides=strides or default_strides, channels=channels, extra=extra),
         attach=attacher(attention, gate, attention_stages, attention_options, attention_start),
         start=attention_start,
         pretrained=pretrained,
@@ -255,8 +253,8 @@ def create(
         raise InputError(f"{name}: {first_line(error)}") from error
     detector.num_classes = num_classes
     if isinstance(backbone, str):
-        started = [isinstance(module, IdentityStart) for module in attached(detector).values()]
-        vars(detector)["created_with"] = {  # for `models.save_pretrained`, with fields like those of a recipe
+        as_identity = any(isinstance(module, IdentityStart) for module in attached(detector).values())
+        vars(detector)["created_with"] = {  # for `models.save_pretrained`, with the fields of a recipe
             "detector": name,
             "name": backbone,
             "num_classes": num_classes,
@@ -264,7 +262,7 @@ def create(
             "gate": gate,
             "attention_stages": attention_stages,
             "attention_options": dict(attention_options or {}),
-            "attention_start": None if attention is None else "identity" if any(started) else "published",
+            "attention_start": None if attention is None else "identity" if as_identity else "published",
             "options": dict(backbone_options or {}),
             "detector_options": {
                 **{"frozen_stages": frozen_stages, "norm": norm, "strides": strides, "channels": channels},
@@ -274,11 +272,11 @@ def create(
     return detector
 
 
-def _again(network: Mapping[str, Any], classes: int) -> Detector:
-    """The detector of fields like those in `created_with`, without its weights."""
+def _build(network: Mapping[str, Any], classes: int) -> Detector:
+    """Builds a detector from the fields in `created_with`, with new weights."""
     fields = dict(network)
     options = {"backbone_options": fields.pop("options", None), **dict(fields.pop("detector_options", None) or {})}
     return create(str(fields.pop("detector")), str(fields.pop("name")), classes, **fields, **options)
 
 
-MAKERS["detector"] = _again
+BUILDERS["detector"] = _build

@@ -1,4 +1,4 @@
-"""Evaluates a detector on a data set, image by image, in one process or in several."""
+"""Evaluates a detector on a data set, image by image, in one or several processes."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from regard.modes import evaluation_mode
 
 LabelMap = NDArray[np.int64] | None
 
-_CUT = 0.5  # of the probability of masks, as in torchvision's reference
+_MASK_THRESHOLD = 0.5  # probability, as in torchvision's reference
 
 
 class _Image(NamedTuple):
-    """The objects and the detections of the image with a number in the data set."""
+    """The objects and detections of one image; `index` is its index in the data set."""
 
-    number: int
+    index: int
     size: tuple[int, int]
     truth: Table
     detections: Table
@@ -42,26 +42,26 @@ def evaluate(
     unreadable: OnUnreadable = "error",
     after_batch: Callable[[int], None] | None = None,
 ) -> Results:
-    """Detects objects in all images of a data set, one image at a time, and compares them with those that are there.
+    """Runs a detector on all images of a data set, one image at a time, and matches its detections to the objects.
 
-    Between images only boxes, scores and run-length codes of masks are kept. Under `torch.distributed` each process
-    detects in its share of the images, and all get the same results. Masks are evaluated if both the detector and the
-    data set have them.
+    Only boxes, scores and run-length encoded masks stay in memory. Under `torch.distributed` each process handles its
+    share of the images, and all return the same results. Masks are evaluated if both the detector and the data set have
+    them.
 
     Args:
-        detector: in evaluation a module that returns a list of dicts of boxes, labels, scores and perhaps masks for a
-            list of images, as those of `create` and of torchvision do, with labels from 0.
-        images: the data set, or a loader of it, made with objects and without shuffle.
-        name: name of the model.
-        classes: names of the detector's classes, if they may differ in order or number from those of the data set,
-            which have to be among them; detections of other classes do not count. None if they are the same.
-        workers: DataLoader workers that read images.
-        unreadable: on an image that cannot be read, or is too long and narrow for the detector, raise an "error" or
-            "skip" the image; a loader reads as it was made.
+        detector: a module that in evaluation mode returns one dict of boxes, labels, scores and perhaps masks for each
+            image in a list, like the detectors of `create` and torchvision, with labels from 0.
+        images: the data set, or a loader of it with `objects=True` and without shuffle.
+        name: name of the model in the results.
+        classes: names of the detector's classes, if they differ in order or number from those of the data set, all of
+            which the detector needs; detections of other classes do not count. None if they are the same.
+        workers: number of DataLoader workers that read images.
+        unreadable: whether an image that cannot be read, or is too long and narrow for the detector, raises an "error"
+            or is skipped ("skip"); a loader keeps its own setting for reading.
         after_batch: called with the number of images of each batch.
 
     Raises:
-        InputError: the data set has no objects or classes that the detector does not know, or an image cannot be read.
+        InputError: the data set has no objects, or classes that the detector does not have, or an image cannot be read.
     """
     if isinstance(images, data.Loader):
         loader = images
@@ -87,7 +87,7 @@ def evaluate(
             for index, image in zip(batch.index.tolist(), batch.images, strict=True):
                 try:
                     (output,) = detector([image])
-                    evaluated.append(_image(dataset, index, image, output, label_map))
+                    evaluated.append(_evaluated(dataset, index, image, output, label_map))
                 except UnfitImage as error:
                     reason = f"{dataset.keys[index]}: {error}"
                     if unreadable == "error":
@@ -102,7 +102,7 @@ def evaluate(
         distributed.all_gather_object(parts, (evaluated, skipped))
         evaluated, skipped = ([entry for part in parts for entry in part[i]] for i in (0, 1))
     if not evaluated:
-        raise InputError(f"not one image of data set {dataset.name!r} can be read; give readable ones")
+        raise InputError(f"no image of data set {dataset.name!r} can be read; give readable images")
     return _results(dataset, evaluated, skipped, name or type(detector).__name__)
 
 
@@ -111,7 +111,7 @@ def _is_distributed() -> bool:
 
 
 def _label_map(dataset: data.ImageDataset, classes: Sequence[str] | None, count: int | None) -> LabelMap:
-    """The label in the data set of each label of the detector, -1 for none; None if they are the same."""
+    """The data set's label for each label of the detector, -1 for none; None if labels are the same."""
     if classes is None:
         if count is not None and count != len(dataset.classes):
             raise InputError(
@@ -122,28 +122,28 @@ def _label_map(dataset: data.ImageDataset, classes: Sequence[str] | None, count:
     missing = [name for name in dataset.classes if name not in classes]
     if missing:
         raise InputError(
-            f"data set {dataset.name!r} has {len(missing)} classes that the detector does not know "
-            f"({', '.join(missing[:3])}, …); evaluate on a data set of its classes ({', '.join(classes[:3])}, …)"
+            f"data set {dataset.name!r} has {len(missing)} classes that the detector does not have "
+            f"({', '.join(missing[:3])}, …); evaluate on a data set with its classes ({', '.join(classes[:3])}, …)"
         )
     labels = {name: label for label, name in enumerate(dataset.classes)}
     return np.array([labels.get(name, -1) for name in classes], dtype=np.int64)
 
 
-def _image(
+def _evaluated(
     dataset: data.ImageDataset,
     index: int,
     image: Tensor,
     output: Mapping[str, Tensor],
     label_map: LabelMap,
 ) -> _Image:
-    """What is kept of an image (3, h, w) and the output of the detector for it."""
+    """The objects and detections of an image (3, h, w), from the output of the detector."""
     masks = None
     if "masks" in output and dataset.has_object_masks:
-        masks = (output["masks"][:, 0] >= _CUT).cpu().numpy()
+        masks = (output["masks"][:, 0] >= _MASK_THRESHOLD).cpu().numpy()
     truth = dataset.instances(index, masks is not None)
     assert truth is not None
     labels = output["labels"].cpu().numpy()
-    boxes, scores = (output[part].double().cpu().numpy() for part in ("boxes", "scores"))
+    boxes, scores = (output[key].double().cpu().numpy() for key in ("boxes", "scores"))
     detections = Table.of_detections(labels if label_map is None else label_map[labels], boxes, scores, masks)
     if len(labels) and not (labels.min() >= 0 and detections.label.max() < len(dataset.classes)):
         raise InputError(
@@ -155,18 +155,18 @@ def _image(
 
 
 def _results(dataset: data.ImageDataset, images: Sequence[_Image], skipped: Sequence[str], name: str) -> Results:
-    """Images in the order of their ids, in which COCO's evaluation breaks ties between scores."""
-    ids = {image.number: dataset.image_id(image.number) for image in images}
-    by_id = all(isinstance(key, int) for key in ids.values())
-    images = sorted(images, key=lambda image: (ids[image.number] if by_id else 0, image.number))
+    """Joins the images in the order of their ids, in which COCO's evaluation breaks ties between scores."""
+    ids = {image.index: dataset.image_id(image.index) for image in images}
+    by_id = all(isinstance(image_id, int) for image_id in ids.values())
+    images = sorted(images, key=lambda image: (ids[image.index] if by_id else 0, image.index))
     return Results(
         name,
         dataset.name,
         dataset.split,
         tuple(dataset.classes),
         dataset.category_ids,
-        tuple(dataset.keys[image.number] for image in images),
-        tuple(ids[image.number] for image in images),
+        tuple(dataset.keys[image.index] for image in images),
+        tuple(ids[image.index] for image in images),
         np.array([image.size for image in images], dtype=np.int64),
         Table.joined([image.truth for image in images]),
         Table.joined([image.detections for image in images]),

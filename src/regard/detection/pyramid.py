@@ -1,4 +1,4 @@
-"""A feature pyramid over any network that has stages."""
+"""A feature pyramid over any network with stages."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ Extra = Literal["pool", "p6p7", "p6p7-from-p5"]
 class Pyramid(nn.Module):
     """A feature pyramid network (Lin et al., arXiv 1612.03144) over a classification network.
 
-    The network stays whole, under its own names, as the child `body`; only what it runs after the last level, its
-    classifier, is removed. Levels are the outputs of its stages: of several stages of one stride the last. They are
-    found by one run on the meta device, which computes nothing. Attention may be attached before or after.
+    The network becomes the child `body`, with unchanged names; only the modules after the last level, its classifier,
+    are removed. Each level is the output of the last stage with its stride. One run on the meta device finds the stages
+    and strides. Attention may be attached before or after.
 
     Args:
-        model: a network with stages (`regard.stages`): one of `models.create`, timm or torchvision. It becomes a part
-            of the pyramid; its classifier is removed in place.
-        strides: of the levels that the network gives, in pixels, ascending.
+        model: a network with stages (`regard.stages`), from `models.create`, timm or torchvision. It becomes a part of
+            the pyramid; its classifier is removed in place.
+        strides: strides of the network's levels in pixels, ascending.
         channels: C of every level.
-        extra: further, coarser levels: 'pool', every second pixel of the last level (as in Faster R-CNN); 'p6p7', two
-            convolutions of stride 2 from the last stage (RetinaNet, arXiv 1708.02002); 'p6p7-from-p5', the same from
-            the last level (FCOS, arXiv 1904.01355); None for none.
+        extra: additional, coarser levels: 'pool', every second pixel of the last level (as in Faster R-CNN); 'p6p7',
+            two convolutions with stride 2 from the last stage (RetinaNet, arXiv 1708.02002); 'p6p7-from-p5', the same
+            from the last level (FCOS, arXiv 1904.01355); None for none.
 
     Shape: images (N, 3, H, W) -> {'0': (N, C, H / strides[0], W / strides[0]), '1': …}, with 'pool', or 'p6' and 'p7'.
 
     Attributes:
         levels: stride -> name of the stage in `body`.
-        strides: of all levels, the extra ones included.
+        strides: strides of all levels, including the extra ones.
         out_channels: C.
 
     Raises:
-        InputError: the network has no stage of one of the strides, or does not run without its classifier.
+        InputError: the network has no stage with one of the strides, or does not run without its classifier.
     """
 
     def __init__(
@@ -57,18 +57,18 @@ class Pyramid(nn.Module):
     ) -> None:
         super().__init__()
         trace = trace_network(model)
-        known = trace.strides()
-        if not known:
+        stages = trace.strides()
+        if not stages:
             raise InputError(f"{type(model).__name__} has no stage that gives features (N, C, H, W)")
-        if not isinstance(strides, Sequence) or not strides or any(stride not in known for stride in strides):
+        if not isinstance(strides, Sequence) or not strides or any(stride not in stages for stride in strides):
             raise InputError(
-                f"{type(model).__name__} has stages of the strides {', '.join(map(str, sorted(known)))}, not "
+                f"{type(model).__name__} has stages of the strides {', '.join(map(str, sorted(stages)))}, not "
                 f"{strides!r:.60}; give a list of some of them (strides), or take another network"
             )
-        self.levels = {stride: known[stride] for stride in sorted(strides)}
+        self.levels = {stride: stages[stride] for stride in sorted(strides)}
         self.body = model
         _remove_head(model, trace, max(trace.ends[name] for name in self.levels.values()))
-        trace_network(model)  # it runs without
+        trace_network(model)  # raises an error if the network does not run without its head
         widths = [trace.shapes[name][1] for name in self.levels.values()]
         extras: dict[str | None, tuple[Callable[[], ExtraFPNBlock | None], int]] = {
             None: (lambda: None, 0),
@@ -94,31 +94,30 @@ class Pyramid(nn.Module):
         return features
 
     def _hook(self) -> None:
-        """Hooks the stages, again where one was exchanged: by attention that was attached behind it."""
+        """Adds hooks to the stages; also to a new stage, after attention was attached behind the old one."""
         for name in self.levels.values():
             stage = self.body.get_submodule(name)
             if self._hooked.get(name) is not stage:
-                keep = partial(self._keep, name)
                 if name in self._hooked:
                     hooks = self._hooked[name]._forward_hooks
-                    for key in [key for key, hook in hooks.items() if getattr(hook, "func", None) == self._keep]:
+                    for key in [key for key, hook in hooks.items() if getattr(hook, "func", None) == self._store]:
                         del hooks[key]
-                stage.register_forward_hook(keep)
+                stage.register_forward_hook(partial(self._store, name))
                 self._hooked[name] = stage
 
-    def _keep(self, name: str, _stage: nn.Module, _args: Any, features: Tensor) -> None:
+    def _store(self, name: str, _stage: nn.Module, _args: Any, features: Tensor) -> None:
         self._features[name] = features
 
 
 @dataclass
 class Trace:
-    """What a network does with an image, in order.
+    """The calls of modules while a network runs on an image.
 
     Attributes:
-        side: of the image, in pixels.
-        first: module -> the step at which it is first called.
-        ends: stage -> the step at which it has given its output.
-        shapes: stage -> (N, C, H, W) of that.
+        side: side of the image, in pixels.
+        first: module -> step of its first call.
+        ends: stage -> step at which it returned its output.
+        shapes: stage -> shape (N, C, H, W) of its output.
     """
 
     side: int
@@ -128,7 +127,7 @@ class Trace:
     steps: int = 0
 
     def strides(self) -> dict[int, str]:
-        """Stride in pixels -> the last stage of it."""
+        """Stride in pixels -> last stage with this stride."""
         return {2 ** round(math.log2(self.side / shape[-1])): name for name, shape in self.shapes.items()}
 
     def enter(self, module: nn.Module, _args: Any) -> None:
@@ -143,7 +142,7 @@ class Trace:
 
 
 def trace_network(network: nn.Module) -> Trace:
-    """Runs a network on the meta device, in evaluation mode; it stays as it is.
+    """Runs a network on the meta device, in evaluation mode; the network is unchanged afterwards.
 
     Raises:
         InputError: it has no stages, or does not run.
@@ -169,14 +168,14 @@ def trace_network(network: nn.Module) -> Trace:
 
 
 class _Removed(nn.Module):
-    """Stands where a classifier was: gives the first value of every channel, so that what follows runs and is cheap."""
+    """Replaces a removed module: returns the first pixel of every channel, so that later operations are cheap."""
 
     def forward(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
         return x[..., :1, :1].clone()
 
 
 def _remove_head(network: nn.Module, trace: Trace, end: int) -> None:
-    """Removes the modules that are called only after step `end`."""
+    """Replaces the modules that are first called after step `end`."""
     for parent in [network, *trace.first]:
         for name, child in list(parent.named_children()):
             if trace.first.get(child, 0) > end:

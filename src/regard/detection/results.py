@@ -1,4 +1,4 @@
-"""`Results`: the detections of one detector on a data set, and how good they are."""
+"""`Results`: the detections of one detector on a data set, with COCO's evaluation."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ _NAMES = ("model", "dataset", "split", "classes", "category_ids", "keys", "image
 class Results(Tabular):
     """The detections of one detector on a data set.
 
-    The numbers are those of COCO's evaluation (Lin et al. 2014, arXiv 1405.0312): `AP`, averaged over the thresholds
-    0.5 to 0.95 of the intersection over union, `AP50`, `AP75`, `APs`, `APm`, `APl` of small, medium and large objects,
-    and `AR1`, `AR10`, `AR100`, `ARs`, `ARm`, `ARl`, the recall of so many detections in an image. All are 0 to 1, and
-    NaN where there are no objects.
+    COCO's evaluation (Lin et al. 2014, arXiv 1405.0312) gives twelve numbers: the average precisions `AP`, averaged
+    over the thresholds 0.5 to 0.95 of the intersection over union, `AP50`, `AP75`, and `APs`, `APm`, `APl` for small,
+    medium and large objects; the recalls `AR1`, `AR10`, `AR100` with at most 1, 10 and 100 detections per image, and
+    `ARs`, `ARm`, `ARl`. All are in [0, 1], and NaN without objects.
 
     Attributes:
         model: name of the model.
         dataset: name of the data set.
-        split: of the data set.
+        split: split of the data set.
         classes: names of the classes.
         category_ids: id of each class in the annotation file, for `coco_results`.
         keys: name of each image.
@@ -44,7 +44,7 @@ class Results(Tabular):
         sizes: int64 (images, 2), width and height of each image.
         truth: the objects.
         detections: the detections.
-        skipped: "key: reason" of each image that could not be read, which does not count.
+        skipped: "key: reason" for each image that could not be read and is left out.
     """
 
     model: str
@@ -64,23 +64,23 @@ class Results(Tabular):
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
-        """What is evaluated, which is "boxes", and "masks" if both objects and detections have them."""
-        known = self.truth.counts is not None and self.detections.counts is not None
-        return ("boxes", "masks") if known else ("boxes",)
+        """The evaluated kinds: "boxes", and "masks" if both objects and detections have them."""
+        has_masks = self.truth.counts is not None and self.detections.counts is not None
+        return ("boxes", "masks") if has_masks else ("boxes",)
 
     @property
     def boxes(self) -> dict[str, float]:
-        """The twelve numbers of the boxes."""
+        """The twelve numbers for boxes."""
         return self._evaluated["boxes"][0]
 
     @property
     def masks(self) -> dict[str, float] | None:
-        """The twelve numbers of the masks; None if there are none."""
+        """The twelve numbers for masks; None without masks."""
         return self._evaluated["masks"][0] if "masks" in self.kinds else None
 
     @property
     def by_class(self) -> dict[Kind, dict[str, dict[str, float]]]:
-        """Kind -> name of class -> the twelve numbers."""
+        """Kind -> class name -> the twelve numbers."""
         return {kind: dict(zip(self.classes, self._evaluated[kind][1], strict=True)) for kind in self.kinds}
 
     @cached_property
@@ -88,27 +88,31 @@ class Results(Tabular):
         return {kind: evaluate_matches(Matches.of(self, kind)) for kind in self.kinds}
 
     def to_records(self) -> list[dict[str, Any]]:
-        """A dict of all classes, then one of each, of each kind, JSON-ready: `model`, `dataset`, `split`, `kind`,
+        """For each kind, one JSON-ready dict for all classes, then one per class: `model`, `dataset`, `split`, `kind`,
         `class` (None for all), `images`, `objects` (without crowds), and the twelve numbers."""
-        named = {"model": self.model, "dataset": self.dataset, "split": self.split}
+        names = {"model": self.model, "dataset": self.dataset, "split": self.split}
         objects = np.bincount(self.truth.label[~self.truth.crowd], minlength=len(self.classes)).tolist()
         records = []
         for kind in self.kinds:
             overall, by_class = self._evaluated[kind]
             rows = [(None, sum(objects), overall), *zip(self.classes, objects, by_class, strict=True)]
             records += [
-                without_nan({**named, "kind": kind, "class": name, "images": len(self), "objects": count, **numbers})
+                without_nan({**names, "kind": kind, "class": name, "images": len(self), "objects": count, **numbers})
                 for name, count, numbers in rows
             ]
         return records
 
     def coco_results(self, kind: Kind = "boxes") -> list[dict[str, Any]]:
-        """The detections in COCO's format for results, with the ids of the annotation file."""
+        """The detections in COCO's results format, with the ids of the annotation file.
+
+        Raises:
+            InputError: there are no masks.
+        """
         table = self.detections
         if kind == "boxes":
             shapes: list[Any] = table.box.tolist()
         elif table.counts is None:
-            raise InputError(f"the detections of {self.model} have no masks; ask for boxes")
+            raise InputError(f"the detections of {self.model} have no masks; use boxes")
         else:
             shapes = [{**code, "counts": code["counts"].decode()} for code in table.codes(self.sizes)]
         shape_field = "bbox" if kind == "boxes" else "segmentation"
@@ -124,16 +128,17 @@ class Results(Tabular):
         ]
 
     def save_coco(self, path: str | Path, kind: Kind = "boxes") -> Path:
-        """Writes `coco_results` as JSON, which COCO's tools and servers read."""
+        """Writes `coco_results` as a JSON file for COCO's tools and servers."""
         return write_text(path, json.dumps(self.coco_results(kind)))
 
     def save(self, path: str | Path) -> Path:
-        """Writes a file that `load` reads. Raises InputError if it cannot be written."""
+        """Writes a file for `load`. Raises InputError if it cannot be written."""
         path = Path(path)
         arrays: dict[str, Any] = {"sizes": self.sizes}
         for name in ("truth", "detections"):
             table: Table = getattr(self, name)
-            arrays |= {f"{name}.{one.name}": getattr(table, one.name) for one in fields(table) if one.name != "counts"}
+            columns = [column.name for column in fields(table) if column.name != "counts"]
+            arrays |= {f"{name}.{column}": getattr(table, column) for column in columns}
             if table.counts is not None:
                 arrays[f"{name}.counts"] = np.frombuffer(b"".join(table.counts), np.uint8)
                 arrays[f"{name}.lengths"] = np.array([len(code) for code in table.counts], np.int64)
@@ -147,17 +152,17 @@ class Results(Tabular):
 
     @classmethod
     def load(cls, path: str | Path) -> Results:
-        """Reads a file of `save`. Raises InputError if it is not there, or something else."""
+        """Reads a file of `save`. Raises InputError if it is missing or has another format."""
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 notes = json.loads(arrays["notes"].tobytes())
                 if notes.pop("format") != _FORMAT:
                     raise ValueError(f"it is not of the format {_FORMAT!r}")
                 tables = [_table(arrays, name) for name in ("truth", "detections")]
-                names: dict[str, Any] = {
+                attributes: dict[str, Any] = {
                     key: tuple(value) if isinstance(value, list) else value for key, value in notes.items()
                 }
-                return cls(**names, sizes=arrays["sizes"], truth=tables[0], detections=tables[1])
+                return cls(**attributes, sizes=arrays["sizes"], truth=tables[0], detections=tables[1])
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror or error}; give a file of detections") from None
         except (AttributeError, BadZipFile, KeyError, TypeError, ValueError, EOFError) as error:
@@ -165,9 +170,9 @@ class Results(Tabular):
 
 
 def _table(arrays: Mapping[str, NDArray[Any]], name: str) -> Table:
-    columns = {one.name: arrays[f"{name}.{one.name}"] for one in fields(Table) if one.name != "counts"}
+    columns = {column.name: arrays[f"{name}.{column.name}"] for column in fields(Table) if column.name != "counts"}
     counts = None
     if f"{name}.counts" in arrays:
-        whole, ends = arrays[f"{name}.counts"].tobytes(), np.cumsum(arrays[f"{name}.lengths"]).tolist()
-        counts = tuple(whole[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)) if ends else ()
+        codes, ends = arrays[f"{name}.counts"].tobytes(), np.cumsum(arrays[f"{name}.lengths"]).tolist()
+        counts = tuple(codes[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)) if ends else ()
     return Table(**columns, counts=counts)

@@ -1,4 +1,4 @@
-"""Objects or detections of many images."""
+"""A table of the objects or detections of many images."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ Kind = Literal["boxes", "masks"]
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """N objects or detections of many images, those of an image in a row.
+    """N objects or detections of many images, sorted by image.
 
     Attributes:
-        image: int64 (N,), number of the image, from 0, increasing.
+        image: int64 (N,), number of the image, from 0.
         label: int64 (N,), class index.
         box: float64 (N, 4), left, top, width and height in pixels.
         score: float64 (N,); 1 for objects.
-        crowd: bool (N,).
-        area: float64 (N,), in pixels, by which objects are small, medium or large; NaN for detections, of which that
-            of the box or mask counts.
+        crowd: bool (N,), whether an object is a crowd.
+        area: float64 (N,), area in pixels, which makes an object small, medium or large; NaN for detections, whose size
+            is the area of their box or mask.
         counts: the compressed run-length code of each mask, (N,); None without masks.
     """
 
@@ -44,7 +44,7 @@ class Table:
 
     @classmethod
     def of_objects(cls, objects: Instances) -> Table:
-        """The objects of one image."""
+        """A table of the objects of one image."""
         n = len(objects.labels)
         image, score = np.zeros(n, dtype=np.int64), np.ones(n)
         return cls(image, objects.labels, objects.boxes, score, objects.crowd, objects.area, objects.counts)
@@ -57,7 +57,7 @@ class Table:
         scores: NDArray[np.float64],
         masks: NDArray[np.bool_] | None = None,
     ) -> Table:
-        """The detections of one image: labels (n,), boxes (n, 4) xyxy, scores (n,), masks (n, H, W)."""
+        """A table of the detections of one image: labels (n,), boxes (n, 4) xyxy, scores (n,), masks (n, H, W)."""
         n = len(labels)
         box = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
         counts = None if masks is None else tuple(code["counts"] for code in encoded(masks))
@@ -66,7 +66,7 @@ class Table:
 
     @classmethod
     def joined(cls, images: Sequence[Table]) -> Table:
-        """Those of many images, each a table of its own, numbered in turn."""
+        """Joins the tables of single images, and numbers the images."""
         columns = {
             column.name: np.concatenate([getattr(image, column.name) for image in images])
             for column in fields(cls)
@@ -74,17 +74,17 @@ class Table:
         }
         number = np.repeat(np.arange(len(images)), [len(image) for image in images])
         codes = [image.counts for image in images]
-        counts = None if None in codes else tuple(code for several in codes for code in several or ())
+        counts = None if None in codes else tuple(code for image_codes in codes for code in image_codes or ())
         return cls(number, **columns, counts=counts)
 
     def where(self, which: NDArray[Any]) -> Table:
-        """Those for which `which`, bool (N,), is true, or those at these places, int."""
-        places = np.arange(len(self))[which]
-        kept = {column.name: getattr(self, column.name)[places] for column in fields(self) if column.name != "counts"}
-        return replace(self, **kept, counts=self.counts and tuple(self.counts[i] for i in places.tolist()))
+        """The rows where `which`, bool (N,), is true, or the rows with these indices, int."""
+        rows = np.arange(len(self))[which]
+        columns = {column.name: getattr(self, column.name)[rows] for column in fields(self) if column.name != "counts"}
+        return replace(self, **columns, counts=self.counts and tuple(self.counts[row] for row in rows.tolist()))
 
     def codes(self, sizes: NDArray[np.int64]) -> list[dict[str, Any]]:
-        """The run-length codes, of images of sizes (width, height), int (images, 2)."""
+        """The run-length codes of the masks; `sizes` are the image sizes (width, height), int (images, 2)."""
         assert self.counts is not None
         dimensions = sizes[self.image].tolist()
         return [
@@ -93,7 +93,7 @@ class Table:
         ]
 
     def areas(self, sizes: NDArray[np.int64], kind: Kind) -> NDArray[np.float64]:
-        """The areas, of detections that of the box or the mask, (N,)."""
+        """The areas (N,); for detections, the areas of the boxes or masks."""
         if not np.isnan(self.area).any():
             return self.area
         if kind == "boxes":

@@ -1,4 +1,4 @@
-"""Networks for use without regard: ONNX files, checked against the network they come from."""
+"""Exports networks and detectors to ONNX files, and checks their outputs against torch."""
 
 from regard.export.detector import detector_to_onnx
 from regard.export.onnx import Exported, to_onnx

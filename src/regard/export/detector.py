@@ -1,4 +1,4 @@
-"""A detector as an ONNX file."""
+"""Exports a detector to an ONNX file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from regard.errors import check_interval
 from regard.export.onnx import Exported, as_properties, check_target, exporting, largest, written_beside
 from regard.modes import evaluation_mode
 
-_SAME = 0.9  # share of the detections that have to be in both: at equal scores another may be left out
+_SAME = 0.9  # required share of equal detections: of equal scores, another one may be dropped
 
 
 def detector_to_onnx(
@@ -33,21 +33,22 @@ def detector_to_onnx(
     metadata: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Exported:
-    """Writes a detector, in evaluation mode, as an ONNX file that detects on one image of any size.
+    """Writes a detector, in evaluation mode, to an ONNX file that takes one image of any size.
 
-    Its input `image` is float32 (3, H, W) in [0, 1]; resizing, normalisation and suppression are inside. Its outputs
-    are `boxes` (n, 4) in pixels of the image, `labels` (n,), `scores` (n,) and, if the detector gives them, `masks`
-    (n, 1, H, W).
+    The input `image` is float32 (3, H, W) in [0, 1]; the graph includes resizing, normalisation and suppression. The
+    outputs are `boxes` (n, 4) in pixels of the image, `labels` (n,), `scores` (n,) and, if the detector has them,
+    `masks` (n, 1, H, W).
 
     Args:
-        detector: one of `detection.create`, or torchvision's; it is left as it was.
-        image_size: H and W of the image that it is traced with.
+        detector: a detector of `detection.create` or torchvision; unchanged afterwards.
+        image_size: H and W of the image used for tracing.
         check: run the graph with onnxruntime on two images, and compare the detections.
-        images: to check with, float32 (3, H, W) in [0, 1]; None: noise, one of `image_size` and one of another.
+        images: images for the check, float32 (3, H, W) in [0, 1]; None for noise, one of `image_size` and one of
+            another size.
         path, opset, metadata, overwrite: as in `to_onnx`.
 
     Returns:
-        Its `difference` is None, too, where nothing is detected on the images.
+        The file; its `difference` is also None if nothing is detected on the images.
 
     Raises:
         InputError: as in `to_onnx`.
@@ -60,7 +61,7 @@ def detector_to_onnx(
     height, width = image_size
     images = images or [torch.rand(3, height, width), torch.rand(3, width + width // 5, height)]
     with evaluation_mode(detector), torch.no_grad():
-        graph = _traced(detector, images[0], opset)
+        graph = _trace(detector, images[0], opset)
         difference = largest((_difference(graph, detector, image) for image in images if check), path)
     model = onnx.load_from_string(graph)
     onnx.helper.set_model_props(model, as_properties(metadata))
@@ -70,7 +71,7 @@ def detector_to_onnx(
 
 
 class _OneImage(nn.Module):
-    """A detector that takes one image and gives its detections as a tuple."""
+    """A detector that takes one image and returns its detections as a tuple."""
 
     def __init__(self, detector: nn.Module) -> None:
         super().__init__()
@@ -86,7 +87,7 @@ class _OneImage(nn.Module):
 
 
 class _ExactResize(GeneralizedRCNNTransform):
-    """The same sizes as without tracing, where torchvision computes them in float64 and not in float32."""
+    """Resizes as torchvision does without tracing, where it computes sizes in float64, not in float32."""
 
     def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
         sides = torch._shape_as_tensor(image)[-2:].double()
@@ -102,34 +103,34 @@ def _has_masks(detector: Any) -> bool:
     return hasattr(detector, "roi_heads") and bool(detector.roi_heads.has_mask())
 
 
-def _traced(detector: nn.Module, image: Tensor, opset: int) -> bytes:
-    """The graph of a detector, by torch's exporter by tracing, for which torchvision has the rules."""
-    single, written = _OneImage(detector).eval(), io.BytesIO()
+def _trace(detector: nn.Module, image: Tensor, opset: int) -> bytes:
+    """The graph of a detector, from torch's tracing exporter, for which torchvision registers its operators."""
+    single, file = _OneImage(detector).eval(), io.BytesIO()
     axes = {"image": {1: "height", 2: "width"}, **{name: {0: "detections"} for name in single.names}}
     if "masks" in axes:
         axes["masks"] |= {2: "height", 3: "width"}
-    torch._C._jit_set_onnx_log_enabled(False)  # or it prints the whole graph if it fails
-    with exporting(detector), mock.patch.object(F, "channel_shuffle", _shuffled):
+    torch._C._jit_set_onnx_log_enabled(False)  # otherwise a failure prints the whole graph
+    with exporting(detector), mock.patch.object(F, "channel_shuffle", _channel_shuffle):
         torch.onnx.export(
             single,
             (image,),
-            written,  # type: ignore[arg-type]  # the annotation leaves files out
+            file,  # type: ignore[arg-type]  # the annotation lacks file objects
             dynamo=False,
             input_names=["image"],
             output_names=list(single.names),
             dynamic_axes=axes,
             opset_version=opset,
         )
-    return written.getvalue()
+    return file.getvalue()
 
 
-def _shuffled(x: Tensor, groups: int) -> Tensor:
-    """`F.channel_shuffle` by steps for which the exporter has rules."""
+def _channel_shuffle(x: Tensor, groups: int) -> Tensor:
+    """`F.channel_shuffle` with operators that the exporter supports."""
     return x.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
 
 
 def _difference(graph: bytes, detector: nn.Module, image: Tensor) -> float | None:
-    """The largest deviation of boxes, in sides of the image, and scores; None if nothing is detected."""
+    """The largest deviation of boxes, relative to the longer side of the image, and scores; None without detections."""
     names = ("boxes", "labels", "scores")
     session = import_module("onnxruntime").InferenceSession(graph, providers=["CPUExecutionProvider"])
     outputs = dict(zip(names, map(torch.from_numpy, session.run(names, {"image": image.numpy()})), strict=True))
@@ -139,6 +140,6 @@ def _difference(graph: bytes, detector: nn.Module, image: Tensor) -> float | Non
     side = max(image.shape[1:])
     boxes = torch.cdist(expected["boxes"], outputs["boxes"], p=float("inf")) / side
     scores = (expected["scores"][:, None] - outputs["scores"]).abs()
-    other = expected["labels"][:, None] != outputs["labels"]
-    nearest = torch.maximum(boxes, scores).masked_fill(other, float("inf")).amin(1)
+    different = expected["labels"][:, None] != outputs["labels"]
+    nearest = torch.maximum(boxes, scores).masked_fill(different, float("inf")).amin(1)
     return float(nearest.quantile(_SAME))

@@ -1,4 +1,4 @@
-"""A network as an ONNX file."""
+"""Exports a network to an ONNX file."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from regard.optional import require
 from regard.version import __version__
 
 TOLERANCE = 1e-4
-_ONE_FILE = 2**31 - 2**20  # bytes of weights; the format (protobuf) holds 2 GB at the most
+_ONE_FILE = 2**31 - 2**20  # bytes of weights; the format (protobuf) is limited to 2 GB
 
 
 class Exported(NamedTuple):
     """An ONNX file.
 
     Attributes:
-        path: of the file.
-        opset: the version of the operators that it uses.
-        difference: the largest deviation of onnxruntime's output from torch's, relative to torch's largest value; None
-            if it was not checked.
+        path: path of the file.
+        opset: version of its ONNX operators.
+        difference: largest deviation of onnxruntime's output from torch's, relative to torch's largest value; None if
+            it was not checked.
     """
 
     path: Path
@@ -54,25 +54,25 @@ def to_onnx(
     metadata: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Exported:
-    """Writes `model`, in evaluation mode, as an ONNX file with the input `images` and the output `logits`.
+    """Writes `model`, in evaluation mode, to an ONNX file with the input `images` and the output `logits`.
 
-    It is one file; weights of more than 2 GB go to a second one beside it, `<name>.data`, which ONNX needs then.
+    Weights of more than 2 GB are written to a second file in the same folder, `<name>.data`, which ONNX then needs.
 
     Args:
-        model: maps (N, channels, H, W) to one tensor. It is left as it was.
-        path: of the file.
+        model: module that maps (N, channels, H, W) to one tensor; unchanged afterwards.
+        path: path of the file.
         image_size: H and W of the input, or the side of square images, in pixels.
-        channels: of the input; 3 for images, C for an attention module alone.
-        batch: N of the input; None lets it take any N.
-        opset: the version of ONNX's operators; None leaves it to torch.
+        channels: number of input channels: 3 for images, C for a single attention module.
+        batch: N of the input; None for any N.
+        opset: version of ONNX's operators; None for torch's default.
         check: run the graph with onnxruntime on random images, at two batch sizes unless `batch` is given, and compare.
-        metadata: goes into the file's metadata_props beside the version of regard: text as it is, anything else as
-            JSON.
-        overwrite: replace a file that an earlier call wrote.
+        metadata: entries for the file's metadata_props, in addition to the version of regard; values other than text
+            are written as JSON.
+        overwrite: replace a file of an earlier export.
 
     Raises:
-        InputError: a package that is needed is not installed, `path` is taken, torch cannot export the model, or
-            onnxruntime's output deviates by more than 1e-4 of torch's largest value. No file is left then.
+        InputError: a required package is not installed, `path` exists, torch cannot export the model, or onnxruntime's
+            output deviates by more than 1e-4 of torch's largest value. No file is written then.
     """
     path = Path(path)
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
@@ -83,7 +83,7 @@ def to_onnx(
     check_target(path, large=large, check=check, overwrite=overwrite)
     like = next(model.parameters(), torch.empty(0))
     with evaluation_mode(model), torch.no_grad():
-        program = _program(model, torch.randn(batch or 2, channels, height, width).to(like), batch is None, opset)
+        program = _export(model, torch.randn(batch or 2, channels, height, width).to(like), batch is None, opset)
         sizes = () if not check else (1, 3) if batch is None else (batch,)
         batches = [torch.randn(n, channels, height, width).to(like) for n in sizes]
         difference = largest((_difference(program, model, images) for images in batches), path)
@@ -94,41 +94,38 @@ def to_onnx(
 
 
 def check_target(path: Path, *, large: bool, check: bool, overwrite: bool) -> None:
-    """Raises an error if an ONNX file cannot be written to `path`, before the work.
-
-    Raises:
-        InputError: a package that is needed is not installed, or `path` is taken or in no folder.
-    """
+    """Raises InputError if a required package is not installed, `path` exists, or its folder does not exist."""
     require("ONNX export", "onnx", "onnxscript", *(("onnxruntime",) if check else ()))
     if large and utf8(path.name) != path.name:
-        raise InputError(f"the name {path.name} is not UTF-8, as that of a second file of weights has to be")
+        raise InputError(f"the name {path.name} is not UTF-8, which the name of the weights file has to be; rename it")
     if path.exists() and (not overwrite or not path.is_file()):
         raise InputError(f"{path} exists already; replace it (--overwrite) or choose another (--out)")
-    for taken in (path, *([path.with_name(f"{path.name}.data")] if large else [])):
-        if taken.exists() and not _was_exported(path):
-            raise InputError(f"{taken} is not overwritten: regard export did not write it; choose another (--out)")
+    for file in (path, *([path.with_name(f"{path.name}.data")] if large else [])):
+        if file.exists() and not _was_exported(path):
+            raise InputError(f"{file} is not overwritten: regard export did not write it; choose another (--out)")
     if not path.parent.is_dir():
         raise InputError(f"there is no folder {path.parent}")
 
 
 def as_properties(metadata: Mapping[str, Any] | None) -> dict[str, str]:
-    """Metadata of a file, with the version of regard: text as it is, anything else as JSON."""
-    known = {"regard": __version__, **(metadata or {})}
-    return {key: utf8(value) if isinstance(value, str) else json.dumps(value) for key, value in known.items()}
+    """Metadata of a file, with the version of regard; values other than text as JSON."""
+    entries = {"regard": __version__, **(metadata or {})}
+    return {key: utf8(value) if isinstance(value, str) else json.dumps(value) for key, value in entries.items()}
 
 
 @contextmanager
 def written_beside(path: Path) -> Iterator[Path]:
-    """Gives a path to write to in a separate folder, for the graph refers to its file of weights by name; what is
-    written there comes to `path` and beside it.
+    """Yields a path in a temporary folder, and moves the files written there to the folder of `path`.
+
+    The files keep their names, because the graph refers to its file of weights by name.
 
     Raises:
-        InputError: there is no room, or it may not be written.
+        InputError: the files cannot be written.
     """
     try:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
             yield Path(folder) / path.name
-            for file in sorted(Path(folder).iterdir(), key=lambda file: file.name == path.name):  # the weights first
+            for file in sorted(Path(folder).iterdir(), key=lambda file: file.name == path.name):  # weights first
                 os.replace(file, path.with_name(file.name))
     except OSError as error:
         raise InputError(
@@ -139,13 +136,13 @@ def written_beside(path: Path) -> Iterator[Path]:
 def _was_exported(path: Path) -> bool:
     try:
         with path.open("rb") as file:
-            written = import_module("onnx").load(file, load_external_data=False)
-    except Exception:  # whatever is in the file
+            model = import_module("onnx").load(file, load_external_data=False)
+    except Exception:  # the file can be anything
         return False
-    return any(one.key == "regard" for one in written.metadata_props)
+    return any(entry.key == "regard" for entry in model.metadata_props)
 
 
-def _program(model: nn.Module, example: Tensor, any_batch: bool, opset: int | None) -> torch.onnx.ONNXProgram:
+def _export(model: nn.Module, example: Tensor, any_batch: bool, opset: int | None) -> torch.onnx.ONNXProgram:
     with exporting(model):
         program = torch.onnx.export(
             model,
@@ -163,10 +160,10 @@ def _program(model: nn.Module, example: Tensor, any_batch: bool, opset: int | No
 
 @contextmanager
 def exporting(model: nn.Module) -> Iterator[None]:
-    """Attention runs by its formulas, and the exporter gives no messages for its developers.
+    """Attention modules use their formulas, and the exporter logs no warnings.
 
     Raises:
-        InputError: it fails.
+        InputError: the export fails.
     """
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
@@ -184,17 +181,17 @@ def exporting(model: nn.Module) -> Iterator[None]:
 
 
 def largest(differences: Iterable[float | None], path: Path) -> float | None:
-    """The largest difference between outputs of onnxruntime and torch; None if there is none.
+    """The largest difference between outputs of onnxruntime and torch; None if all are None.
 
     Raises:
-        InputError: onnxruntime or the model fails, or their outputs deviate too far.
+        InputError: onnxruntime or the model fails, or the difference exceeds `TOLERANCE`.
     """
     try:
         difference = max((value for value in differences if value is not None), default=None)
-    except InputError:  # of the model itself
+    except InputError:  # from the model
         raise
     except Exception as error:  # onnxruntime's errors have no common base
-        raise InputError(f"onnxruntime cannot run what was exported ({first_line(error)})") from error
+        raise InputError(f"onnxruntime cannot run the exported graph ({first_line(error)})") from error
     if difference is not None and not difference <= TOLERANCE:
         raise InputError(
             f"onnxruntime's output deviates from torch's by {difference:.1e}, over {TOLERANCE:.0e}; {path} is not "

@@ -1,4 +1,4 @@
-"""Networks by name, with attention in them; their cost; checkpoints of other projects."""
+"""Creates networks by name, with attention modules; measures their cost; reads and writes checkpoints."""
 
 from regard.models.checkpoints import (
     fingerprint,

@@ -21,9 +21,9 @@ _DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23,
 
 
 class _Padding(nn.Module):
-    """A shortcut without parameters (option A): every `stride`-th pixel, channels of zeros on both sides of the others.
+    """A shortcut without parameters (option A): takes every `stride`-th pixel, and adds channels of zeros.
 
-    Half of the new channels are in front, half behind, as in the published checkpoints of
+    Half of them are added in front, half behind, as in the published checkpoints of
     github.com/akamaster/pytorch_resnet_cifar10.
 
     Shape: (N, ins, H, W) -> (N, outs, ceil(H / stride), ceil(W / stride)).
@@ -107,7 +107,7 @@ class Bottleneck(_Block):
 
 
 class _ResNet(StagedNetwork):
-    """A 3 x 3 convolution at full resolution, then stages of blocks, each at half the resolution of the one before."""
+    """A 3 x 3 convolution and stages of residual blocks; each stage halves the resolution, except the first."""
 
     def __init__(
         self,
@@ -138,23 +138,24 @@ class _ResNet(StagedNetwork):
 
 
 class CifarResNet(_ResNet):
-    """A ResNet of three stages of 16, 32 and 64 channels, at full, half and quarter resolution.
+    """A ResNet with three stages of 16, 32 and 64 channels, at full, half and quarter resolution.
 
     With bottleneck blocks the stages have four times as many channels.
 
     Args:
         depth: 9 n + 2 with bottleneck blocks, 6 n + 2 with basic ones, n blocks per stage.
         num_classes: length of the logits.
-        width: factor of the channels of the stages. The convolution before them is as wide as the first, but at most 32
-            channels, as in ResNet8x4 and 32x4 (widths 4) of HobbitLong/RepDistiller.
+        width: factor of the channels of the stages. The first convolution has as many channels as a basic first stage,
+            but at most 32, as in ResNet8x4 and ResNet32x4 (width 4) of HobbitLong/RepDistiller.
         block: 'bottleneck' (as in the ResNet164 of LSAS) or 'basic'.
-        shortcut: where a stage begins: 'B', a 1 x 1 convolution and a norm, or 'A', every second pixel and channels of
-            zeros (section 3.3), as in the authors' networks for CIFAR.
+        shortcut: shortcut at the start of a stage: 'B', a 1 x 1 convolution and a norm, or 'A', every second pixel and
+            channels of zeros (section 3.3), as in the authors' networks for CIFAR.
 
     Shape: images (N, 3, H, W) -> logits (N, num_classes).
 
     Raises:
-        InputError: no network of that kind has that depth, or the width leaves it no channel.
+        InputError: the block or shortcut is unknown, the depth does not fit the block, or the width is so small that a
+            layer has no channels.
     """
 
     stage_names = ("layer1", "layer2", "layer3")
@@ -186,11 +187,10 @@ class CifarResNet(_ResNet):
 
 
 class SmallImageResNet(_ResNet):
-    """A ResNet of ImageNet's depths for small images: a 3 x 3 convolution without stride or pooling before its stages.
+    """A ResNet with an ImageNet depth for small images: its first convolution is 3 x 3, without stride or pooling.
 
-    The four stages of 64, 128, 256 and 512 channels (times 4 with bottleneck blocks) are at full, half, quarter and
-    eighth resolution. With depth 50 it is the ResNet50 of HobbitLong/RepDistiller, of 23,705,252 parameters with 100
-    classes.
+    Four stages have 64, 128, 256 and 512 channels (times 4 with bottleneck blocks), at full, half, quarter and eighth
+    resolution. With depth 50 it is the ResNet50 of HobbitLong/RepDistiller, with 23,705,252 parameters for 100 classes.
 
     Args:
         depth: 18, 34 (basic blocks), 50, 101 or 152 (bottleneck blocks).
@@ -199,7 +199,7 @@ class SmallImageResNet(_ResNet):
     Shape: images (N, 3, H, W) -> logits (N, num_classes).
 
     Raises:
-        InputError: another depth.
+        InputError: the depth is none of these.
     """
 
     stage_names = ("layer1", "layer2", "layer3", "layer4")

@@ -1,4 +1,4 @@
-"""Parameters of a network and operations per image, counted while torch runs the network."""
+"""Counts the parameters of a network, and its operations per image while torch runs it."""
 
 from __future__ import annotations
 
@@ -47,18 +47,18 @@ _PUBLISHED: tuple[Kind, ...] = (
 class Complexity(Tabular):
     """Learned parameters, and the operations of one forward pass of one image.
 
-    Convolutions and matrix products count in multiply-adds, by torch's FlopCounterMode. A norm that scales and shifts
-    counts two operations per element, another norm one. Activations, pooling and other reductions count one per input
-    element; elementwise operations and the bias of a convolution count one per output element.
+    Convolutions and matrix products are counted in multiply-adds, by torch's FlopCounterMode. A norm counts two
+    operations per element if it scales and shifts, otherwise one. Activations, pooling and other reductions count one
+    per input element; elementwise operations and the bias of a convolution count one per output element.
 
-    "Other norms" are group, layer and instance norm, every norm that uses the statistics of its input, and a mean over
-    pixels that is subtracted from its own input (one operation per element). A mean or maximum over the spatial axes
-    of (…, C, H, W) is spatial pooling.
+    "Other norms" are group, layer and instance norm, every norm that uses the statistics of its input, and the
+    subtraction of a mean over pixels from its input (one operation per element). A mean or maximum over the spatial
+    axes of (…, C, H, W) is spatial pooling.
 
     Attributes:
         parameters: number of learned parameters.
         operations: number of operations of each kind.
-        uncounted: number of calls of each operator that computes something but is not counted, by name. If it is not
+        uncounted: name of each operator that computes values but is not counted -> number of its calls. If it is not
             empty, the other numbers are too small.
     """
 
@@ -98,13 +98,16 @@ class Complexity(Tabular):
 
 
 def complexity(model: nn.Module, image_size: int | tuple[int, int]) -> Complexity:
-    """The cost of one forward pass of one RGB image of `image_size` (H, W), in evaluation mode.
+    """Counts the parameters of `model`, and the operations of its forward pass for one RGB image in evaluation mode.
 
-    The network runs on meta tensors if possible. A network whose forward depends on values runs on an image of zeros.
+    The network runs on meta tensors if possible, otherwise (if its forward depends on values) on an image of zeros.
     Both branches of `torch.cond` are counted. The model is unchanged afterwards.
 
+    Args:
+        image_size: side of the image in pixels, or (H, W).
+
     Raises:
-        InputError: the network does not take an image of that size.
+        InputError: the network does not take an image of that size, or torch cannot count one of its operators.
     """
     model = unwrapped(model)
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
@@ -114,11 +117,11 @@ def complexity(model: nn.Module, image_size: int | tuple[int, int]) -> Complexit
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     image = torch.zeros(1, 3, height, width, device=like.device, dtype=like.dtype)
     try:
-        return Complexity(parameters, *_counted(model, partial(run_without_values, model, image.to("meta"))))
+        return Complexity(parameters, *_count(model, partial(run_without_values, model, image.to("meta"))))
     except Exception:  # an operator without a meta kernel, or a forward that depends on values
         pass
     try:
-        return Complexity(parameters, *_counted(model, partial(model, image)))
+        return Complexity(parameters, *_count(model, partial(model, image)))
     except NotImplementedError as error:  # higher-order operators of torch
         raise InputError(
             f"the operations of {type(model).__name__} cannot be counted: torch has no rule for one of them "
@@ -130,8 +133,8 @@ def complexity(model: nn.Module, image_size: int | tuple[int, int]) -> Complexit
         ) from error
 
 
-def _counted(model: nn.Module, run: Callable[[], Any]) -> tuple[dict[Kind, int], dict[str, int]]:
-    """Operations of a `run` of `model` by kind, and the calls of operators that are not counted."""
+def _count(model: nn.Module, run: Callable[[], Any]) -> tuple[dict[Kind, int], dict[str, int]]:
+    """Counts the operations of `run` by kind, and the calls of operators that are not counted by name."""
     operators = _Operators()
     counter = FlopCounterMode(display=False, custom_mapping=_FLOPS)
     # The counter is entered last, so it runs first: it decomposes operators in inference mode, and the other mode
@@ -143,7 +146,7 @@ def _counted(model: nn.Module, run: Callable[[], Any]) -> tuple[dict[Kind, int],
         kind: Kind = "convolution" if "conv" in operator.__name__ else "matrix product"
         operators.operations[kind] += flops // 2
     operators.operations["convolution"] -= operators.operations["1-d convolution"]
-    uncounted = {operator.__name__: calls for operator, calls in operators.others.items() if operator not in products}
+    uncounted = {operator.__name__: calls for operator, calls in operators.unknown.items() if operator not in products}
     return {kind: count for kind, count in operators.operations.items() if count}, uncounted
 
 
@@ -154,7 +157,7 @@ _FLOPS = {
     torch.ops.aten.dot: lambda left, *_, **__: 2 * prod(left),
     torch.ops.aten.addmv: lambda _, matrix, *__, **___: 2 * prod(matrix),
     torch.ops.aten._trilinear: lambda _, weight, *__, out_shape, **___: 2 * prod(out_shape) * prod(weight[1:]),
-    # Samples are interpolated, which is not counted.
+    # Without the interpolation of the samples.
     torch.ops.torchvision.deform_conv2d: lambda _, weight, *__, out_shape, **___: (
         2 * prod(out_shape) * prod(weight[1:])
     ),
@@ -166,10 +169,9 @@ _FLOPS = {
 
 @contextmanager
 def _unfused() -> Iterator[None]:
-    """Within the context, attention modules use their formulas, and torch runs fused layers step by step: dot-product
-    attention, transformer layers, recurrent layers.
-    """
-    libraries: tuple[Any, ...] = torch.backends.mkldnn, torch.backends.cudnn  # of recurrent layers
+    """Attention modules use their formulas, and torch runs dot-product attention, transformer and recurrent layers
+    step by step."""
+    libraries: tuple[Any, ...] = torch.backends.mkldnn, torch.backends.cudnn  # they fuse recurrent layers
     enabled = [library.enabled for library in libraries]
     fast_path = torch.backends.mha.get_fastpath_enabled()
     try:
@@ -180,11 +182,11 @@ def _unfused() -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
-        for library, was in zip(libraries, enabled, strict=True):
-            library.enabled = was
+        for library, flag in zip(libraries, enabled, strict=True):
+            library.enabled = flag
 
 
-# Names of torch's operators, without the underscore of in-place forms, that count one per input element.
+# Operators that count one per input element: names without the underscore of in-place forms.
 _PER_INPUT: dict[Kind, re.Pattern[str]] = {
     "rectifier": re.compile(r"relu|leaky_relu|_prelu_kernel|elu|hardtanh|threshold"),
     "other activation": re.compile(
@@ -195,7 +197,7 @@ _PER_INPUT: dict[Kind, re.Pattern[str]] = {
         r"mean|sum|a?max|a?min|aminmax|var|var_mean|std|std_mean|prod|logsumexp|linalg_vector_norm"
     ),
 }
-# Norm -> position of its weight among the arguments.
+# Norm -> index of its weight among the arguments.
 _SCALE = {"native_group_norm": 1, "native_layer_norm": 2, "_fused_rms_norm": 2}
 _INTERPOLATION = re.compile(r"_?upsample_(linear|bilinear|bicubic|trilinear)\w*|grid_sampler_[23]d")
 _COPIES = {"clone", "copy", "_to_copy", "fill", "zero"}
@@ -216,15 +218,15 @@ class _Operators(TorchDispatchMode):
     """Counts the operators that torch runs, except convolutions and matrix products.
 
     Attributes:
-        operations: by kind.
-        others: calls of operators of no known kind that compute values.
+        operations: kind -> number of operations.
+        unknown: operator that computes values, but is of no known kind -> number of calls.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.operations: Counter[Kind] = Counter()
-        self.others: Counter[Any] = Counter()
-        self.last_mean: tuple[Tensor, Tensor] | None = None  # of what, and what it is
+        self.unknown: Counter[Any] = Counter()
+        self.last_mean: tuple[Tensor, Tensor] | None = None  # its input and output, if the last operator was a mean
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -235,29 +237,29 @@ class _Operators(TorchDispatchMode):
         self.last_mean = (args[0], out) if name == "mean" and "spatial pooling" in counts else None
         self.operations.update(counts)
         if not counts and _computes(func, args) and not _MOVES.fullmatch(name):
-            self.others[func.overloadpacket] += 1
+            self.unknown[func.overloadpacket] += 1
         return out
 
 
 def _operations(name: str, func: Any, args: Sequence[Any], out: Any) -> dict[Kind, int]:
-    """The operations of one call, by kind; none if it is a product or not counted."""
+    """The operations of one call by kind, except products; empty for an unknown operator."""
     if name == "convolution":
         weight, bias, transposed = args[1], args[2], args[6]
         counts: dict[Kind, int] = {} if bias is None else {"convolution bias": out.numel()}
         if weight.ndim == 3 and weight.shape[2] > 1:
             counts["1-d convolution"] = (args[0] if transposed else out).numel() * weight[0].numel()
         return counts
-    if name in ("addmm", "addmv", "baddbmm"):  # the bias
+    if name in ("addmm", "addmv", "baddbmm"):  # their bias
         return {"elementwise": out.numel()}
     if "batch_norm" in name or name in _SCALE:
-        of_the_images = name in _SCALE or any(argument is True for argument in args[3:6])
+        uses_input_statistics = name in _SCALE or any(argument is True for argument in args[3:6])
         scales = args[_SCALE.get(name, 1)] is not None
-        return {"other norm" if of_the_images else "batch norm": args[0].numel() * (2 if scales else 1)}
-    between_two = len(args) > 1 and isinstance(args[1], Tensor)  # the larger of two tensors is no reduction
+        return {"other norm" if uses_input_statistics else "batch norm": args[0].numel() * (2 if scales else 1)}
+    is_binary = len(args) > 1 and isinstance(args[1], Tensor)  # the maximum of two tensors is no reduction
     kind = next((kind for kind, names in _PER_INPUT.items() if names.fullmatch(name)), None)
-    if kind == "other reduction" and name in ("mean", "max", "amax") and not between_two and _over_planes(args):
+    if kind == "other reduction" and name in ("mean", "max", "amax") and not is_binary and _is_spatial(args):
         kind = "spatial pooling"
-    if kind is not None and not (kind == "other reduction" and between_two):
+    if kind is not None and not (kind == "other reduction" and is_binary):
         return {kind: args[0].numel()}
     pointwise = torch.Tag.pointwise in func.tags and name not in _COPIES
     if isinstance(out, Tensor) and (pointwise or _INTERPOLATION.fullmatch(name)):
@@ -265,7 +267,7 @@ def _operations(name: str, func: Any, args: Sequence[Any], out: Any) -> dict[Kin
     return {}
 
 
-def _over_planes(args: Sequence[Any]) -> bool:
+def _is_spatial(args: Sequence[Any]) -> bool:
     """Whether a reduction runs over spatial axes only: the last of (N, C, HW), the last two of (…, C, H, W)."""
     axes, ndim = args[1] if len(args) > 1 else None, args[0].ndim
     if axes is None or ndim < 3:
@@ -275,6 +277,6 @@ def _over_planes(args: Sequence[Any]) -> bool:
 
 
 def _computes(func: Any, args: Sequence[Any]) -> bool:
-    """Whether an operator computes new values from tensors; a view and an allocation do not."""
+    """Whether an operator computes new values from tensors, unlike a view or an allocation."""
     values = [value for argument in args for value in (argument if isinstance(argument, list | tuple) else [argument])]
     return any(isinstance(value, Tensor) for value in values) and not func.is_view and "view" not in str(func)

@@ -1,4 +1,4 @@
-"""The cost of attention: networks without it and with each module, beside the values of SA-Net's table."""
+"""The cost of attention: networks without it and with each module, compared with SA-Net's table."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from regard.attention import Gate, Sigmoid, parse_gate
 from regard.errors import InputError, check_interval, one_line, unknown
 from regard.models.complexity import Complexity, complexity
 from regard.models.create import create, is_for_small_images
-from regard.models.loading import without_values
+from regard.models.loading import build_on_meta
 from regard.models.measuring import MEASURED, Latency, PeakMemory, latency, peak_memory
 from regard.notebook import Tabular
 
 
 @dataclass(frozen=True)
 class Published:
-    """A row of SA-Net's table, as printed: parameters in millions, GFLOPs, and why our count differs, if it does."""
+    """A row of SA-Net's table as printed: parameters in millions, GFLOPs, and why regard's count differs, if so."""
 
     parameters: str
     gflops: str
@@ -35,23 +35,23 @@ class Published:
 
 @dataclass
 class Cost:
-    """A network, with or without attention, and what it costs.
+    """A network, with or without attention, and its cost.
 
     Attributes:
-        network: its name, as in `models.create`.
-        attention: name of the module; None for none.
-        gate: the gate of the module.
-        stages: the stages that have it; None for all.
-        image_size: side of the images, or (H, W).
+        network: name of the network, as in `models.create`.
+        attention: name of the attention module; None for a network without attention.
+        gate: gate of the module.
+        stages: stages that have the module; None for all.
+        image_size: side of the images in pixels, or (H, W).
         classes: length of the logits.
-        options: of the module.
-        network_options: of the network itself.
-        base: the same network without attention; None for that network itself.
+        options: options of the module.
+        network_options: options of the network.
+        base: cost of the same network without attention; None if this is that network.
         placement: where `attention.attach` put the module, if not at the end of residual branches.
-        problem: why the module cannot be in this network; then nothing is counted or measured.
-        complexity: counted for one image.
-        latency: of a batch; None until measured.
-        peak_memory: of a batch; None until measured.
+        problem: why the network does not run with the module; nothing is counted or measured then.
+        complexity: counts for one image.
+        latency: for a batch; None until measured.
+        peak_memory: for a batch; None until measured.
     """
 
     network: str
@@ -71,12 +71,12 @@ class Cost:
 
     @property
     def detector(self) -> str | None:
-        """Name of the detector whose backbone the network is; None for a classifier."""
+        """Name of the detector that has the network as its backbone; None for a classifier."""
         return None
 
     @property
     def published(self) -> Published | None:
-        """The row of SA-Net's table for it, or None; the table has modules with a plain gate in all stages."""
+        """The matching row of SA-Net's table, or None; its modules have a plain gate and are in all stages."""
         changed = self.stages is not None or not isinstance(self.gate, Sigmoid) or self.options
         if self.network_options or (self.attention is not None and changed):
             return None
@@ -86,41 +86,40 @@ class Cost:
 
     @property
     def note(self) -> str:
-        """The paper's values where they differ from the count, and why; empty where all digits agree."""
+        """The paper's values that differ from the count, and why; empty if all printed digits agree."""
         if self.published is None or self.complexity is None:
             return ""
         printed = self.published.parameters, self.published.gflops
         exact = self.complexity.parameters / 1e6, self.complexity.published_flops / 1e9
         counted = [f"{value:.{len(text.partition('.')[2])}f}" for value, text in zip(exact, printed, strict=True)]
         units = ("M parameters", "GFLOPs")
-        other = [f"{p} {unit}" for unit, p, c in zip(units, printed, counted, strict=True) if p != c]
-        why = f": {self.published.note}" if self.published.note else ""
-        return f"SA-Net, arXiv 2102.00240 prints {' and '.join(other)}{why}" if other else ""
+        differing = [f"{p} {unit}" for unit, p, c in zip(units, printed, counted, strict=True) if p != c]
+        reason = f": {self.published.note}" if self.published.note else ""
+        return f"SA-Net, arXiv 2102.00240 prints {' and '.join(differing)}{reason}" if differing else ""
 
     def build(self) -> nn.Module:
-        """The network, newly initialised."""
+        """Creates the network, newly initialised."""
         return create(self.network, self.classes, **self._attention(), **self.network_options)
 
     def _attention(self) -> dict[str, Any]:
-        """The arguments of `create` for the attention module."""
+        """Arguments of `create` for the attention module."""
         if self.attention is None:
             return {}
         arguments = {"attention": self.attention, "gate": self.gate, "attention_stages": self.stages}
         return {**arguments, "attention_options": self.options}
 
     def customary(self) -> tuple[int | tuple[int, int], int]:
-        """Image size and number of classes where none are given."""
+        """The default image size and number of classes."""
         return (32, 10) if is_for_small_images(self.network) else (224, 1000)
 
     def count(self, model: nn.Module) -> Complexity:
-        """The complexity of what `build` gives, for one image."""
+        """Counts the parameters and operations of a network from `build`, for one image."""
         return complexity(model, self.image_size)
 
     def to_record(self) -> dict[str, Any]:
-        """The counts and measurements as a record; None where missing.
+        """The counts and measurements as a dict, with None for missing values; only `operations` is nested, by kind.
 
         Overheads are in percent of the network without attention, times in s with their quartiles, memory in bytes.
-        `operations` is a dict by kind, all else is flat.
         """
         record: dict[str, Any] = {
             "detector": self.detector,
@@ -135,8 +134,8 @@ class Cost:
         for name, figure in figures.items():
             record[name] = figure
             if not name.endswith("_bytes"):
-                known = figure is not None and base.get(name) is not None
-                record[f"{name}_overhead"] = 100 * (figure / base[name] - 1) if known else None
+                has_both = figure is not None and base.get(name) is not None
+                record[f"{name}_overhead"] = 100 * (figure / base[name] - 1) if has_both else None
         for name in ("inference", "training_step"):
             low, high = getattr(self.latency, name).quartiles if self.latency else (None, None)
             record |= {f"{name}_s_low": low, f"{name}_s_high": high}
@@ -165,7 +164,7 @@ class Cost:
 
 
 class Costs(Tabular, list[Cost]):
-    """Networks with and without attention, a `Cost` each."""
+    """A list of `Cost`, one per network without attention and with each module."""
 
     _columns = (
         *("detector", "network", "attention", "gate", "parameters", "parameters_overhead", "multiply_adds"),
@@ -173,13 +172,13 @@ class Costs(Tabular, list[Cost]):
     )
 
     def to_records(self) -> list[dict[str, Any]]:
-        """A record of each, see `Cost.to_record`."""
+        """One record per `Cost`, see `Cost.to_record`."""
         return [cost.to_record() for cost in self]
 
 
 @cache
 def _published() -> dict[tuple[str | None, str, str], Published]:
-    """The rows of SA-Net's tables by detector, network and attention."""
+    """Reads SA-Net's tables: (detector, network, attention) -> row."""
     table = yaml.safe_load((files("regard.models") / "sa_net.yaml").read_text(encoding="utf-8"))
     rows: dict[tuple[str | None, str, str], Published] = {}
     for row in table["rows"]:
@@ -203,25 +202,25 @@ def count_costs(
     network_options: Mapping[str, Any] | None = None,
     kind: Callable[..., Cost] = Cost,
 ) -> Costs:
-    """The counted cost of each network without attention and with each of the modules, in this order.
+    """Counts the parameters and operations of each network, first without attention, then with each module.
+
+    If a module cannot be attached to a network, or the network does not run with it, its row has a `problem`.
 
     Args:
-        networks: names as in `models.create`.
-        modules: names of `attention.names()`.
-        gate: of all modules.
-        stages: that get attention, counted from 1; None for all.
-        image_size: side of the images, or (H, W); None for 32 with regard's networks for small images, 224 with all
-            others.
-        classes: length of the logits; None for 10 and 1000 in the same way.
-        options: of modules, by their names, for example `{"shuffle": {"groups": 16}}`.
-        network_options: of the networks themselves, for example `{"block": "basic"}`.
+        networks: names of networks, as in `models.create`.
+        modules: names of attention modules, from `attention.names()`.
+        gate: gate of all modules.
+        stages: stages that get attention, counted from 1; None for all.
+        image_size: side of the images in pixels, or (H, W); None for 32 with regard's networks for small images, and
+            224 with all others.
+        classes: length of the logits; None for 10 with regard's networks for small images, and 1000 with all others.
+        options: options of the modules by name, for example `{"shuffle": {"groups": 16}}`.
+        network_options: options of the networks, for example `{"block": "basic"}`.
         kind: class of the rows; `detection.DetectorCost` for detectors with these backbones.
 
-    A network that does not take a module, or does not run with it, gets a row with its `problem`.
-
     Raises:
-        InputError: an unknown network, module, gate or option, a size that a network does not take without attention,
-            or no module that goes into any of the networks.
+        InputError: a network, module, gate or option is unknown, a network without attention does not take the image
+            size, or no module can be attached to any of the networks.
     """
     gate, options = parse_gate(gate), options or {}
     chosen = None if stages is None else tuple(sorted(set(stages)))
@@ -233,7 +232,7 @@ def count_costs(
             raise InputError(f"there are options of {name!r}, which is not among the modules: {', '.join(modules)}")
     for name in network_options or {}:
         if name in inspect.signature(create).parameters:
-            raise InputError(f"{name!r} is no option of the networks themselves; leave it out")
+            raise InputError(f"{name!r} is no option of the networks; leave it out")
     for side in (image_size,) if isinstance(image_size, int) else image_size or ():
         check_interval("image_size", side, "[1, 2^16]")
     rows = Costs()
@@ -256,11 +255,11 @@ def count_costs(
 
 
 def _count(row: Cost) -> None:
-    """Enters the complexity of a row, and where its module went, or else why there is none."""
+    """Sets the complexity and placement of a row, or its problem."""
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", attention_modules.PlacementWarning)
-            model = without_values(row.build)
+            model = build_on_meta(row.build)
         placements = [one_line(w.message) for w in caught if isinstance(w.message, attention_modules.PlacementWarning)]
         row.placement = "; ".join(placements)
         row.complexity = row.count(model)
@@ -276,24 +275,24 @@ def measure_costs(
     dtype: torch.dtype = torch.float32,
     repeats: int = 5,
 ) -> None:
-    """Measures latency and peak memory of the rows that have no problem, for a batch of random images.
+    """Measures latency and peak memory for a batch of random images, and stores them in the rows without a problem.
 
-    The rows of one network take turns; see `latency` and `peak_memory`. Memory is measured on cpu and cuda.
+    The rows of one network take turns; see `latency` and `peak_memory`. Memory is measured on CPU and CUDA devices.
 
     Args:
-        rows: as `count_costs` gives them; what is measured is entered there.
+        rows: rows from `count_costs`.
         batch: number of images.
-        device, dtype: of images and parameters.
-        repeats: how often each thing is timed.
+        device, dtype: device and dtype of images and parameters.
+        repeats: number of timed runs.
 
     Raises:
-        InputError: no images, or a network does not run so.
+        InputError: `batch` is below 1, or a network fails on the images.
     """
     if batch < 1:
         raise InputError(f"a batch has at least 1 image, not {batch}")
-    sound = [row for row in rows if not row.problem]
-    for network in dict.fromkeys(row.network for row in sound):
-        by_module = {row.attention or "none": row for row in sound if row.network == network}
+    measurable = [row for row in rows if not row.problem]
+    for network in dict.fromkeys(row.network for row in measurable):
+        by_module = {row.attention or "none": row for row in measurable if row.network == network}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", attention_modules.PlacementWarning)  # `placement` has it
             models = {name: row.build().to(device, dtype) for name, row in by_module.items()}

@@ -1,4 +1,4 @@
-"""Attention Transfer's ImageNet networks, functions of a flat dict of tensors, as the entries of modules."""
+"""Converts the flat parameter dicts of Attention Transfer's functional ImageNet networks to state dicts of modules."""
 
 from __future__ import annotations
 
@@ -15,51 +15,51 @@ _ENTRY = re.compile(r"(?:group(\d+)\.block(\d+)\.)?(conv|affine|bn)(\d|_?dim|_la
 
 
 def is_functional(state: Mapping[str, Tensor]) -> bool:
-    """Whether these are the parameters of one of those networks: they have four groups, those for CIFAR three."""
+    """Whether these are parameters of a functional ImageNet network: it has four groups, CIFAR networks have three."""
     return any(name.startswith("group3.") for name in state)
 
 
-def as_entries(state: Mapping[str, Tensor], model: nn.Module, source: str) -> dict[str, Tensor]:
-    """The entries of `model` that compute, in evaluation mode, what those parameters compute.
+def convert_functional(state: Mapping[str, Tensor], model: nn.Module, source: str) -> dict[str, Tensor]:
+    """The entries with which `model` computes, in evaluation mode, the same as the functional network.
 
-    Parameters come in three kinds:
+    The parameters are of one of three kinds:
 
-    - convolutions with a bias, norms folded into them (`resnet-34-export.pth`), for a ResNet of timm or torchvision;
-    - convolutions and norms (what `imagenet.py` saves of its student), for the same;
-    - convolutions and affine maps, pre-activation (`resnet-18-at-export.pth`), for a `PreActResNet`.
+    - convolutions with a bias, which include the norms (`resnet-34-export.pth`): a ResNet of timm or torchvision;
+    - convolutions and norms (the student that `imagenet.py` saves): the same;
+    - convolutions and affine maps, pre-activation (`resnet-18-at-export.pth`): a `PreActResNet`.
 
-    Where a norm was folded or is missing, the one of `model` gets statistics that make it add the bias and no more.
+    If a norm was folded or is missing, the norm of `model` gets statistics with which it only adds the bias.
 
     Raises:
-        InputError: parameters of the other kind of network.
+        InputError: the network is pre-activation and `model` is not, or the other way around.
     """
     preact = isinstance(model, PreActResNet)
     if any("affine" in name for name in state) and not preact:
         raise InputError(f"{source} is a pre-activation ResNet; models.create('preact-resnet18', 1000) takes it")
     if any(re.search(r"conv\w+\.bias$", name) for name in state) and preact:
         raise InputError(f"{source} is a ResNet with its norms folded; models.create('resnet34', 1000) takes it")
-    entries = {_renamed(name, preact): value for name, value in state.items()}
+    entries = {_rename(name, preact): value for name, value in state.items()}
     neutral: dict[str, Tensor] = {}
     for name, norm in model.named_modules():
         biased = f"{name}.bias" in entries or name.endswith("downsample.1")
         if isinstance(norm, nn.BatchNorm2d) and biased and f"{name}.running_var" not in entries:
             zeros, ones = torch.zeros(norm.num_features), torch.ones(norm.num_features)
-            # A norm divides by `sqrt(running_var + eps)`, which is then 1.
+            # The norm divides by `sqrt(running_var + eps)`, which is 1.
             values = {"weight": ones, "bias": zeros, "running_mean": zeros, "running_var": ones - norm.eps}
-            neutral |= {f"{name}.{part}": value for part, value in values.items()}
+            neutral |= {f"{name}.{key}": value for key, value in values.items()}
     return neutral | entries
 
 
-def _renamed(name: str, preact: bool) -> str:
+def _rename(name: str, preact: bool) -> str:
     match = _ENTRY.fullmatch(name)
     if match is None:
-        return name  # of the classifier; any others are errors in load_weights
+        return name  # an entry of the classifier; load_weights rejects any other
     group, block, layer, number, part = match.groups()
     part = {None: "weight", "a": "weight", "b": "bias"}.get(part, part)
     if preact:
         layer = {"affine": "bn"}.get(layer, layer) + {"_last": "", "_dim": "dim"}.get(number, number or "")
         return f"{f'group{group}.block{block}.' if group else ''}{layer}.{part}"
-    if layer == "conv" and part == "bias":  # of the norm that is folded
+    if layer == "conv" and part == "bias":  # the bias of the folded norm
         layer = "bn"
     if number in ("dim", "_dim"):
         layer = "downsample.1" if layer == "bn" else "downsample.0"

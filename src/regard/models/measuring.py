@@ -1,4 +1,4 @@
-"""Measures time and peak memory of networks, for inference and for a training step."""
+"""Measures the time and peak memory of networks, for inference and for a training step."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Times(NamedTuple):
 
     @property
     def quartiles(self) -> tuple[float, float]:
-        """The lower and upper quartile; for a single time, that time twice."""
+        """The lower and upper quartile, in seconds; a single duration is both."""
         if len(self.seconds) == 1:
             return self.seconds[0], self.seconds[0]
         low, _, high = quantiles(self.seconds, n=4, method="inclusive")
@@ -44,14 +44,14 @@ class Times(NamedTuple):
 
 
 class Latency(NamedTuple):
-    """How long a network takes for a batch."""
+    """The durations of an inference and of a training step on one batch."""
 
     inference: Times
     training_step: Times
 
 
 class PeakMemory(NamedTuple):
-    """The most memory that is in use at once, in bytes, above what was in use before."""
+    """The peak memory of an inference and of a training step, in bytes above the memory in use before."""
 
     inference: int
     training_step: int
@@ -60,24 +60,24 @@ class PeakMemory(NamedTuple):
 def latency(
     networks: Mapping[str, nn.Module], images: Tensor, *, repeats: int = 10, warmup: int = 2
 ) -> dict[str, Latency]:
-    """Measures how long each of the `networks` takes for `images`.
+    """Measures how long each network takes for an inference and for a training step on `images`.
 
-    An inference is a forward pass in evaluation mode under `torch.inference_mode`; a training step is forward,
-    cross-entropy, backward and a step of SGD with momentum, in training mode, of a copy of the network. The networks
-    take turns, once each in every round, so that a slow moment of the machine falls on all of them. Time is that of the
-    clock, from the first call until the device is done.
+    An inference is a forward pass in evaluation mode under `torch.inference_mode`. A training step is forward,
+    cross-entropy, backward and a step of SGD with momentum, in training mode, on a copy of the network. The networks
+    take turns, once per round, so that a slow moment of the machine affects all of them. Durations are wall-clock
+    times, and end when the device is done.
 
     Args:
-        networks: by name; on the device of the images.
-        images: (N, 3, H, W); they are cast to the dtype of each network.
-        repeats: rounds that are measured.
-        warmup: rounds before, which are not.
+        networks: name -> network, on the device of the images.
+        images: (N, 3, H, W); cast to the dtype of each network.
+        repeats: number of measured rounds.
+        warmup: number of rounds before them that are not measured.
 
     Raises:
-        InputError: no rounds, or a network that does not take the images.
+        InputError: `repeats` is below 1, `warmup` is negative, or a network fails on the images.
     """
     if repeats < 1 or warmup < 0:
-        raise InputError(f"latency takes at least 1 repeat and no negative warm-up, not {repeats} and {warmup}")
+        raise InputError(f"latency needs repeats >= 1 and warmup >= 0, not {repeats} and {warmup}")
     results: list[dict[str, Times]] = []
     for kind in (_inference, _training_step):
         seconds: dict[str, list[float]] = {name: [] for name in networks}
@@ -96,19 +96,19 @@ def latency(
 
 
 def peak_memory(network: nn.Module, images: Tensor) -> PeakMemory:
-    """Measures the memory that `network` needs for `images`, for an inference and for a training step.
+    """Measures the peak memory of `network` for an inference and for a training step on `images`.
 
-    What is there before does not count: the images, the parameters, and for the training step the momentum of SGD.
-    Counted are the tensors that come and go: features, what is saved for the backward pass, gradients of features and
-    parameters. On a GPU it is what torch's allocator has handed out at most; on the CPU the running sum of what
-    torch's allocator hands out and gets back. Memory that libraries allocate themselves is not counted.
+    Only tensors that the run allocates count: features, tensors saved for the backward pass, gradients of features and
+    parameters. The images, the parameters and, in the training step, the momentum of SGD exist before. On a GPU the
+    result is the peak of torch's allocator; on the CPU it is the maximum of the running sum of its allocations and
+    releases. Memory that libraries allocate themselves is not counted.
 
     Args:
-        network: on the device of the images.
-        images: (N, 3, H, W), on the CPU or a CUDA device; they are cast to the dtype of the network.
+        network: network on the device of the images.
+        images: (N, 3, H, W), on the CPU or a CUDA device; cast to the dtype of the network.
 
     Raises:
-        InputError: another device, or a network that does not take the images.
+        InputError: the images are on another device, or the network fails on them.
     """
     if images.device.type not in MEASURED:
         raise InputError(f"peak memory is measured on {' and '.join(MEASURED)}, not on {images.device.type}")
@@ -116,56 +116,57 @@ def peak_memory(network: nn.Module, images: Tensor) -> PeakMemory:
     peaks = []
     for kind in (_inference, _training_step):
         with kind(network, images) as run:
-            run()  # what is made once, such as compiled kernels, is not what an inference needs
+            run()  # one-time allocations, such as compiled kernels, do not count
             peaks.append(measure(run, images.device))
     return PeakMemory(*peaks)
 
 
 @contextmanager
 def _inference(network: nn.Module, images: Tensor) -> Iterator[Callable[[], None]]:
-    """Gives a function that runs `network` once on `images`, in evaluation mode and without gradients."""
+    """Yields a function that runs `network` once on `images`, in evaluation mode and without gradients."""
     images = of_its_dtype(network, images)
 
     def run() -> None:
         with torch.inference_mode():
             network(images)
 
-    with evaluation_mode(network), _explained("inference", network, images):
+    with evaluation_mode(network), _input_errors("inference", network, images):
         yield run
 
 
 @contextmanager
 def _training_step(network: nn.Module, images: Tensor) -> Iterator[Callable[[], None]]:
-    """Gives a function that takes one training step with a copy of `network`."""
+    """Yields a function that runs one training step of a copy of `network`."""
     images = of_its_dtype(network, images)
-    copied = copy.deepcopy(network).train()
-    optimizer = torch.optim.SGD(copied.parameters(), lr=0.0, momentum=0.9)
+    trained = copy.deepcopy(network).train()
+    optimizer = torch.optim.SGD(trained.parameters(), lr=0.0, momentum=0.9)
     optimizer.zero_grad()
 
     def step() -> None:
-        logits = copied(images)
+        logits = trained(images)
         labels = torch.zeros(len(images), dtype=torch.long, device=images.device)
         F.cross_entropy(logits, labels).backward()
         optimizer.step()
         optimizer.zero_grad()
 
-    with _explained("a training step", network, images):
+    with _input_errors("a training step", network, images):
         yield step
 
 
 @contextmanager
-def _explained(what: str, network: nn.Module, images: Tensor) -> Iterator[None]:
+def _input_errors(run: str, network: nn.Module, images: Tensor) -> Iterator[None]:
+    """Turns torch's errors into InputErrors."""
     n, _, height, width = images.shape
     dtype = str(images.dtype).removeprefix("torch.")
-    what = f"{what} of {type(network).__name__} on {n} images of {height} x {width} in {dtype}"
+    run = f"{run} of {type(network).__name__} on {n} images of {height} x {width} in {dtype}"
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise InputError(f"{what} does not fit in memory; take fewer images") from error
+        raise InputError(f"{run} does not fit in memory; take fewer images") from error
     except InputError:
         raise
     except (RuntimeError, ValueError) as error:
-        raise InputError(f"{what} failed: {first_line(error)}") from error
+        raise InputError(f"{run} failed: {first_line(error)}") from error
 
 
 def _wait_for(device: torch.device) -> None:
@@ -183,7 +184,7 @@ def _peak_on_cuda(run: Callable[[], None], device: torch.device) -> int:
 
 
 def _peak_on_cpu(run: Callable[[], None], _: torch.device) -> int:
-    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # or the profiler writes its own progress to the terminal
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # without the profiler's progress messages
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         run()
     with TemporaryDirectory() as folder:
@@ -193,6 +194,6 @@ def _peak_on_cpu(run: Callable[[], None], _: torch.device) -> int:
     used = peak = 0
     for event in sorted((e for e in events if e.get("name") == "[memory]"), key=lambda e: e["args"]["Ev Idx"]):
         if event["args"]["Device Type"] == 0:
-            used += event["args"]["Bytes"]  # negative when it is given back
+            used += event["args"]["Bytes"]  # negative for a release
             peak = max(peak, used)
     return peak

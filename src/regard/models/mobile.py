@@ -1,4 +1,4 @@
-"""Networks of few operations for small images: MobileNetV2, ShuffleNet and ShuffleNet V2."""
+"""Efficient networks for small images: MobileNetV2, ShuffleNet and ShuffleNet V2."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from regard.attention import AttentionSlot
 from regard.errors import InputError
 from regard.models.staged import StagedNetwork, convolution, init_classifier, init_convolutions
 
-# The stages of MobileNetV2: (expansion, channels, blocks, stride of the first block) of their runs of blocks.
+# Stages of MobileNetV2, as groups of blocks: (expansion, channels, number of blocks, stride of the first).
 _MOBILENET_STAGES = (
     ((1, 16, 1, 1), (6, 24, 2, 1)),
     ((6, 32, 3, 2),),
@@ -20,7 +20,7 @@ _MOBILENET_STAGES = (
 
 
 class _Block(nn.Module, AttentionSlot):
-    """The layers of a branch: a 1 x 1, a depthwise 3 x 3 and a 1 x 1 convolution, each with a norm."""
+    """Base of blocks with a 1 x 1, a depthwise 3 x 3 and a 1 x 1 convolution in the branch, each with a norm."""
 
     branch_end = "bn3"
 
@@ -36,12 +36,12 @@ class _Block(nn.Module, AttentionSlot):
         self.bn3 = nn.BatchNorm2d(outs)
         self.attention = None
 
-    def attended(self, x: Tensor) -> Tensor:
+    def apply_attention(self, x: Tensor) -> Tensor:
         return x if self.attention is None else self.attention(x)
 
 
 class InvertedResidual(_Block):
-    """A block of MobileNetV2: to more channels and back to fewer; with a shortcut where shapes agree."""
+    """A block of MobileNetV2: expands and reduces the channels; with a shortcut if input and output shapes agree."""
 
     def __init__(self, ins: int, outs: int, stride: int, expansion: int) -> None:
         super().__init__(ins, ins * expansion, outs, stride)
@@ -50,25 +50,25 @@ class InvertedResidual(_Block):
     def forward(self, x: Tensor) -> Tensor:
         out = torch.relu(self.bn1(self.conv1(x)))
         out = torch.relu(self.bn2(self.conv2(out)))
-        out = self.attended(self.bn3(self.conv3(out)))
+        out = self.apply_attention(self.bn3(self.conv3(out)))
         return x + out if self.shortcut else out
 
 
 class SmallImageMobileNetV2(StagedNetwork):
-    """MobileNetV2 (Sandler et al., arXiv 1801.04381) of four stages, at half to a sixteenth of the images' resolution.
+    """MobileNetV2 (Sandler et al., arXiv 1801.04381) with four stages, at 1/2 to 1/16 of the image resolution.
 
-    With width 0.5 it is the MobileNetV2 of HobbitLong/RepDistiller: the blocks of 24 channels keep the resolution,
-    activations are ReLU, and the first block has a 1 x 1 convolution to as many channels. The stages end where that
-    code reads features for transfer.
+    With width 0.5 it equals the MobileNetV2 of HobbitLong/RepDistiller: the blocks with 24 channels keep the
+    resolution, activations are ReLU, and the first block has a 1 x 1 convolution that keeps the number of channels.
+    The stages end where that code reads features for transfer.
 
     Args:
         num_classes: length of the logits.
-        width: factor of all channels but the last, which are 1280 at least.
+        width: factor of all channels; the last layer has at least 1280.
 
     Shape: images (N, 3, H, W) -> logits (N, num_classes).
 
     Raises:
-        InputError: the width leaves no channel.
+        InputError: the width is so small that a layer has no channels.
     """
 
     stage_names = ("layer1", "layer2", "layer3", "layer4")
@@ -80,9 +80,9 @@ class SmallImageMobileNetV2(StagedNetwork):
         channels = int(32 * width)
         self.conv1 = convolution(3, channels, 3, 2)
         self.bn1 = nn.BatchNorm2d(channels)
-        for name, runs in zip(self.stage_names, _MOBILENET_STAGES, strict=True):
+        for name, groups in zip(self.stage_names, _MOBILENET_STAGES, strict=True):
             stage = nn.Sequential()
-            for expansion, outs, count, stride in runs:
+            for expansion, outs, count, stride in groups:
                 for i in range(count):
                     stage.append(InvertedResidual(channels, int(outs * width), stride if i == 0 else 1, expansion))
                     channels = int(outs * width)
@@ -102,7 +102,7 @@ class SmallImageMobileNetV2(StagedNetwork):
 class ShuffleUnit(_Block):
     """A unit of ShuffleNet: grouped 1 x 1 convolutions, with a channel shuffle after the first.
 
-    With stride 2 the branch is concatenated with the pooled input, with stride 1 added to it.
+    With stride 2 the branch is concatenated with the pooled input, with stride 1 it is added to the input.
     """
 
     def __init__(self, ins: int, outs: int, stride: int, groups: int, first_groups: int) -> None:
@@ -113,28 +113,28 @@ class ShuffleUnit(_Block):
     def forward(self, x: Tensor) -> Tensor:
         out = F.channel_shuffle(torch.relu(self.bn1(self.conv1(x))), self.first_groups)
         out = torch.relu(self.bn2(self.conv2(out)))
-        out = self.attended(self.bn3(self.conv3(out)))
+        out = self.apply_attention(self.bn3(self.conv3(out)))
         if self.stride == 2:
             return torch.relu(torch.cat([out, F.avg_pool2d(x, 3, 2, padding=1)], 1))
         return torch.relu(out + x)
 
 
 class ShuffleUnitV2(_Block):
-    """A unit of ShuffleNet V2: one half of the channels passes through convolutions, then the halves are shuffled."""
+    """A unit of ShuffleNet V2: convolves half of the channels, then shuffles both halves."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels // 2, channels // 2, channels // 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        kept, out = x.chunk(2, dim=1)
+        identity, out = x.chunk(2, dim=1)
         out = torch.relu(self.bn1(self.conv1(out)))
         out = self.bn2(self.conv2(out))
-        out = self.attended(torch.relu(self.bn3(self.conv3(out))))
-        return F.channel_shuffle(torch.cat([kept, out], 1), 2)
+        out = self.apply_attention(torch.relu(self.bn3(self.conv3(out))))
+        return F.channel_shuffle(torch.cat([identity, out], 1), 2)
 
 
 class ShuffleDownV2(nn.Module, AttentionSlot):
-    """The first unit of a stage of ShuffleNet V2: two branches at half the resolution; attention ends the second."""
+    """The first unit of a ShuffleNet V2 stage: two branches at half the resolution, the second with attention."""
 
     branch_end = "bn5"
 
@@ -164,13 +164,11 @@ class ShuffleDownV2(nn.Module, AttentionSlot):
 
 
 class SmallImageShuffleNet(StagedNetwork):
-    """ShuffleNet of three groups (Zhang et al., arXiv 1707.01083), or V2 (Ma et al., arXiv 1807.11164).
+    """ShuffleNet with three groups (Zhang et al., arXiv 1707.01083), or V2 (Ma et al., arXiv 1807.11164).
 
-    As in HobbitLong/RepDistiller a 1 x 1 convolution to 24 channels stands for a stem with strides; three stages at
-    half, quarter and eighth resolution follow.
-
-    Version 1 has stages of 240, 480 and 960 channels, with an activation after the depthwise convolutions too; version
-    2 of 116, 232 and 464, and a last 1 x 1 convolution to 1024.
+    As in HobbitLong/RepDistiller, a 1 x 1 convolution to 24 channels replaces the strided stem. Three stages follow,
+    at half, quarter and eighth resolution. Version 1 has stages of 240, 480 and 960 channels, and an activation after
+    the depthwise convolutions, too. Version 2 has stages of 116, 232 and 464, and a final 1 x 1 convolution to 1024.
 
     Args:
         version: 1 or 2.
@@ -179,7 +177,7 @@ class SmallImageShuffleNet(StagedNetwork):
     Shape: images (N, 3, H, W) -> logits (N, num_classes).
 
     Raises:
-        InputError: another version.
+        InputError: the version is neither 1 nor 2.
     """
 
     stage_names = ("layer1", "layer2", "layer3")

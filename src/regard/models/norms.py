@@ -1,4 +1,4 @@
-"""Batch norms that keep their statistics, and batch norms with the statistics of all processes."""
+"""Batch norms with fixed statistics, and batch norms that are synchronised between processes."""
 
 from __future__ import annotations
 
@@ -14,19 +14,18 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def batch_norms(module: nn.Module) -> list[_BatchNorm]:
-    """The batch norms in `module`, itself included."""
-    return [part for part in module.modules() if isinstance(part, _BatchNorm)]
+    """All batch norms in `module`, including itself."""
+    return [child for child in module.modules() if isinstance(child, _BatchNorm)]
 
 
 def fix_statistics(norms: Iterable[_BatchNorm]) -> None:
-    """Batch norms stay in evaluation mode, also after `model.train()`: they use and keep their running mean and
-    variance. Their scale and shift go on learning. Copies and pickles of the model are fixed, too; its state dict is
-    unchanged.
+    """Keeps batch norms in evaluation mode, even after `model.train()`, so that their running mean and variance stay.
+
+    Scale and shift can still be trained. Copies and pickles of the model keep this; its state dict is unchanged.
     """
     for norm in norms:
         norm.eval()
-        # Set on the instance, which overrides the method of the class; a partial of a module-level function can be
-        # copied and pickled.
+        # Overrides the method of the class; unlike a lambda, this can be copied and pickled.
         norm.train = partial(_stay, norm)  # type: ignore[method-assign, assignment]
 
 
@@ -36,10 +35,10 @@ def _stay(norm: nn.Module, mode: bool = True) -> nn.Module:
 
 
 def sync_norms(model: nn.Module, device: torch.device) -> nn.Module:
-    """Replaces batch norms by ones whose mean and variance are those of the whole batch, over all processes.
+    """Replaces batch norms by norms that compute mean and variance over the batches of all processes.
 
-    Parameters and buffers keep their names, and `model` is changed in place unless it is itself a norm. If `device`, on
-    which it will run, is a GPU, the norms of torch and timm are used, which do not support CPUs.
+    Parameters and buffers keep their names. `model` is changed in place unless it is itself a norm. If it will run on
+    a GPU (`device`), the synchronised norms of torch and timm are used, which do not support CPUs.
     """
     if device.type != "cpu":
         return convert_sync_batchnorm(model)
@@ -50,7 +49,7 @@ def sync_norms(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over the processes. Its gradient is the sum of the gradients in all processes."""
+    """The sum over all processes; its gradient is the sum of the gradients of all processes."""
 
     @staticmethod
     def forward(_: Any, values: Tensor) -> Tensor:
@@ -64,17 +63,17 @@ class _Sum(torch.autograd.Function):
 
 
 class _Synced(_BatchNorm):
-    """The formula of a batch norm, with sums over the processes."""
+    """A batch norm, by its formula, with sums axes all processes."""
 
     def forward(self, features: Tensor) -> Tensor:  # (N, C, ...)
         if not (self.training and dist.is_initialized()):
             return super().forward(features)
-        over = [0, *range(2, features.ndim)]
+        axes = [0, *range(2, features.ndim)]
         shape = (1, -1, *[1] * (features.ndim - 2))
         count = _Sum.apply(features.new_tensor(features.numel() / features.shape[1]))
-        mean = _Sum.apply(features.sum(over)) / count
+        mean = _Sum.apply(features.sum(axes)) / count
         centred = features - mean.view(shape)
-        variance = _Sum.apply(centred.square().sum(over)) / count
+        variance = _Sum.apply(centred.square().sum(axes)) / count
         if self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
             momentum = 1 / self.num_batches_tracked.item() if self.momentum is None else self.momentum
@@ -83,7 +82,7 @@ class _Synced(_BatchNorm):
         normalised = centred * (variance + self.eps).rsqrt().view(shape)
         if self.affine:
             normalised = normalised * self.weight.view(shape) + self.bias.view(shape)
-        # used by timm's norms
-        for further in (getattr(self, "drop", None), getattr(self, "act", None)):
-            normalised = normalised if further is None else further(normalised)
+        for name in ("drop", "act"):  # of timm's norms
+            layer = getattr(self, name, None)
+            normalised = normalised if layer is None else layer(normalised)
         return normalised

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from regard.errors import InputError, check_interval
 from regard.models.staged import StagedNetwork, init_classifier, init_convolutions
 
-# (kernel size, channels) of the convolutions of the wide NIN, group by group.
+# Groups of the wide NIN: (kernel size, channels) of each convolution.
 _NIN_GROUPS = (
     ((5, 192), (1, 160), (1, 96)),
     ((5, 192), (1, 192), (1, 192)),
@@ -21,35 +21,34 @@ _VGG_DEPTHS = {8: (1, 1, 1, 1, 1), 11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16:
 
 
 class NIN(StagedNetwork):
-    """Network in Network (Lin, Chen and Yan, arXiv 1312.4400): three groups of convolutions, at full, half and quarter
-    resolution, as Attention Transfer's author has it.
+    """Network in Network (Lin, Chen and Yan, arXiv 1312.4400), in the variant of the author of Attention Transfer.
 
-    Each group is a convolution of 5 x 5 or 3 x 3 pixels and two of 1 x 1, each with norm and ReLU. Between the groups
-    are a max and an average pooling of 3 x 3 with stride 2 and `ceil_mode`, so 32 pixels become 16 and 8. The mean over
-    all pixels and a linear layer follow. So the network is in models/nin.lua of szagoruyko/wide-residual-networks, by
-    the author of Attention Transfer; the original ends in a 1 x 1 convolution to class maps.
+    Three groups of convolutions run at full, half and quarter resolution. Each has a 5 x 5 or 3 x 3 convolution and two
+    1 x 1 convolutions, each with norm and ReLU. Between the groups, a max and an average pooling of 3 x 3 with stride 2
+    and `ceil_mode` reduce 32 pixels to 16 and 8. The mean over all pixels and a linear layer follow, as in
+    models/nin.lua of szagoruyko/wide-residual-networks; the original ends in a 1 x 1 convolution to class maps.
 
-    The stages end before the pooling: features there are 32, 16 and 8 pixels wide, like those of the stages of a wide
-    ResNet, so the stages can be paired.
+    The stages end before the pooling. Their features are 32, 16 and 8 pixels wide, like the stages of a wide ResNet,
+    which they can be paired with.
 
-    With width 1 and 10 classes it has 1,005,642 parameters with batch norm (1,004,042 without), as the teacher
-    "NIN-wide", 1M, of Attention Transfer (arXiv 1612.03928, table 1); with width 0.5 it has 256,298 (255,498), as the
-    student "NIN-thin", 0.2M. The paper gives no widths: those of the wide network are its author's, and half of them
-    for the thin one is our reading of the sizes. Beside a norm, convolutions have no bias, which the author's have.
+    With width 1 and 10 classes it has 1,005,642 parameters with batch norm (1,004,042 without), like the teacher
+    "NIN-wide", 1M, of Attention Transfer (arXiv 1612.03928, table 1); with width 0.5 it has 256,298 (255,498), like the
+    student "NIN-thin", 0.2M. The paper gives no widths: the author's code has the wide network, and half its width for
+    the thin one is our reading of the sizes. Convolutions with a norm have no bias, unlike in the author's code.
 
     Args:
-        width: factor of all channels but the logits; need not be an integer.
+        width: factor of all channels except the logits; need not be an integer.
         num_classes: length of the logits.
-        batch_norm: a norm after every convolution. Without it, convolutions have biases; gradients of gradients are
-            then cheap, and an image's gradient depends on that image alone, as gradient transfer requires.
-        dropout: after each of the two poolings, in [0, 1); 0.5 in the original, which has no batch norm.
-        relu_before_pooling: whether the first two groups end in a ReLU. In Attention Transfer (section 4.1.3) the
-            student without batch norm has none there.
+        batch_norm: put a norm after every convolution. Without norms, convolutions have biases, gradients of gradients
+            are cheap, and an image's gradient depends on that image alone, as gradient transfer requires.
+        dropout: dropout rate after each of the two poolings, in [0, 1); 0.5 in the original, which has no batch norm.
+        relu_before_pooling: whether the first two groups end in a ReLU. In Attention Transfer (section 4.1.3) those of
+            the student without batch norm do not.
 
     Shape: images (N, 3, H, W) -> logits (N, num_classes).
 
     Raises:
-        InputError: a width that leaves a layer no channel, or a dropout outside [0, 1).
+        InputError: the width is so small that a layer has no channels, or the dropout rate is outside [0, 1).
     """
 
     stage_names = ("group0", "group1", "group2")
@@ -97,9 +96,9 @@ class NIN(StagedNetwork):
 class SmallImageVGG(StagedNetwork):
     """VGG (Simonyan and Zisserman, arXiv 1409.1556) with batch norm and one linear layer.
 
-    It has five blocks of 64, 128, 256, 512 and 512 channels. A max pooling follows each of the first three, so that the
-    blocks are at full, half, quarter, eighth and eighth resolution. Its weights have the names of those published with
-    HobbitLong/RepDistiller, whose vgg8 and vgg13 these are.
+    Five blocks have 64, 128, 256, 512 and 512 channels. A max pooling follows each of the first three blocks, so they
+    run at full, half, quarter, eighth and eighth resolution. Depths 8 and 13 are vgg8 and vgg13 of
+    HobbitLong/RepDistiller, and its published weights have the same names.
 
     Args:
         depth: 8, 11, 13, 16 or 19.
@@ -108,7 +107,7 @@ class SmallImageVGG(StagedNetwork):
     Shape: images (N, 3, H, W), H and W at least 8 -> logits (N, num_classes).
 
     Raises:
-        InputError: another depth.
+        InputError: there is no VGG of that depth.
     """
 
     stage_names = ("block0", "block1", "block2", "block3", "block4")

@@ -1,4 +1,4 @@
-"""What regard's networks share: stages that run one after another, and how convolutions start."""
+"""Shared parts of regard's networks: a base class with stages, convolutions, and initialisation."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class StagedNetwork(nn.Module):
 
 
 def convolution(ins: int, outs: int, size: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
-    """A convolution without bias that keeps the resolution, but for its stride."""
+    """A convolution without bias; with stride 1 it keeps the resolution."""
     return nn.Conv2d(ins, outs, size, stride=stride, padding=size // 2, groups=groups, bias=False)
 
 
 def init_convolutions(network: nn.Module, mode: Literal["fan_in", "fan_out"] = "fan_out") -> None:
-    """Draws the weights of all convolutions as He et al. (arXiv 1502.01852) for ReLU; their biases are 0."""
+    """Initialises all convolutions for ReLU (He et al., arXiv 1502.01852), with biases of 0."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode=mode, nonlinearity="relu")
@@ -33,6 +33,6 @@ def init_convolutions(network: nn.Module, mode: Literal["fan_in", "fan_out"] = "
 
 
 def init_classifier(classifier: nn.Linear) -> None:
-    """Draws small weights, of a standard deviation of 0.01; the bias is 0."""
+    """Initialises the weights with a standard deviation of 0.01, and the bias with 0."""
     nn.init.normal_(classifier.weight, std=0.01)
     nn.init.zeros_(classifier.bias)

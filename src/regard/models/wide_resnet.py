@@ -1,4 +1,4 @@
-"""Pre-activation ResNets as Attention Transfer has them: wide ones for CIFAR, and those for ImageNet."""
+"""Attention Transfer's pre-activation ResNets: wide ResNets for CIFAR, and ResNets for ImageNet."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _PREACT_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 
 
 class WideBlock(nn.Module, AttentionSlot):
-    """Norm, ReLU, 3 x 3 convolution, twice; where the channels change, the shortcut is a 1 x 1 convolution.
+    """Twice norm, ReLU and 3 x 3 convolution; if the channels change, the shortcut is a 1 x 1 convolution.
 
-    That convolution reads what the branch reads: `x` after the first norm and ReLU.
+    The shortcut convolution has the same input as the first 3 x 3 convolution: `x` after norm and ReLU.
     """
 
     branch_end = "conv1"
@@ -39,7 +39,7 @@ class WideBlock(nn.Module, AttentionSlot):
 
 
 def _group(ins: int, outs: int, stride: int, blocks: int) -> nn.Sequential:
-    """Blocks in a row, block0, block1, …, the first of which has the stride."""
+    """A sequence of blocks, block0, block1, …, of which only the first has the stride."""
     group = nn.Sequential()
     for i in range(blocks):
         group.add_module(f"block{i}", WideBlock(outs if i else ins, outs, 1 if i else stride))
@@ -49,15 +49,15 @@ def _group(ins: int, outs: int, stride: int, blocks: int) -> nn.Sequential:
 class WideResNet(StagedNetwork):
     """A wide ResNet (Zagoruyko and Komodakis, arXiv 1605.07146).
 
-    Its three groups have 16 k, 32 k and 64 k channels, at full, half and quarter resolution. The stages end before the
-    last norm, where Attention Transfer reads its attention maps.
+    Three groups have 16 k, 32 k and 64 k channels, at full, half and quarter resolution. The stages end before the last
+    norm, where Attention Transfer takes its attention maps.
 
     Args:
         depth: 6 n + 4, n blocks per group.
         width: k; need not be an integer.
         num_classes: length of the logits.
-        uniform_norm_weights: the weights of the batch norms start uniformly distributed in [0, 1), not at 1, as in the
-            code published with Attention Transfer (`bnparams` in utils.py of szagoruyko/attention-transfer).
+        uniform_norm_weights: initialise the weights of batch norms uniformly in [0, 1), not with 1, as in the published
+            code of Attention Transfer (`bnparams` in utils.py of szagoruyko/attention-transfer).
 
     Shape: images (N, 3, H, W) -> logits (N, num_classes).
 
@@ -78,7 +78,7 @@ class WideResNet(StagedNetwork):
         self.conv0 = convolution(3, 16, 3)
         ins = 16
         for name, outs, stride in zip(self.stage_names, widths, (1, 2, 2), strict=True):
-            # A first block that halves the resolution always has a shortcut convolution: widths double.
+            # A first block with stride 2 always has a shortcut convolution, because widths double.
             self.add_module(name, _group(ins, outs, stride, blocks))
             ins = outs
         self.bn = nn.BatchNorm2d(ins)
@@ -86,7 +86,7 @@ class WideResNet(StagedNetwork):
         init_convolutions(self, "fan_in")
         nn.init.kaiming_normal_(self.fc.weight, nonlinearity="relu")
         nn.init.zeros_(self.fc.bias)
-        if uniform_norm_weights:  # drawn last: all other weights start the same with and without
+        if uniform_norm_weights:  # drawn last, so that all other weights are the same with and without
             for module in self.modules():
                 if isinstance(module, nn.BatchNorm2d):
                     nn.init.uniform_(module.weight)
@@ -99,9 +99,9 @@ class WideResNet(StagedNetwork):
 class PreActResNet(StagedNetwork):
     """A pre-activation ResNet of basic blocks (He et al., arXiv 1603.05027).
 
-    Its four groups have 64, 128, 256 and 512 channels. A 7 x 7 convolution, norm, ReLU and max pooling come first; the
-    first block, which reads what is normed and rectified already, has neither before its first convolution. This is the
-    network of `resnet-18-at-export.pth`.
+    A 7 x 7 convolution, norm, ReLU and max pooling are followed by four groups of 64, 128, 256 and 512 channels. The
+    first block has no norm before its first convolution, because its input already has norm and ReLU. With depth 18
+    this is the network of `resnet-18-at-export.pth`.
 
     Args:
         depth: 18 or 34.
@@ -110,7 +110,7 @@ class PreActResNet(StagedNetwork):
     Shape: images (N, 3, H, W) -> logits (N, num_classes).
 
     Raises:
-        InputError: another depth.
+        InputError: the depth is neither 18 nor 34.
     """
 
     stage_names = ("group0", "group1", "group2", "group3")

@@ -16,7 +16,7 @@ from regard import detection, models
 from regard.attention import attached
 from regard.errors import InputError
 from regard.maps.layers import find_layers
-from regard.models.loading import entries_for, without_values
+from regard.models.loading import build_on_meta, entries_for
 from regard.models.norms import batch_norms, fix_statistics, sync_norms
 from regard.training.datasets import detector_size
 from regard.training.distributed import Processes
@@ -87,7 +87,7 @@ def has_attention(network: ModelRecipe) -> bool:
         InputError: they cannot be read.
     """
     plain = replace(network, detector=None, attention_start="published")
-    model = without_values(partial(build_network, plain, 1, pretrained=False))
+    model = build_on_meta(partial(build_network, plain, 1, pretrained=False))
     source = _weights(network.pretrained)
     assert isinstance(source, Path)  # as it is not published
     entries = entries_for(model, models.read_checkpoint(source), str(source))

@@ -14,9 +14,9 @@ from torch import nn
 
 from regard import models
 from regard.errors import InputError, one_line
-from regard.models.create import is_of_regard, near_names
+from regard.models.create import is_regard_name, suggest_names
 from regard.models.hub import WEIGHTS
-from regard.models.torchvision import describe_torchvision, is_of_torchvision
+from regard.models.torchvision import describe_torchvision, is_torchvision_name
 from regard.parser import Parser
 from regard.training.datasets import Preprocessing
 from regard.training.networks import build_network, load_network
@@ -112,12 +112,12 @@ def load_pretrained(
         pretrained = _of_run(run, path, which, partial(run.model, which))
     elif path.is_file():
         pretrained = _of_run_checkpoint(path)
-    elif separator or is_of_regard(name) or timm.is_model(name) or is_of_torchvision(name):
+    elif separator or is_regard_name(name) or timm.is_model(name) or is_torchvision_name(name):
         pretrained = _of_checkpoint(name, Path(file), ema, say) if separator else _published(name)
     elif path.suffix == ".pt" and _run_around(path):
         raise InputError(f"there is no checkpoint {source}; a run keeps only the newest ones")
     else:
-        raise InputError(f"there is no run folder {source}, and timm has no network of that name{near_names(name)}")
+        raise InputError(f"there is no run folder {source}, and timm has no network of that name{suggest_names(name)}")
     if weights == "best" and pretrained.weights != "best":
         raise InputError(f"{pretrained.source} has one set of weights; leave --weights best out")
     if ema and (path.exists() or not separator):
@@ -208,7 +208,7 @@ def _check_outputs(path: Path, outputs: int, names: Sequence[str] | None, *, det
 
 def _published(name: str) -> Pretrained:
     about = describe(name)
-    if not is_of_torchvision(name) and not timm.is_model_pretrained(name):
+    if not is_torchvision_name(name) and not timm.is_model_pretrained(name):
         raise InputError(
             f"there are no published weights of {name}; give a run of it, its checkpoint ({name}=FILE), or the name of "
             "a network that has some"
@@ -254,7 +254,7 @@ def describe(name: str) -> Mapping[str, Any]:
     Raises:
         InputError: torchvision has no network of that name.
     """
-    if is_of_torchvision(name):
+    if is_torchvision_name(name):
         return describe_torchvision(name)
     if name.startswith("preact-resnet"):
         return _IMAGENET
@@ -273,7 +273,7 @@ def class_names(name: str) -> tuple[str, ...] | None:
     Raises:
         InputError: torchvision has no network of that name.
     """
-    names: tuple[str, ...] | None = describe(name).get("label_names") if is_of_torchvision(name) else None
+    names: tuple[str, ...] | None = describe(name).get("label_names") if is_torchvision_name(name) else None
     known = imagenet_classes()
     if names is None or len(names) != len(known):
         return names

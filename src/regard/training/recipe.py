@@ -18,7 +18,7 @@ from regard import detection
 from regard.data import Augmentation, all_options
 from regard.errors import InputError, check_fields, unknown
 from regard.files import written_aside
-from regard.models.create import check_without
+from regard.models.create import reject_attention_options
 from regard.transfer import DERIVED_MAPS, TERMS, Weight, as_weight, check_range
 
 Weighing = float | dict[str, Any]
@@ -395,7 +395,7 @@ class Recipe:
         model = self.model
         if model.attention is None:
             try:
-                check_without(model.gate, model.attention_stages, model.attention_options, None)
+                reject_attention_options(model.gate, model.attention_stages, model.attention_options, None)
             except InputError as error:
                 raise InputError(f"model.{error}") from error
 
