@@ -90,7 +90,7 @@ def test_every_form_loads(form, tmp_path) -> None:
     assert models.count_classes(models.read_checkpoint(tmp_path / "c.pth")) == 3
     both = any("average" in form or form == key for key in ("ema beside model", "student and teacher"))
     if both and form != "average alone":
-        assert len(said) == 1 and "--ema takes" in said[0]
+        assert len(said) == 1 and "--ema loads" in said[0]
         assert equal(models.load_official(network(9), FORMS[form], ema=True), AVERAGE)
     elif form != "average alone":
         assert len(said) == ("loss" in form)

@@ -38,8 +38,8 @@ _SIGNATURES = {
     b"\x93NUMPY": "a NumPy array, and no checkpoint of PyTorch",
     b"GGUF": "a GGUF file, and no checkpoint of PyTorch",
     **{
-        bytes((0x80, protocol)): f"a pickle of protocol {protocol}, which torch does not read safely; if you trust it, "
-        "unpickle it and save the state_dict() with torch.save"
+        bytes((0x80, protocol)): f"a pickle of protocol {protocol}, which torch does not read safely, and is refused; "
+        "if you trust it, unpickle it and save the state_dict() with torch.save"
         for protocol in (4, 5)
     },
     b"<": "a web page, not a checkpoint; download the file itself",
@@ -76,8 +76,8 @@ def read_checkpoint(path: str | Path) -> Any:
         reason = str(error).split("WeightsUnpickler error: ")[-1]
         if refused := re.search(r"GLOBAL (\S+)", reason):
             raise InputError(
-                f"{path} contains {refused[1][:100]}; expected only tensors and plain containers, not a whole module; "
-                "if you trust the file, load it with torch and save the state_dict()"
+                f"{path} contains {refused[1][:100]}, as a whole module does, and is refused; expected tensors and "
+                "plain containers; if you trust the file, load it with torch and save the state_dict()"
             ) from error
         reason = first_line(ValueError(reason)) or type(error).__name__
         raise InputError(f"{path} is cut short or no checkpoint ({reason})") from error

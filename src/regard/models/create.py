@@ -99,7 +99,7 @@ def create(
             loaded from, or the network has no insertion point for attention.
     """
     if not 1 <= num_classes <= MOST_CLASSES:
-        raise InputError(f"num_classes is {num_classes}; a network needs at least 1, and at most {MOST_CLASSES:,}")
+        raise InputError(f"a network needs at least 1 class and at most {MOST_CLASSES:,}, not {num_classes}")
     build = _builder(name, pretrained)
     for option in sorted(_NOT_OPTIONS & options.keys()):
         raise InputError(

@@ -173,13 +173,13 @@ def _describe(model: nn.Module) -> tuple[dict[str, Any], int]:
     network = dict(vars(model).get("created_with", {}))
     if not network:
         raise InputError(
-            f"models.create did not make this {type(model).__name__}, so its configuration is unknown; create it with "
-            "models.create or detection.create"
+            f"models.create did not make this {type(model).__name__}, and its configuration is not known; create it, "
+            "and the backbone of a detector, by name"
         )
     if attached(model) and not network["attention"]:
         raise InputError(
             f"attention was attached to this {type(model).__name__} after models.create had made it, so its "
-            "configuration is unknown; create it with models.create(name, attention=…)"
+            "configuration is not known; create it with models.create(name, attention=…)"
         )
     classes = network.pop("num_classes")
     check_fit(build_on_meta(partial(_build, network, classes)), model.state_dict(), "the current state of the network")

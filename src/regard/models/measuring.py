@@ -77,7 +77,7 @@ def latency(
         InputError: `repeats` is below 1, `warmup` is negative, or a network fails on the images.
     """
     if repeats < 1 or warmup < 0:
-        raise InputError(f"latency needs repeats >= 1 and warmup >= 0, not {repeats} and {warmup}")
+        raise InputError(f"latency needs at least 1 repeat and no negative warmup, not {repeats} and {warmup}")
     results: list[dict[str, Times]] = []
     for kind in (_inference, _training_step):
         seconds: dict[str, list[float]] = {name: [] for name in networks}
