@@ -24,9 +24,9 @@ _MASK_THRESHOLD = 0.5  # probability, as in torchvision's reference
 
 
 class _Image(NamedTuple):
-    """The objects and detections of one image; `index` is its index in the data set."""
+    """The objects and detections of one image; `position` is its index in the data set."""
 
-    index: int
+    position: int
     size: tuple[int, int]
     truth: Table
     detections: Table
@@ -156,17 +156,17 @@ def _evaluated(
 
 def _results(dataset: data.ImageDataset, images: Sequence[_Image], skipped: Sequence[str], name: str) -> Results:
     """Joins the images in the order of their ids, in which COCO's evaluation breaks ties between scores."""
-    ids = {image.index: dataset.image_id(image.index) for image in images}
+    ids = {image.position: dataset.image_id(image.position) for image in images}
     by_id = all(isinstance(image_id, int) for image_id in ids.values())
-    images = sorted(images, key=lambda image: (ids[image.index] if by_id else 0, image.index))
+    images = sorted(images, key=lambda image: (ids[image.position] if by_id else 0, image.position))
     return Results(
         name,
         dataset.name,
         dataset.split,
         tuple(dataset.classes),
         dataset.category_ids,
-        tuple(dataset.keys[image.index] for image in images),
-        tuple(ids[image.index] for image in images),
+        tuple(dataset.keys[image.position] for image in images),
+        tuple(ids[image.position] for image in images),
         np.array([image.size for image in images], dtype=np.int64),
         Table.joined([image.truth for image in images]),
         Table.joined([image.detections for image in images]),
