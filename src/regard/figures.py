@@ -1,7 +1,7 @@
-"""Figures: figures of matplotlib, of plain numbers, and their SVG for a page.
+"""Matplotlib figures of plain numbers, and their SVG for a page.
 
-Every function takes its numbers by label, in the order in which they are drawn, and returns a figure with the colours
-of a light page; `svg` leaves the colours to the page. Labels are text: `$` and `<` in them mean nothing.
+Every function takes numbers by label, in the order in which they are drawn, and returns a figure in the colours of a
+light page; `svg` leaves the colours to the page. Labels are plain text: `$` and `<` have no special meaning.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ if TYPE_CHECKING:  # it takes half a second to import
     from matplotlib.figure import Figure
 
 COLOURS = ("#1b1c1f", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a6d3b")
-"""The first is for the reference alone; the others are used in turn, each time with other dashes."""
+"""The first is reserved for the reference; the others repeat, each time with another dash pattern."""
 
 _INK, _GRID = COLOURS[0], "#dcdee2"
 _DASHES: tuple[tuple[float, ...], ...] = ((), (4, 2), (1, 1.5), (6, 1.5, 1, 1.5), (8, 2))
-_LETTERS = 38  # of a label
+_MOST_LETTERS = 38  # in a label
 
 Axis = Literal["x", "y", "both"]
 Interval = Estimate | Difference
 
 
 def colour(style: int) -> int:
-    """Which of `COLOURS` the style with this number has."""
+    """The index in `COLOURS` of the colour of a style."""
     return style and 1 + (style - 1) % (len(COLOURS) - 1)
 
 
 def dashes(style: int) -> tuple[float, ...]:
-    """Lengths of the dashes and gaps of a style's lines, in line widths; empty for a solid line."""
+    """The lengths of the dashes and gaps of a style's lines, in line widths; empty for a solid line."""
     return _DASHES[max(0, style - 1) // (len(COLOURS) - 1) % len(_DASHES)]
 
 
@@ -60,46 +60,47 @@ def curves(
     legend: bool = True,
     markers: bool = False,
 ) -> Figure:
-    """Lines, such as test accuracy by epoch.
+    """Line charts, such as test accuracy by epoch.
 
     Args:
-        runs: y by x for each run of a label. Several runs are drawn as thin lines, their mean, and a band from the
-            least to the greatest; a run of estimates has its 95% intervals as a band.
-        xlabel: of the horizontal axis, whose numbers are whole where all x are.
-        ylabel: of the vertical axis.
-        percent: y is a share, shown as a percentage.
-        level: of a dotted horizontal line, such as chance.
-        styles: numbers of the styles by label; None: by position.
-        legend: whether labels stand below the figure.
-        markers: whether to mark every point, not only the last.
+        runs: label -> its runs, each x -> y. Several runs are drawn as thin lines, with their mean and a band from
+            the minimum to the maximum; a run of estimates has a band of its 95% intervals.
+        xlabel: label of the horizontal axis, which has whole ticks if all x are whole numbers.
+        ylabel: label of the vertical axis.
+        percent: whether y is a share, to be shown as a percentage.
+        level: position of a dotted horizontal line, such as chance.
+        styles: label -> number of the style; None: by position.
+        legend: whether the labels are listed below the figure.
+        markers: whether to mark every point instead of only the last.
     """
     figure, axes = _figure(420, 270, legend=runs if legend else ())
-    positions = sorted({x for each in runs.values() for run in each for x in run})
-    for label, each in runs.items():
+    for label, label_runs in runs.items():
         line = _line(_style(runs, styles, label))
         by_x: dict[float, list[float]] = {}
-        for run in each:
+        for run in label_runs:
             numbers = {x: y.value if isinstance(y, Estimate) else y for x, y in run.items()}
-            known = {x: y for x, y in numbers.items() if math.isfinite(y)}
-            for x, y in known.items():
+            finite = {x: y for x, y in numbers.items() if math.isfinite(y)}
+            for x, y in finite.items():
                 by_x.setdefault(x, []).append(y)
-            if len(each) > 1:
-                axes.plot(list(known), list(known.values()), color=line["color"], linewidth=0.6, alpha=0.5)
+            if len(label_runs) > 1:
+                axes.plot(list(finite), list(finite.values()), color=line["color"], linewidth=0.6, alpha=0.5)
         if not by_x:
             continue
-        at = sorted(by_x)
-        band = {x: (y.low, y.high) for x, y in each[0].items() if isinstance(y, Estimate)}
-        if len(each) > 1:
-            band = {x: (min(by_x[x]), max(by_x[x])) for x in at}
+        positions = sorted(by_x)
+        band = {x: (y.low, y.high) for x, y in label_runs[0].items() if isinstance(y, Estimate)}
+        if len(label_runs) > 1:
+            band = {x: (min(by_x[x]), max(by_x[x])) for x in positions}
         if band:
             low, high = map(list, zip(*band.values(), strict=True))
             axes.fill_between(list(band), low, high, color=line["color"], alpha=0.15, linewidth=0)
         mark: dict[str, Any] = {"marker": "o", "markersize": 5, "markevery": None if markers else [-1]}
-        axes.plot(at, [math.fsum(by_x[x]) / len(by_x[x]) for x in at], label=_text(label), **line, **mark)
+        means = [math.fsum(by_x[x]) / len(by_x[x]) for x in positions]
+        axes.plot(positions, means, label=_text(label), **line, **mark)
     if level is not None:
         axes.axhline(level, color=_INK, linewidth=1.2, linestyle=(0, (1, 2)))
     _label(axes, xlabel, ylabel)
-    _ticks(axes.xaxis, 8, whole=all(float(x).is_integer() for x in positions))
+    whole = all(float(x).is_integer() for label_runs in runs.values() for run in label_runs for x in run)
+    _ticks(axes.xaxis, 8, whole=whole)
     _ticks(axes.yaxis, 6, percent=percent)
     _legend(figure, axes, legend)
     return figure
@@ -116,16 +117,16 @@ def intervals(
     limits: tuple[float, float] = (-math.inf, math.inf),
     styles: Mapping[str, int] | None = None,
 ) -> Figure:
-    """Numbers with their 95% intervals, one below the other on one scale (a forest plot).
+    """A forest plot: numbers with their 95% intervals, one below the other on one scale.
 
     Args:
-        rows: estimates or differences by label; NaN leaves the row empty.
-        xlabel: of the scale.
-        percent: the numbers are shares, shown as percentages.
-        level: of a vertical line, such as 0 for differences.
-        points: numbers of single runs by label, marked besides.
-        marks: numbers to compare with by label, such as published ones, drawn as diamonds.
-        limits: between which the numbers can lie; the scale goes no further.
+        rows: label -> estimate or difference; NaN leaves the row empty.
+        xlabel: label of the scale.
+        percent: whether the numbers are shares, to be shown as percentages.
+        level: position of a vertical line, such as 0 for differences.
+        points: label -> numbers of single runs, drawn as ticks.
+        marks: label -> number to compare with, such as a published one, drawn as a diamond.
+        limits: range of possible numbers, which limits the scale.
         styles: as for `curves`.
     """
     figure, axes = _figure(360, 36 * len(rows) + (46 if xlabel else 30), grid="x")
@@ -134,12 +135,11 @@ def intervals(
         if math.isfinite(row.low) and math.isfinite(row.high):
             axes.plot([row.low, row.high], [position] * 2, color=color, linewidth=3, solid_capstyle="butt")
         axes.plot(row.value, position, "o", color=color, markersize=7, clip_on=False)
-        each = (points or {}).get(label, ())
-        if each:
-            axes.plot(each, [position] * len(each), "|", color=_INK, markersize=10, clip_on=False)
+        if row_points := (points or {}).get(label, ()):
+            axes.plot(row_points, [position] * len(row_points), "|", color=_INK, markersize=10, clip_on=False)
         if marks and label in marks:
             axes.plot(marks[label], position, "D", color=_INK, markersize=7, fillstyle="none", clip_on=False)
-        _row(axes, position - 0.26, label, _number(row.value, percent) if level is None else signed(row.value))
+        _row_texts(axes, position - 0.26, label, _number(row.value, percent) if level is None else signed(row.value))
     axes.set_ylim(len(rows) - 0.5, -0.75)
     axes.set_yticks([])
     if level is not None:
@@ -160,14 +160,14 @@ def scatter(
     areas: Mapping[str, float] | None = None,
     styles: Mapping[str, int] | None = None,
 ) -> Figure:
-    """Points with their labels, such as accuracy by cost.
+    """A scatter plot with labelled points, such as accuracy by cost.
 
     Args:
-        x: positive numbers by label, such as multiply-adds; on a logarithmic scale if they are far apart.
-        y: estimates for the same labels.
-        xlabel: of the horizontal axis.
-        percent: y are shares, shown as percentages.
-        areas: that the circles around the points are in proportion to, such as parameters.
+        x: label -> positive number, such as multiply-adds; the scale is logarithmic if they are far apart.
+        y: label -> estimate.
+        xlabel: label of the horizontal axis.
+        percent: whether y are shares, to be shown as percentages.
+        areas: label -> relative area of a circle around the point, such as parameters.
         styles: as for `curves`.
     """
     height = min(720, 300 + 10 * len(x))
@@ -178,7 +178,7 @@ def scatter(
         axes.set_xscale("log")
     largest = max((areas or {}).values(), default=1)
     radii = {label: 22 * math.sqrt(areas[label] / largest) if areas else 2.5 for label in x}
-    for label in sorted(x, key=lambda label: -radii[label]):  # the larger circles lie below
+    for label in sorted(x, key=lambda label: -radii[label]):  # smaller circles on top
         color = COLOURS[colour(_style(x, styles, label))]
         point = y[label]
         if areas:
@@ -196,27 +196,28 @@ def scatter(
         _ticks(axes.xaxis, 6)
     axes.xaxis.set_major_formatter(EngFormatter())
     _ticks(axes.yaxis, 6, percent=percent)
-    _beside(axes, {label: (x[label], y[label].value) for label in x}, radii, height)
+    _label_points(axes, {label: (x[label], y[label].value) for label in x}, radii, height)
     return figure
 
 
 def histograms(values: Mapping[str, Sequence[float]], *, levels: Mapping[str, float] | None = None) -> Figure:
-    """Distributions of numbers from 0 to 1, one below the other, each as high as its highest bin, with their means.
+    """Histograms of numbers in [0, 1] with their means, one below the other, each scaled to its highest bin.
 
     Args:
-        values: by label; NaN is left out, and what lies outside 0 to 1 is counted at its end.
-        levels: of dotted vertical lines by label, such as chance.
+        values: label -> numbers; NaN is left out, numbers outside [0, 1] are clipped.
+        levels: label -> position of a dotted vertical line, such as chance.
     """
     figure, axes = _figure(360, 62 * len(values) + 30, grid="x")
     for position, (label, numbers) in enumerate(values.items()):
         finite = np.asarray(numbers, dtype=np.float64)
         finite = finite[np.isfinite(finite)].clip(0, 1)
-        foot, color = position + 0.98, COLOURS[colour(position)]
+        baseline, color = position + 0.98, COLOURS[colour(position)]
         counts, edges = np.histogram(finite, bins=25, range=(0, 1))
-        axes.stairs(foot - 0.6 * counts / max(counts.max(), 1), edges, baseline=foot, fill=True, color=color)
-        if math.isfinite(at := (levels or {}).get(label, math.nan)):
-            axes.plot([at, at], [foot, position + 0.34], color=_INK, linewidth=1.5, linestyle=(0, (1.5, 1.5)))
-        _row(axes, position + 0.3, label, number(float(finite.mean()) if len(finite) else None))
+        axes.stairs(baseline - 0.6 * counts / max(counts.max(), 1), edges, baseline=baseline, fill=True, color=color)
+        if math.isfinite(level := (levels or {}).get(label, math.nan)):
+            line: dict[str, Any] = {"color": _INK, "linewidth": 1.5, "linestyle": (0, (1.5, 1.5))}
+            axes.plot([level, level], [baseline, position + 0.34], **line)
+        _row_texts(axes, position + 0.3, label, number(float(finite.mean()) if len(finite) else None))
     axes.set_xlim(0, 1)
     axes.set_ylim(len(values), 0)
     axes.set_yticks([])
@@ -233,20 +234,20 @@ def bars(
     top: float | None = None,
     style: int = 0,
 ) -> Figure:
-    """Numbers from 0 on with their 95% intervals, side by side and numbered from 1.
+    """A bar chart of numbers of 0 or more with their 95% intervals; bars are numbered from 1.
 
     Args:
         values: estimates; NaN leaves a gap.
         xlabel: what is numbered.
-        percent: the numbers are shares, shown as percentages.
-        level: of a dashed horizontal line.
-        top: of the scale; None: as high as need be.
-        style: the number of the style.
+        percent: whether the numbers are shares, to be shown as percentages.
+        level: position of a dashed horizontal line.
+        top: end of the scale; None: chosen from the numbers.
+        style: number of the style.
     """
     figure, axes = _figure(420, 200)
-    position = range(1, len(values) + 1)
-    axes.bar(position, [one.value for one in values], width=0.72, color=COLOURS[colour(style)], alpha=0.55)
-    axes.vlines(position, [one.low for one in values], [one.high for one in values], color=_INK, linewidth=1.2)
+    positions = range(1, len(values) + 1)
+    axes.bar(positions, [bar.value for bar in values], width=0.72, color=COLOURS[colour(style)], alpha=0.55)
+    axes.vlines(positions, [bar.low for bar in values], [bar.high for bar in values], color=_INK, linewidth=1.2)
     if level is not None:
         axes.axhline(level, color=_INK, linewidth=1.2, linestyle=(0, (4, 2)))
     axes.set_xlim(0.4, len(values) + 0.6)
@@ -264,91 +265,90 @@ def profiles(
     reach: float | None = None,
     legend: bool = True,
 ) -> Figure:
-    """Numbers by channel, how they are distributed, and below how far they lie from the first line.
+    """Numbers by channel, with their distribution at the side and the differences from the first line below.
 
     Args:
-        lines: a number for each channel, by label.
-        xlabel: what is numbered, from 1 on.
-        reach: of the scale of the differences to either side; None: as far as need be.
-        legend: whether labels stand below the figure.
+        lines: label -> one number per channel.
+        xlabel: what is numbered, from 1.
+        reach: largest difference on the scale, up and down; None: chosen from the numbers.
+        legend: whether the labels are listed below the figure.
     """
     figure = _figure(420, 330, legend=lines if legend else ())[0]
     figure.clear()
     grid = figure.add_gridspec(2, 2, width_ratios=(5, 1), height_ratios=(2, 1))
-    main, density, below = (figure.add_subplot(grid[at]) for at in ((0, 0), (0, 1), (1, 0)))
+    main, density, difference = (figure.add_subplot(grid[cell]) for cell in ((0, 0), (0, 1), (1, 0)))
     first = list(next(iter(lines.values())))
-    span = [value for line in lines.values() for value in line]
-    pad = 0.03 * (max(span) - min(span)) or 0.01
-    ends = (min(span) - pad, max(span) + pad)
+    values = [value for line in lines.values() for value in line]
+    pad = 0.03 * (max(values) - min(values)) or 0.01
+    ends = (min(values) - pad, max(values) + pad)
     steps = np.linspace(*ends, 60)
-    position = range(1, len(first) + 1)
-    for style, (label, line) in reversed(list(enumerate(lines.items()))):  # the first lies over the others
+    positions = range(1, len(first) + 1)
+    for style, (label, line) in reversed(list(enumerate(lines.items()))):  # the first on top
         line_style = _line(style) | {"linewidth": 1.4 if style else 2.2}
         mark: dict[str, Any] = {"marker": "o" if len(first) == 1 else ""}
-        main.plot(position, line, label=_text(label), **line_style, **mark)
-        below.plot(position, [a - b for a, b in zip(line, first, strict=True)], **line_style, **mark)
-        apart = (steps[:, None] - np.asarray(line)) / (ends[1] - ends[0])
-        density.plot(
-            np.exp(-((20 * apart) ** 2) / 2).mean(1), steps, **line_style
-        )  # a Gaussian kernel of 1/20 of the scale
-    for each in (main, density, below):
-        _plain(each, "y")
-    for each in (main, density):
-        each.set_ylim(*ends)
-        _ticks(each.yaxis, 5)
-    for each in (main, below):
-        each.set_xlim(0.5, len(first) + 0.5)
-        _ticks(each.xaxis, 8, whole=True)
+        main.plot(positions, line, label=_text(label), **line_style, **mark)
+        difference.plot(positions, [a - b for a, b in zip(line, first, strict=True)], **line_style, **mark)
+        distances = (steps[:, None] - np.asarray(line)) / (ends[1] - ends[0])
+        kernel = np.exp(-((20 * distances) ** 2) / 2)  # Gaussian, standard deviation 1/20 of the scale
+        density.plot(kernel.mean(1), steps, **line_style)
+    for axes in (main, density, difference):
+        _format(axes, "y")
+    for axes in (main, density):
+        axes.set_ylim(*ends)
+        _ticks(axes.yaxis, 5)
+    for axes in (main, difference):
+        axes.set_xlim(0.5, len(first) + 0.5)
+        _ticks(axes.xaxis, 8, whole=True)
     if reach is not None:
-        below.set_ylim(-1.05 * reach, 1.05 * reach)
-    _ticks(below.yaxis, 3)
+        difference.set_ylim(-1.05 * reach, 1.05 * reach)
+    _ticks(difference.yaxis, 3)
     main.tick_params(labelbottom=False)
     density.tick_params(labelleft=False, labelbottom=False)
     _label(density, "density")
-    _label(below, xlabel, "difference")
+    _label(difference, xlabel, "difference")
     _legend(figure, main, legend, reverse=True)
     return figure
 
 
 def pictures(rows: Mapping[str, Mapping[str, NDArray[Any]]], *, side: float = 108) -> Figure:
-    """Pictures in a grid, one row of them for each label.
+    """Pictures in a grid, one row per label.
 
-    Titles stand above the first row, and above each later one that has others.
+    Titles are above the first row, and above each later row whose titles differ from those of the row before.
 
     Args:
-        rows: the pictures by title, by label of the row: images (H, W, 3) as they are; maps (H, W), from black at their
-            least to yellow at their greatest value, a pixel each.
-        side: of a picture, in points.
+        rows: label -> title -> picture: an image (H, W, 3), or a map (H, W), drawn from black at its minimum to yellow
+            at its maximum without interpolation of small maps.
+        side: side of a picture, in points.
     """
     columns = max(map(len, rows.values()))
     lines = max(title.count("\n") + 1 for row in rows.values() for title in row)
     letters = max(len(_text(label)) for label in rows) if len(rows) > 1 else 0
     figure = _empty_figure(side * columns + 6 * letters, (side + 6) * len(rows) + 14 * lines)
-    above: list[str] = []
-    for at, (label, row) in enumerate(rows.items()):
+    previous_titles: list[str] = []
+    for row_index, (label, row) in enumerate(rows.items()):
         for column, (title, picture) in enumerate(row.items()):
-            axes = figure.add_subplot(len(rows), columns, at * columns + column + 1)
+            axes = figure.add_subplot(len(rows), columns, row_index * columns + column + 1)
             axes.imshow(picture, cmap="inferno", interpolation="nearest" if max(picture.shape) <= 64 else None)
             axes.set_xticks([])
             axes.set_yticks([])
             axes.spines[:].set_visible(False)
             style: dict[str, Any] = {"color": _INK, "fontsize": 10, "parse_math": False}
-            if list(row) != above:
+            if list(row) != previous_titles:
                 axes.set_title("\n".join(_text(line, round(side / 6)) for line in title.split("\n")), **style)
             if letters and not column:
                 axes.set_ylabel(_text(label), rotation=0, ha="right", va="center", labelpad=8, **style)
-        above = list(row)
+        previous_titles = list(row)
     return figure
 
 
 def svg(figure: Figure, title: str) -> Markup:
-    """The figure as an element of a page: inline, without style sheet, script or address.
+    """The figure as an inline SVG element, without style sheet, script or address.
 
-    Ink takes the colour of the text around it (`currentColor`), the grid `var(--line)`, and colour i of `COLOURS`
-    `var(--net-i)`: a page that defines them looks right in light and dark. The same figure gives the same text.
+    Ink becomes `currentColor`, the grid `var(--line)`, and colour i of `COLOURS` `var(--net-i)`, so that a page can
+    define them for light and dark. The same figure gives the same text.
 
     Args:
-        figure: of a function of this module, or any other.
+        figure: any matplotlib figure.
         title: its name for screen readers.
     """
     import matplotlib
@@ -358,8 +358,8 @@ def svg(figure: Figure, title: str) -> Markup:
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     root = ElementTree.fromstring(file.getvalue().encode())
     text = f"{printable(title)}\n{file.getvalue()}"
-    mark = hashlib.sha256(text.encode()).hexdigest()[:8]  # unlike those of other figures
-    page = {hex: f"var(--net-{i})" for i, hex in enumerate(COLOURS)} | {_INK: "currentColor", _GRID: "var(--line)"}
+    prefix = hashlib.sha256(text.encode()).hexdigest()[:8]  # makes ids unique on a page
+    colours = {hex: f"var(--net-{i})" for i, hex in enumerate(COLOURS)} | {_INK: "currentColor", _GRID: "var(--line)"}
     for element in root.iter():
         for child in list(element):
             if child.tag.endswith(("}metadata", "}style")):
@@ -367,12 +367,12 @@ def svg(figure: Figure, title: str) -> Markup:
         element.tag = element.tag.rpartition("}")[2]
         attributes = {name.rpartition("}")[2]: value for name, value in element.attrib.items()}
         if element.tag == "g":
-            attributes.pop("id", None)  # the same in every figure, and used by none
+            attributes.pop("id", None)  # the same in every figure, and never referenced
         for name, value in attributes.items():
-            value = f"{mark}-{value}" if name == "id" else re.sub(r"(^|url\()#(?=\w)", rf"\1#{mark}-", value)
-            value = re.sub(r"#[0-9a-f]{6}\b", lambda hex: page.get(hex[0], hex[0]), value)
+            value = f"{prefix}-{value}" if name == "id" else re.sub(r"(^|url\()#(?=\w)", rf"\1#{prefix}-", value)
+            value = re.sub(r"#[0-9a-f]{6}\b", lambda hex: colours.get(hex[0], hex[0]), value)
             value = re.sub(r"font: (?:[^;]* )?([\d.]+px) [^;]*", r"font-size: \1", value)
-            attributes[name] = re.sub(r"font-family: [^;]*;? ?", "", value)  # letters are the page's
+            attributes[name] = re.sub(r"font-family: [^;]*;? ?", "", value)  # the page's font
         element.attrib.clear()
         element.attrib.update(attributes)
     attributes = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-label": printable(title)}
@@ -383,13 +383,13 @@ def svg(figure: Figure, title: str) -> Markup:
 
 
 def _figure(width: float, height: float, *, grid: Axis = "y", legend: Iterable[str] = ()) -> tuple[Figure, Axes]:
-    """A figure with one set of axes and room for a legend, in points; no state is shared with pyplot."""
+    """A figure, in points, with one set of axes and room for a legend; it shares no state with pyplot."""
     labels = list(legend)
     if len(labels) > 1:
         height += 16 * math.ceil(len(labels) / _columns(labels)) + 8
     figure = _empty_figure(width, height)
     axes = figure.add_subplot()
-    _plain(axes, grid)
+    _format(axes, grid)
     return figure, axes
 
 
@@ -403,7 +403,7 @@ def _figure_class() -> type[Figure]:
     from matplotlib.figure import Figure
 
     class NotebookFigure(Figure):
-        """Shows itself in a notebook, as pyplot's figures do, without pyplot."""
+        """A figure that a notebook displays as it does those of pyplot."""
 
         def _repr_png_(self) -> bytes:
             file = io.BytesIO()
@@ -413,8 +413,8 @@ def _figure_class() -> type[Figure]:
     return NotebookFigure
 
 
-def _plain(axes: Axes, grid: Axis) -> None:
-    """Axes with little ink: a scale below, grid lines along x, y or both, letters of one size."""
+def _format(axes: Axes, grid: Axis) -> None:
+    """Leaves a scale below and grid lines along x, y or both."""
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(_GRID)
@@ -427,8 +427,8 @@ def _label(axes: Axes, xlabel: str, ylabel: str = "") -> None:
     axes.set_ylabel(_text(ylabel), parse_math=False, color=_INK, fontsize=11)
 
 
-def _row(axes: Axes, position: float, label: str, value: str) -> None:
-    """The label of a row at the left, its number at the right."""
+def _row_texts(axes: Axes, position: float, label: str, value: str) -> None:
+    """Writes the label of a row at the left and its number at the right."""
     style: dict[str, Any] = {"va": "bottom", "parse_math": False, "color": _INK, "in_layout": False}
     axes.text(0, position, _text(label), transform=axes.get_yaxis_transform(), **style)
     axes.text(1, position, value, transform=axes.get_yaxis_transform(), ha="right", **style)
@@ -449,8 +449,8 @@ def _line(style: int) -> dict[str, Any]:
     return {"color": COLOURS[colour(style)], "linewidth": 2, "linestyle": (0, dashes(style)) if dashes(style) else "-"}
 
 
-def _text(label: str, letters: int = _LETTERS) -> str:
-    """The label in one line of characters that can be drawn, shortened if it is long."""
+def _text(label: str, letters: int = _MOST_LETTERS) -> str:
+    """The label as one printable line of at most so many letters."""
     label = printable(label)
     return label if len(label) <= letters else f"{label[: letters - 1]}…"
 
@@ -464,7 +464,7 @@ def _columns(labels: Sequence[str]) -> int:
 
 
 def _legend(figure: Figure, axes: Axes, legend: bool, reverse: bool = False) -> None:
-    """The labels below the figure, where there are several."""
+    """Lists the labels below the figure if there are several."""
     handles, labels = axes.get_legend_handles_labels()
     if not legend or len(labels) < 2:
         return
@@ -476,26 +476,28 @@ def _legend(figure: Figure, axes: Axes, legend: bool, reverse: bool = False) -> 
         text.set_color(_INK)
 
 
-def _beside(axes: Axes, points: Mapping[str, tuple[float, float]], radii: Mapping[str, float], height: float) -> None:
-    """Writes labels below to the right of points on the left, above to the left of those on the right, and farther off
-    where they would overlap.
+def _label_points(
+    axes: Axes, points: Mapping[str, tuple[float, float]], radii: Mapping[str, float], height: float
+) -> None:
+    """Writes labels below right of points in the left half, above left in the right half, farther off if they would
+    overlap.
     """
     low, high = axes.get_xlim()
     middle = math.sqrt(low * high) if axes.get_xscale() == "log" else (low + high) / 2
     bottom, top = axes.get_ylim()
     scale = (height - 50) / (top - bottom)  # points of the figure for 1 of y
     for side, start in ((1, math.inf), (-1, -math.inf)):
-        free = start  # where the next label may stand
+        free = start  # the nearest free position for the next label
         side_points = [(scale * y, label) for label, (x, y) in points.items() if (x > middle) == (side < 0)]
         for y, label in sorted(side_points, reverse=side > 0):
-            away = 0.7 * radii[label] + 3
-            target = y - side * (away + 5)
-            at = min(target, free) if side > 0 else max(target, free)
-            free = at - side * 13
+            distance = 0.7 * radii[label] + 3
+            target = y - side * (distance + 5)
+            position = min(target, free) if side > 0 else max(target, free)
+            free = position - side * 13
             axes.annotate(
                 _text(label),
                 points[label],
-                (side * away, at - y),
+                (side * distance, position - y),
                 textcoords="offset points",
                 ha="left" if side > 0 else "right",
                 va="center",
@@ -503,5 +505,5 @@ def _beside(axes: Axes, points: Mapping[str, tuple[float, float]], radii: Mappin
                 fontsize=10,
                 parse_math=False,
                 in_layout=False,
-                arrowprops={"arrowstyle": "-", "color": _GRID} if abs(at - target) > 13 else None,
+                arrowprops={"arrowstyle": "-", "color": _GRID} if abs(position - target) > 13 else None,
             )

@@ -1,4 +1,4 @@
-"""Numbers and text as people see them, on every page, in every table and on the terminal."""
+"""Formats numbers and text for pages, tables and the terminal."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from regard.stats import Difference, Estimate
 
 NONE = "–"
-"""Stands where there is no value."""
+"""Shown in place of a missing value."""
 
 
 def number(value: float | None, decimals: int = 3) -> str:
-    """0.031; a minus is a true minus."""
+    """0.031; negative numbers have a true minus sign (−)."""
     return NONE if value is None or math.isnan(value) else _minus(f"{value:.{decimals}f}")
 
 
@@ -59,7 +59,7 @@ def difference(difference: Difference, write: Callable[[float], str] = points) -
 
 
 def p_value(p: float | None) -> str:
-    """< 0.001, 0.031, and 0.0497 where three decimals would hide on which side of 0.05 it is."""
+    """< 0.001, 0.031; 0.0497 with four decimals, because three would not show on which side of 0.05 it is."""
     if p is None or math.isnan(p):
         return NONE
     text = f"{p:.3f}" if p >= 0.001 else "< 0.001"
@@ -99,21 +99,21 @@ def duration(seconds: float) -> str:
 def printable(text: object) -> str:
     """Text as one line that cannot control a terminal or the layout of a page.
 
-    Control characters, line ends, marks that change the direction of writing and bytes that are no text (surrogates)
-    are written as in a Python string: `\\x1b`, `\\n`, `\\u202e`, `\\udce9`. Spaces of all widths stay. Writers of
-    LaTeX, Markdown, CSV and HTML escape what means something there on top of it.
+    Control characters, line ends, marks that change the direction of writing and undecodable bytes (surrogates) are
+    escaped as in a Python string: `\\x1b`, `\\n`, `\\u202e`, `\\udce9`. Spaces of all widths stay. LaTeX, Markdown,
+    CSV and HTML need their own escapes in addition.
     """
     text = str(text)
     return text if text.isprintable() else "".join(map(_escaped, text))
 
 
 def printable_lines(text: str) -> str:
-    """As `printable`, line by line."""
+    """Applies `printable` to each line."""
     return "\n".join(map(printable, text.split("\n")))
 
 
 def shortened(names: Sequence[str]) -> list[str]:
-    """Paths without the folder that all of them lie in, printable; names that are no paths stay as they are."""
+    """Printable paths without their common folder; names that are not paths stay as they are."""
     folder = os.path.commonprefix(names)
     folder = folder[: folder.rfind("/") + 1]
     if "=" in folder or any(len(name) == len(folder) for name in names):
@@ -122,9 +122,9 @@ def shortened(names: Sequence[str]) -> list[str]:
 
 
 def csv_text(records: Sequence[Mapping[str, Any]]) -> str:
-    """Records as comma-separated values: full precision, nothing for None, lists with semicolons between their items.
+    """Records as comma-separated values: numbers in full precision, None as an empty field, lists joined by semicolons.
 
-    A text that a spreadsheet would run as a formula begins with an apostrophe.
+    An apostrophe is put before text that a spreadsheet would run as a formula.
     """
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
@@ -145,8 +145,8 @@ def _csv(value: Any) -> Any:
 
 
 def _escaped(character: str) -> str:
-    kept = character.isprintable() or unicodedata.category(character) == "Zs"
-    return character if kept else repr(character)[1:-1]
+    is_safe = character.isprintable() or unicodedata.category(character) == "Zs"
+    return character if is_safe else repr(character)[1:-1]
 
 
 def _minus(text: str) -> str:

@@ -1,6 +1,6 @@
-"""Records as HTML tables: how results show themselves in a notebook.
+"""HTML tables of records, as which a notebook displays results.
 
-A result with `to_records` inherits `Tabular`. For records of your own there is `Records`.
+Results with `to_records` inherit from `Tabular`. `Records` displays records of your own.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ _TABLE = """\
 
 
 class Tabular:
-    """A result that shows its records as a table in a notebook."""
+    """Base class of results that a notebook displays as a table of their records."""
 
     _columns: ClassVar[tuple[str, ...]] = ()
-    """Keys of the records that are shown; empty: all."""
+    """Keys of the displayed columns; empty: all."""
 
     def to_records(self) -> list[dict[str, Any]]:
         """Flat dicts, JSON-ready."""
@@ -68,7 +68,7 @@ class Tabular:
 
 
 class Records(list[dict[str, Any]]):
-    """A list of flat dicts that shows itself as a table in a notebook."""
+    """A list of flat dicts that a notebook displays as a table."""
 
     def _repr_html_(self) -> str:
         return records_html(self)
@@ -77,24 +77,24 @@ class Records(list[dict[str, Any]]):
 def records_html(
     records: Sequence[Record], columns: Sequence[str] = (), *, caption: str = "", rows: int = MOST_ROWS
 ) -> str:
-    """An HTML table of flat dicts, a row for each.
+    """An HTML table with one row per flat dict.
 
-    A number with an interval, `key_low` to `key_high` (or `low` to `high` of `value`, `difference` or `mean`), has it
-    below in small type. Columns without any value are left out, and text that is the same in all of several rows is in
-    the caption. All text is escaped.
+    The interval of a number, `key_low` to `key_high` (or `low` to `high` for `value`, `difference` and `mean`), is
+    below it in small type. Columns without a value are left out. Text that is equal in all rows moves to the caption.
+    All text is escaped.
 
     Args:
         records: flat dicts; values that are dicts are left out.
-        columns: keys, in this order; empty: all, in the order of the records.
-        caption: more text above the table.
-        rows: at most; how many more there are is said below.
+        columns: keys in the order of the columns; empty: all keys, in the order of the records.
+        caption: text above the table.
+        rows: largest number of rows; a line below the table gives the number of the others.
     """
-    shown = columns_of(records, columns)
-    same = [column for column in shown if len(records) > 1 and _same_text(records, column.key)]
-    parts = [f"{column.label} {column.texts(records[0])[0]}" for column in same]
+    filled = columns_of(records, columns)
+    constant = [column for column in filled if len(records) > 1 and _same_text(records, column.key)]
+    parts = [f"{column.label} {column.texts(records[0])[0]}" for column in constant]
     return _template().render(
         caption=", ".join(filter(None, (printable(caption), *parts))),
-        columns=[column for column in shown if column not in same],
+        columns=[column for column in filled if column not in constant],
         records=records[:rows],
         omitted=max(0, len(records) - rows),
     )

@@ -262,7 +262,7 @@ def test_masks_by_name(here, capsys) -> None:
         (["a.png", *MODEL, "--top=0"], "top is 0"),
         (["a.png", *MODEL, "--out=taken"], "taken exists already"),
         (["a.png", *MODEL, "--out=taken", "--overwrite"], "taken/thesis.txt in it was not written by regard"),
-        (["a.png", *MODEL, "--out=net.safetensors"], "is no folder"),
+        (["a.png", *MODEL, "--out=net.safetensors"], "is not a folder"),
         (["a.png", *MODEL, "--out=net.safetensors/x"], "net.safetensors/x"),
         (["a.png", *MODEL, "--classs=cow"], "did you mean --class"),
         (["a.png", *MODEL, "--weights=best"], "one set of weights"),

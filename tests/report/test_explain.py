@@ -238,7 +238,7 @@ def test_what_was_there_is_not_lost(images, explain, tmp_path, monkeypatch) -> N
             (place / "a.png").write_text("mine")
         else:
             place.write_text("mine")
-        with pytest.raises(InputError, match="not overwritten|is no folder"):
+        with pytest.raises(InputError, match="not overwritten|is not a folder"):
             explain(pictures, place, overwrite=True)
     (out / "thesis.txt").unlink()
     before = sorted(path.name for path in out.iterdir())

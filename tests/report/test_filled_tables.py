@@ -70,8 +70,7 @@ def test_a_teacher_that_is_nowhere_or_not_finished_is_said(taught: dict[str, lis
     (torn / "last.safetensors").unlink()
     filled = of(filled_tables([*taught["student"], *taught["at"]]), "builtin")
     assert filled.excluded == {
-        "builtin-at-seed0": "its teacher builtin-teacher-seed0 is not in the store, so that nothing shows what it "
-        "learned from",
+        "builtin-at-seed0": "its teacher builtin-teacher-seed0 is not in the store, so its recipe is not known",
         "builtin-at-seed1": "its teacher builtin-teacher-seed1 is not finished: it has no weights",
     }
 

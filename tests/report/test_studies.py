@@ -61,7 +61,7 @@ def test_the_page_of_gates(gates, tmp_path, parse):
     page = parse(path.read_text(encoding="utf-8"))
     page.check_alone()
     titles = [attributes["aria-label"] for tag, attributes in page.tags if tag == "svg" and "role" in attributes]
-    assert titles == ["Eta squared by depth; dotted: expected by chance", *gates, "shuffled & <b>", *gates]
+    assert titles == ["Eta squared by depth; dotted line: expected by chance", *gates, "shuffled & <b>", *gates]
     for record in report.study_records(gates):
         assert f"{record['eta_squared']:.3f}" in page.text and record["network"] in page.text
     assert NAMES[0] in page.text and NAMES[2] in page.text and NAMES[1] not in page.text

@@ -68,7 +68,7 @@ def full() -> FilledTable:
         table(),
         {("cifar10", "se"): SE, ("cifar10", "lsas-se"): LSAS},
         others={("cifar10", "--shorten 0.1"): 2},
-        excluded={"resnet164-se-cifar10-x": "optimizer.lr is 0.2, the recipe says 0.1"},
+        excluded={"resnet164-se-cifar10-x": "optimizer.lr is 0.2, the recipe has 0.1"},
     )
 
 

@@ -124,7 +124,7 @@ def test_a_student_of_another_teacher_is_of_another_row(table: PublishedTable) -
 def test_a_teacher_that_is_not_there_leaves_its_student_out(table: PublishedTable) -> None:
     filled = fill(table, [run for run in whole() if run.name != "t1"])
     assert sorted(values(filled, "one", "at")) == [0, 2]
-    assert filled.excluded == {"a1": "its teacher t1 is not in the store, so that nothing shows what it learned from"}
+    assert filled.excluded == {"a1": "its teacher t1 is not in the store, so its recipe is not known"}
 
 
 def test_a_teacher_with_other_overrides_leaves_its_student_out(table: PublishedTable) -> None:
@@ -174,7 +174,7 @@ def test_another_version_of_the_recipe_is_excluded_and_the_reason_said(table: Pu
     runs = [*whole(), stored("wrn-16-1-seed3", "wrn-16-1", 3, optimizer__lr=0.05)]
     filled = fill(table, runs)
     assert sorted(values(filled, "one", "student")) == [0, 1, 2]
-    assert filled.excluded == {"wrn-16-1-seed3": "optimizer.lr is 0.05, the recipe says 0.1"}
+    assert filled.excluded == {"wrn-16-1-seed3": "optimizer.lr is 0.05, the recipe has 0.1"}
 
 
 def test_a_field_that_an_older_run_does_not_have_has_its_default(table: PublishedTable) -> None:
@@ -196,7 +196,7 @@ def test_of_two_runs_of_a_seed_the_first_by_name_counts(table: PublishedTable) -
     filled = fill(table, [stored("x", "wrn-16-1", 0, 9.5), stored("y", "wrn-16-1", 0, 9.7)])
     assert values(filled, "one", "student") == {0: 9.5}
     # it belongs to both rows, and is said once
-    assert filled.excluded == {"y": "seed 0 is there already, x"}
+    assert filled.excluded == {"y": "seed 0 is already counted (x)"}
 
 
 def test_broken_runs_are_excluded(table: PublishedTable) -> None:
@@ -261,7 +261,7 @@ def test_a_schedule_is_shortened_to_a_share(share: float) -> None:
 
 
 def test_overrides_do_not_change_what_is_compared() -> None:
-    with pytest.raises(InputError, match="optimizer.lr is part of what the table compares"):
+    with pytest.raises(InputError, match="optimizer.lr is compared by the table"):
         Overrides(1.0, {"optimizer.lr": 0.05})
 
 
@@ -301,7 +301,7 @@ def test_a_teacher_from_elsewhere_has_to_be_the_recipes(tmp_path: Path) -> None:
     fields["transfer"]["teacher"] = "torchvision/resnet50"
     filled = fill(table, [StoredRun("one", fields, row, None, {}, 10, True)])
     assert not filled.cells["r", "a"].runs
-    assert filled.excluded == {"one": "its teacher is torchvision/resnet50, the recipe says torchvision/resnet34"}
+    assert filled.excluded == {"one": "its teacher is torchvision/resnet50, the recipe has torchvision/resnet34"}
 
 
 def test_attention_that_begins_as_its_weights_imply_fills_the_cell() -> None:

@@ -483,9 +483,9 @@ def test_tables_that_are_not_there(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        ("comparisons:", "comparisons: None is no pair"),
-        ("comparisons: [ab]", "'ab' is no pair"),
-        ("comparisons: [[a, a]]", "is no pair"),
+        ("comparisons:", "comparisons: None is not a pair"),
+        ("comparisons: [ab]", "'ab' is not a pair"),
+        ("comparisons: [[a, a]]", "is not a pair"),
         ("comparisons: [[a, c]]", "unknown column in comparisons 'c'"),
         ("metrics:", "metrics is None"),
         ("metrics: []", "metrics is empty"),
@@ -512,7 +512,7 @@ def test_fields_of_a_wrong_kind_are_said(extra: str, message: str, tmp_path: Pat
         ("{published: .nan}", "from 0 to 100"),
         ("{recipe: [x]}", "expected the name or the path"),
         ("{recipe: x, overrides: 3}", "overrides is 3"),
-        ("{overrides: {model.name: x}}", "no recipe"),
+        ("{overrides: {model.name: x}}", "without a recipe"),
     ],
 )
 def test_cells_of_a_wrong_kind_are_said(cell: str, message: str, tmp_path: Path) -> None:

@@ -112,12 +112,12 @@ def test_dates_are_text(load: Load, text: str) -> None:
 
 def test_teachers_in_a_circle_are_refused(load: Load) -> None:
     circle = "a: {teacher: b}\n    b: {teacher: a}"
-    refused(load, "a: {published: 1}\n    b: {published: 2}", circle, "row r: the teachers of a, b go in a circle")
+    refused(load, "a: {published: 1}\n    b: {published: 2}", circle, "row r: the teachers of a, b form a cycle")
     longer = "a: {teacher: b}\n    b: {teacher: c}\n    c: {teacher: a}"
     rest = "a: {published: 1}\n    b: {published: 2}\n    c: {}"
-    refused(load, rest, longer, "row r: the teachers of a, b, c go in a circle")
+    refused(load, rest, longer, "row r: the teachers of a, b, c form a cycle")
     from_outside = "a: {teacher: b}\n    b: {teacher: c}\n    c: {teacher: b}"
-    refused(load, rest, from_outside, "row r: the teachers of b, c go in a circle")
+    refused(load, rest, from_outside, "row r: the teachers of b, c form a cycle")
 
 
 def test_a_teacher_may_have_a_teacher(load: Load) -> None:
@@ -165,7 +165,7 @@ def test_percentages_have_ends(load: Load) -> None:
     [
         ("[accuracy]", "[top1, top5, top1]", "metrics: top1 is given twice"),
         ("[[a, b]]", "[[a, b], [b, a], [a, b]]", "comparisons: [a, b] is given twice"),
-        ("c: C}\ncomparisons: [[a, b]]", "c: C, 1: D}\ncomparisons: [[1, '1']]", "is no pair of two columns"),
+        ("c: C}\ncomparisons: [[a, b]]", "c: C, 1: D}\ncomparisons: [[1, '1']]", "is not a pair of two columns"),
     ],
 )
 def test_what_is_named_twice_is_refused(load: Load, old: str, new: str, message: str) -> None:

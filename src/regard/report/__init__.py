@@ -1,15 +1,16 @@
-"""Reports: pages that need nothing but themselves, and the records and figures that they are drawn from.
+"""Reports: self-contained HTML pages, and the records and figures they show.
 
-- `report_runs`: a `RunsReport` of run folders: networks over their seeds, comparisons, curves, class activation maps,
-  published tables; it saves a page. Made of `collect`, a `RunResult` for each run, and `seed_groups`, a
-  `SeedGroup` for each network.
+- `report_runs`: a `RunsReport` of run folders, with networks over their seeds, comparisons, curves, class activation
+  maps and published tables, to be saved as a page. `collect` reads one `RunResult` per run, `seed_groups` joins them
+  to one `SeedGroup` per network.
 - `write_study_html`, `study_table`, `study_records`: gates of networks, and scores of channel groups, by class.
-- `write_tables_html`: published tables with our runs beside them, as a page.
+- `write_tables_html`: a page of published tables with our runs.
 - `write_bias_html`, `bias_tables`: bias results of networks on the same images, as a page and for a terminal.
-- `explain`: likeliest classes and CAMs of images, as a folder of pictures, records and a page.
-- `explanations`: the same as a `Row` for each image with a `Cell` for each class; `explain_batch`: of one batch.
-- `changed_images`: what interventions make of some images, a `ChangedImage` each.
-- `Gallery`, `DetectionsGallery`: rows on a page; `bias_images`: which images to take.
+- `explain`: most likely classes and CAMs of images, as a folder of pictures, records and a page; `explain_detections`:
+  the same for the detections of a detector.
+- `explanations`: one `Row` per image with one `Cell` per class; `explain_batch`: the rows of one batch.
+- `changed_images`: one `ChangedImage` per image, with its interventions.
+- `Gallery`, `DetectionsGallery`: rows on a page; `bias_images`: chooses the images.
 """
 
 from regard.report.bias_page import write_bias_html

@@ -41,19 +41,18 @@ def write_bias_html(
     notes: Sequence[Note] = (),
     command: str = "",
 ) -> Path:
-    """Writes bias results as one self-contained HTML file: no script, no request, light and dark, screen and paper.
+    """Writes bias results as one self-contained HTML file, for light and dark screens and for paper.
 
-    The file is written aside and renamed.
+    The page has no script and makes no request. It is written to a temporary file that is then renamed.
 
     Args:
-        results: at least one, of models on the same images; the others are compared with the first, see
-            `bias.compare_all`.
-        path: of the file; its folder is made if need be.
-        title: of the page.
-        gallery: images with a cell for each of the results.
+        results: results of models on the same images; each is compared with the first, see `bias.compare_all`.
+        path: the file; its folder is created if needed.
+        title: title of the page.
+        gallery: images with one cell per result.
         changed: images with their interventions.
-        notes: further ones.
-        command: that makes the results again; empty leaves it out.
+        notes: further notes.
+        command: command that reproduces the results; empty: none is shown.
 
     Returns:
         The path.
@@ -73,7 +72,7 @@ def write_bias_html(
         columns=bias_records,
         of_detections=results[0].of_detections,
         styles={name: i for i, name in enumerate(bias_records.names(results))},
-        settings=shared({name: _settings(one) for name, one in bias_records.named(results)}),
+        settings=shared({name: _settings(result) for name, result in bias_records.named(results)}),
         notes=[*notes, *bias_records.notes(results, comparisons, not_compared)],
         overview=bias_records.overview(results),
         others=[bias_records.NETWORK, *bias_records.columns(bias_records.OTHERS)],
@@ -90,70 +89,70 @@ def write_bias_html(
         curves=curves(results),
         parts=bias_records.parts(results),
         classes=_class_tables(results, chosen),
-        classes_left_out=sum(bool(one.images) for one in results[0].by_class.values()) - len(chosen),
+        classes_left_out=sum(bool(summary.images) for summary in results[0].by_class.values()) - len(chosen),
         gallery=gallery,
         left_out=bias_records.left_out(results),
         repeats=[Repeat(title, command)] if command else [],
-        provenance=shared({name: _facts(one.provenance) for name, one in bias_records.named(results)}),
+        provenance=shared({name: _facts(result.provenance) for name, result in bias_records.named(results)}),
         environment=shared({"": _facts(environment(()))}),
     )
 
 
 def check_same_images(results: Sequence[Results]) -> None:
-    """Raises InputError where there are no results, or results of different images; of detections each detector has
-    its own."""
+    """Raises InputError if there are no results, or results of different images; detections may differ by detector."""
     if not results:
         raise InputError("no bias results given; give at least one")
-    for one in results[1:]:
-        both = one.of_detections and results[0].of_detections and one.dataset == results[0].dataset
-        if one.keys != results[0].keys and not both:
+    first = results[0]
+    for result in results[1:]:
+        detections = result.of_detections and first.of_detections and result.dataset == first.dataset
+        if result.keys != first.keys and not detections:
             raise InputError(
-                f"the results of {results[0].model} ({len(results[0]):,} images) and {one.model} ({len(one):,}) are "
+                f"the results of {first.model} ({len(first):,} images) and {result.model} ({len(result):,}) are "
                 "not of the same images; measure them together"
             )
 
 
 def intervals(results: Sequence[Results]) -> Charts:
-    """Rates and means with intervals: of each model, or of each part of the images if there is but one model."""
+    """Rates and means with intervals, by model; of a single model, by part of the images."""
     if len(results) == 1:
-        rows = bias_records.summaries(results[0])
+        summaries = bias_records.summaries(results[0])
         measures: tuple[str, ...] = ("position_bias", "range_bias", "energy_inside")
     else:
-        rows = {name: one.overall for name, one in bias_records.named(results)}
+        summaries = {name: result.overall for name, result in bias_records.named(results)}
         measures = (*RATES, "energy_inside", "spill")
-    styles = dict.fromkeys(rows, 0) if len(results) == 1 else None
+    styles = dict.fromkeys(summaries, 0) if len(results) == 1 else None
     charts = []
     for measure in measures:
-        known = {name: one.estimates()[measure] for name, one in rows.items()}
-        known = {name: one for name, one in known.items() if one.n}
-        if known:
-            chart = figures.intervals(known, percent=measure in RATES, limits=(0, 1), styles=styles)
+        estimates = {name: summary.estimates()[measure] for name, summary in summaries.items()}
+        estimates = {name: estimate for name, estimate in estimates.items() if estimate.n}
+        if estimates:
+            chart = figures.intervals(estimates, percent=measure in RATES, limits=(0, 1), styles=styles)
             charts.append((name_of(measure), chart))
     return charts
 
 
 def variant_charts(results: Sequence[Results]) -> Charts:
-    """Accuracy on the original images and after each intervention, a figure for each model that has them."""
+    """Accuracy on the original images and after each intervention, one figure per model with interventions."""
     charts = []
-    for style, (name, one) in enumerate(bias_records.named(results)):
-        if one.overall.interventions:
-            rows = {"original": one.accuracy}
-            rows |= {name_of(key): rate for key, rate in one.overall.interventions.items() if rate.n}
+    for style, (name, result) in enumerate(bias_records.named(results)):
+        if result.overall.interventions:
+            rows = {"original": result.accuracy}
+            rows |= {name_of(key): rate for key, rate in result.overall.interventions.items() if rate.n}
             styles = dict.fromkeys(rows, style)
             charts.append((name, figures.intervals(rows, percent=True, limits=(0, 1), styles=styles)))
     return charts
 
 
 def distributions(results: Sequence[Results]) -> Charts:
-    """How energy inside, spill and AUC are distributed over the images; dotted: the mean of constant maps."""
+    """Distributions of energy inside, spill and AUC over the images; dotted: the mean for constant maps."""
     charts = []
     for measure in ("energy_inside", "spill", "auc"):
         values: dict[str, Sequence[float]] = {}
         levels = {}
-        for name, one in bias_records.named(results):
-            counted = comparable(one.rows)
-            values[name] = one.rows[measure][counted]
-            area = float(one.rows["region_area"][counted].mean()) if counted.any() else np.nan
+        for name, result in bias_records.named(results):
+            counted = comparable(result.rows)
+            values[name] = result.rows[measure][counted]
+            area = float(result.rows["region_area"][counted].mean()) if counted.any() else np.nan
             levels[name] = {"energy_inside": area, "spill": 1 - area, "auc": 0.5}[measure]
         if any(np.isfinite(numbers).any() for numbers in values.values()):
             charts.append((name_of(measure), figures.histograms(values, levels=levels)))
@@ -161,20 +160,19 @@ def distributions(results: Sequence[Results]) -> Charts:
 
 
 def curves(results: Sequence[Results]) -> Charts:
-    """Both biases by the threshold of the focus, with 95% intervals as bands; of results that have curves."""
-    known = {name: one for name, one in bias_records.named(results) if CURVES[0] in one.rows}
+    """Both biases by the threshold of the focus, with 95% intervals as bands, for the results with curves."""
+    with_curves = {name: result for name, result in bias_records.named(results) if CURVES[0] in result.rows}
     charts = []
-    for measure in ("position_bias", "range_bias") if known else ():
-        rates = {name: one.curves[measure] for name, one in known.items()}
-        chart = threshold_figure(rates, legend=len(results) > 1)
-        charts.append((name_of(measure), chart))
+    for measure in ("position_bias", "range_bias") if with_curves else ():
+        rates = {name: result.curves[measure] for name, result in with_curves.items()}
+        charts.append((name_of(measure), threshold_figure(rates, legend=len(results) > 1)))
     return charts
 
 
 def _class_tables(
     results: Sequence[Results], chosen: Sequence[str]
 ) -> list[tuple[str, list[Column], list[dict[str, Any]]]]:
-    """(heading, columns, records) of each table of classes; of one model a table, of several one for each measure."""
+    """(heading, columns, records) of each table of classes: one table for a single model, else one per measure."""
     if len(chosen) < 2:
         return []
     if len(results) == 1:
@@ -191,8 +189,8 @@ def _settings(results: Results) -> dict[str, Any]:
     settings = {name: getattr(results, name) for name in _SETTINGS}
     if not results.of_detections:
         return settings | {"images": len(results)}
-    chosen = {name: results.provenance.get(name) for name in ("region", "score_threshold")}
-    return settings | chosen | {"detections": len(results)}
+    settings |= {name: results.provenance.get(name) for name in ("region", "score_threshold")}
+    return settings | {"detections": len(results)}
 
 
 def _facts(facts: Mapping[str, Any]) -> dict[str, Any]:

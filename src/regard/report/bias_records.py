@@ -19,11 +19,11 @@ from regard.report.records import TEST, Note, gathered, records_table
 from regard.stats import Difference, Estimate, interval_record, proportion
 
 MOST_CLASSES = 40
-"""As many are all in the table of classes; of more, the `MOST_BIASED` with at least `LEAST_IMAGES` images."""
+"""Up to this number, a table has all classes; beyond, the `MOST_BIASED` with at least `LEAST_IMAGES` images."""
 MOST_BIASED = 20
 LEAST_IMAGES = 10
-_PRINTED = 30  # classes, at most, on a terminal
-_EXAMPLES = 5  # images that are left out, for each reason
+_MOST_PRINTED = 30  # classes on a terminal
+_EXAMPLES = 5  # images without measures, for each reason
 
 MAIN = ("accuracy", "position_bias", "range_bias", "inside", "pointing", "energy_inside", "spill", "auc")
 OTHERS = ("miss", "iou", "mean_iou", "best_iou", "rank_accuracy", "top_k", "focus_area", "region_area")
@@ -31,7 +31,7 @@ BRIEF = ("accuracy", "position_bias", "range_bias", "energy_inside", "spill")
 
 
 def columns(measures: Sequence[str]) -> tuple[Column, ...]:
-    """A column with intervals for each measure."""
+    """One column with intervals per measure."""
     rates = (*RATES, "inside")
     return tuple(Column(name, name_of(name), "percent" if name in rates else "number", name) for name in measures)
 
@@ -74,132 +74,135 @@ RATE_DIFFERENCES, MEAN_DIFFERENCES = (
 
 
 def names(results: Sequence[Results]) -> list[str]:
-    """Of the models, paths without the folder that all of them lie in."""
-    return shortened([one.model for one in results])
+    """Names of the models: paths without their common folder."""
+    return shortened([result.model for result in results])
 
 
 def named(results: Sequence[Results]) -> list[tuple[str, Results]]:
-    """Each of them behind its name of `names`."""
+    """Pairs of name and results."""
     return list(zip(names(results), results, strict=True))
 
 
 def overview(results: Sequence[Results]) -> list[dict[str, Any]]:
-    """All measures of all images, for each model."""
-    return [{"network": name, **_measures(one.overall)} for name, one in named(results)]
+    """All measures over all images, one record per model."""
+    return [{"network": name, **_measures(result.overall)} for name, result in named(results)]
 
 
 def parts(results: Sequence[Results]) -> list[dict[str, Any]]:
-    """All measures of all images, of those predicted right and wrong, and by the size of the region, for each model;
-    without those of no image."""
+    """All measures, one record per model and part of the images."""
     return [
         {"network": name, "part": part, **_measures(summary)}
-        for name, one in named(results)
-        for part, summary in summaries(one).items()
+        for name, result in named(results)
+        for part, summary in summaries(result).items()
     ]
 
 
 def summaries(results: Results) -> dict[str, Summary]:
-    """Part of the images -> its summary."""
-    what = "detection" if results.of_detections else "prediction"
-    by_prediction = {f"right {what}": results.right, f"wrong {what}": results.wrong} if results.scored else {}
+    """Summaries of all images, by right and wrong prediction, and by size of the region; empty parts are left out."""
+    noun = "detection" if results.of_detections else "prediction"
+    by_prediction = {f"right {noun}": results.right, f"wrong {noun}": results.wrong} if results.scored else {}
     by_size = {f"{size} region": results.by_size[size] for size in SIZES}
-    return {name: one for name, one in {"all": results.overall, **by_prediction, **by_size}.items() if one.images}
+    by_part = {"all": results.overall, **by_prediction, **by_size}
+    return {part: summary for part, summary in by_part.items() if summary.images}
 
 
 def chosen_classes(results: Sequence[Results]) -> list[str]:
-    """Classes of the data set for a table: all by number of images if they are few, else the most biased.
+    """Classes for a table: all, by number of images, if they are few, else the most biased.
 
-    The most biased have the highest lower ends of the interval of position bias, in the mean over the models: so few
-    images do not lead by chance alone. Of equal ones, those with less energy inside.
+    The most biased classes have the highest lower ends of the interval of position bias (mean over the models), so
+    that small classes do not lead by chance alone; ties are broken by less energy inside.
     """
-    by_class = [one.by_class for one in results]
+    by_class = [result.by_class for result in results]
     images = {name: summary.images for name, summary in by_class[0].items() if summary.images}
     if len(images) <= MOST_CLASSES:
         return sorted(images, key=lambda name: -images[name])
 
     def bias(name: str) -> tuple[float, float]:
         lows = [summaries[name].position_bias.low for summaries in by_class]
-        return -float(np.mean(lows)), float(np.mean([one[name].means["energy_inside"].value for one in by_class]))
+        energies = [summaries[name].means["energy_inside"].value for summaries in by_class]
+        return -float(np.mean(lows)), float(np.mean(energies))
 
-    enough = [name for name, count in images.items() if count >= LEAST_IMAGES]
-    enough = [name for name in enough if all(one[name].position_bias.n for one in by_class)]
-    return sorted(enough, key=bias)[:MOST_BIASED]
-
-
-def classes(results: Results, chosen: Sequence[str]) -> list[dict[str, Any]]:
-    """The measures of one model for some classes."""
-    return [{"class": name, **_measures(results.by_class[name])} for name in chosen]
+    large = [name for name, count in images.items() if count >= LEAST_IMAGES]
+    large = [name for name in large if all(summaries[name].position_bias.n for summaries in by_class)]
+    return sorted(large, key=bias)[:MOST_BIASED]
 
 
-def classes_of_all(results: Sequence[Results], chosen: Sequence[str], measure: str) -> list[dict[str, Any]]:
-    """A measure for some classes, by the position of the model as text."""
+def classes(results: Results, names: Sequence[str]) -> list[dict[str, Any]]:
+    """All measures of one model, one record per class."""
+    return [{"class": name, **_measures(results.by_class[name])} for name in names]
+
+
+def classes_of_all(results: Sequence[Results], names: Sequence[str], measure: str) -> list[dict[str, Any]]:
+    """One measure of several models, one record per class; the position of a model, as text, is its key."""
     return [
         {"class": name, "images": results[0].by_class[name].images}
-        | {str(i): _measures(one.by_class[name])[measure] for i, one in enumerate(results)}
-        for name in chosen
+        | {str(i): _measures(result.by_class[name])[measure] for i, result in enumerate(results)}
+        for name in names
     ]
 
 
 def differences(
     results: Sequence[Results], comparisons: Sequence[Comparison | None]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Differences of rates, and of means, with all models of a measure together."""
-    dropping = tuple(f"drop_{name}" for name in VARIANTS)
-    order = (*MAIN, *dropping, *OTHERS)
-    records = [record for one in comparisons if one is not None for record in one.to_records()]
-    labels = {one.model: name for name, one in named(results)}
+    """Records of the differences of rates, and of means, ordered by measure."""
+    drop_measures = tuple(f"drop_{name}" for name in VARIANTS)
+    order = (*MAIN, *drop_measures, *OTHERS)
+    records = [record for comparison in comparisons if comparison is not None for record in comparison.to_records()]
+    labels = {result.model: name for name, result in named(results)}
     for record in records:
         record["network"] = labels[record["model"]]
     records.sort(key=lambda record: order.index(record["measure"]))
-    rates = [record for record in records if record["measure"] in (*RATES, *dropping)]
+    rates = [record for record in records if record["measure"] in (*RATES, *drop_measures)]
     return rates, [record for record in records if record not in rates]
 
 
 def interventions(
     results: Sequence[Results], differences: Sequence[Mapping[str, Difference]]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Accuracy on changed images, and the right predictions lost with and without position bias, for each model.
+    """Records of the accuracy on changed images, and of the predictions lost with and without position bias.
 
     Args:
-        results: with interventions or without.
-        differences: for each of them the `effects` of `bias.compare_all`.
+        results: results with or without interventions.
+        differences: for each result, the `effects` of `bias.compare_all`.
     """
     accuracies: list[dict[str, Any]] = []
     lost: list[dict[str, Any]] = []
-    for (name, one), of_model in zip(named(results), differences, strict=True):
-        for record in effect_records(one, of_model):
-            of_effect = {"network": name, "intervention": record["measure"].removeprefix("drop_").removeprefix("lost_")}
-            (lost if record["measure"].startswith("lost_") else accuracies).append({**of_effect, **record})
+    for (name, result), result_effects in zip(named(results), differences, strict=True):
+        for record in effect_records(result, result_effects):
+            measure = record["measure"]
+            keys = {"network": name, "intervention": measure.removeprefix("drop_").removeprefix("lost_")}
+            (lost if measure.startswith("lost_") else accuracies).append({**keys, **record})
     return accuracies, lost
 
 
-def drops(results: Sequence[Results], chosen: Sequence[str]) -> list[dict[str, Any]]:
-    """The drops by interventions of parts of the images: by position bias, by size, and of some classes; untested."""
+def drops(results: Sequence[Results], classes: Sequence[str]) -> list[dict[str, Any]]:
+    """Records of the drop after each intervention, by position bias, by size of the region and by class; not tested."""
     records = []
-    for name, one in named(results):
-        rows, counted = one.rows, comparable(one.rows)
-        which = {
+    for name, result in named(results):
+        rows, counted = result.rows, comparable(result.rows)
+        masks = {
             "position bias": counted & rows["position_bias"],
             "no position bias": counted & ~rows["position_bias"],
-            **{f"{size} region": flags for size, flags in one.sizes.items()},
-            **{label: rows["label"] == i for i, label in enumerate(one.by_class) if label in chosen},
+            **{f"{size} region": mask for size, mask in result.sizes.items()},
+            **{label: rows["label"] == i for i, label in enumerate(result.by_class) if label in classes},
         }
-        for part, flags in which.items():
-            of_part = effects(one, flags)
-            of_variants = {variant: of_part[f"drop_{variant}"] for variant in VARIANTS} if of_part else {}
-            if known := {variant: one for variant, one in of_variants.items() if one.n}:
-                records.append({"network": name, "part": part, **_interval_records(known)})
+        for part, mask in masks.items():
+            part_effects = effects(result, mask)
+            part_drops = {variant: part_effects[f"drop_{variant}"] for variant in VARIANTS} if part_effects else {}
+            part_drops = {variant: drop for variant, drop in part_drops.items() if drop.n}
+            if part_drops:
+                records.append({"network": name, "part": part, **_interval_records(part_drops)})
     return records
 
 
 def left_out(results: Sequence[Results]) -> list[dict[str, Any]]:
-    """For each model and reason: how many images have no part in the measures, and the first of them."""
+    """Numbers and examples of images without measures, one record per model and reason."""
     records = []
-    for name, one in named(results):
+    for name, result in named(results):
         reasons = {
-            "constant map": [one.keys[i] for i in np.flatnonzero(one.rows["constant"])],
-            "no region": [one.keys[i] for i in np.flatnonzero(one.rows["region_area"] == 0)],
-            "not readable": list(one.skipped),
+            "constant map": [result.keys[i] for i in np.flatnonzero(result.rows["constant"])],
+            "no region": [result.keys[i] for i in np.flatnonzero(result.rows["region_area"] == 0)],
+            "not readable": list(result.skipped),
         }
         records += [
             {"network": name, "reason": reason, "images": len(keys), "examples": "; ".join(keys[:_EXAMPLES])}
@@ -212,13 +215,13 @@ def left_out(results: Sequence[Results]) -> list[dict[str, Any]]:
 def notes(
     results: Sequence[Results], comparisons: Sequence[Comparison | None], not_compared: Sequence[str] = ()
 ) -> list[Note]:
-    """Notes on the results and on their comparisons, each once; `not_compared`: those of `bias.compare_all`."""
+    """Notes on results and comparisons; `not_compared` are the reasons that `bias.compare_all` returns."""
     labels = names(results)
-    every = [Note(labels[0], note) for note in not_compared]
-    for label, one in zip(labels[1:], comparisons, strict=True):
-        every += [Note(f"{label}, {labels[0]}", note) for note in (one.notes if one else ())]
-    every += [Note(label, captions.UNSCORED) for label, one in named(results) if not one.scored]
-    return gathered(every)
+    notes = [Note(labels[0], reason) for reason in not_compared]
+    for label, comparison in zip(labels[1:], comparisons, strict=True):
+        notes += [Note(f"{label}, {labels[0]}", note) for note in (comparison.notes if comparison else ())]
+    notes += [Note(label, captions.UNSCORED) for label, result in named(results) if not result.scored]
+    return gathered(notes)
 
 
 def bias_tables(
@@ -226,12 +229,14 @@ def bias_tables(
     comparisons: Sequence[Comparison | None] = (),
     differences_within: Sequence[Mapping[str, Difference]] = (),
 ) -> Iterator[Table]:
-    """Results of bias: of one model by part and by class, of several all images, interventions, and the differences."""
+    """Tables for a terminal: one model by part and class, or several models over all images; interventions; and
+    differences.
+    """
     caption = f"{captions.RATES} {captions.DETECTIONS}" if results[0].of_detections else captions.RATES
     if len(results) == 1:
         yield records_table(parts(results), PARTS[1:], caption=caption)
         chosen = chosen_classes(results)
-        if 1 < len(chosen) <= _PRINTED:
+        if 1 < len(chosen) <= _MOST_PRINTED:
             yield records_table(classes(results[0], chosen), CLASSES)
     else:
         yield records_table(overview(results), (*OVERVIEW[:2], *columns(BRIEF)), caption=caption)
@@ -246,14 +251,14 @@ def bias_tables(
 
 
 def intervention_tables(accuracies: Sequence[dict[str, Any]], lost: Sequence[dict[str, Any]]) -> Iterator[Table]:
-    """The records of `interventions` as tables; none where there are none."""
+    """Tables of the records of `interventions`, if there are any."""
     if accuracies:
         yield records_table(accuracies, INTERVENTIONS, title="Interventions", caption=captions.INTERVENTIONS)
         yield records_table(lost, LOST, title="Position bias and interventions", caption=captions.LOST)
 
 
 def _measures(summary: Summary) -> dict[str, Any]:
-    """Images, and every measure with the ends of its interval; None for NaN."""
+    """The number of images, and every measure with its interval; None for NaN."""
     compared = summary.position_bias.n
     biased = round(compared * (summary.position_bias.value + summary.range_bias.value)) if compared else 0
     estimates = {**summary.estimates(), "inside": proportion(compared - biased, compared)}
@@ -261,4 +266,6 @@ def _measures(summary: Summary) -> dict[str, Any]:
 
 
 def _interval_records(estimates: Mapping[str, Estimate | Difference]) -> dict[str, Any]:
-    return {key: number for name, one in estimates.items() for key, number in interval_record(name, one).items()}
+    return {
+        key: number for name, estimate in estimates.items() for key, number in interval_record(name, estimate).items()
+    }

@@ -1,4 +1,4 @@
-"""Run folders as the rows of a report: what each run is, what it costs, and its results."""
+"""Reads run folders: the network of each run, its cost, and its results."""
 
 from __future__ import annotations
 
@@ -29,29 +29,29 @@ MEASURES = ("accuracy", "box_ap", "mask_ap", "position_bias", "range_bias", "spi
 
 _SEED = re.compile(r"^seed: (\d{1,18})$", re.MULTILINE)
 
-# Options of data sets that decide on training images, or on how images are read.
+# Options of data sets that determine the training images, or how images are read.
 _NOT_OF_TESTING = {"train", "train_images", "cue", "memory_limit", "buffer"}
 FROM_FOLDERS = ("folder", "files", "wds", "hfds")
-"""Data sets of whatever lies in their folders."""
-_BY_ADDRESS = ("wds", "hfds")  # whose folder is no path on a machine
+"""Data sets whose images are those of a folder."""
+_BY_ADDRESS = ("wds", "hfds")  # their `folder` is an address, not a local path
 
 
 @dataclass(frozen=True, eq=False)
 class RunResult:
-    """A run: its network, what that costs, and its results.
+    """A run, with the cost of its network and its results.
 
     Attributes:
         name: unique among the runs of a report.
-        run: its folder.
-        recipe: of the run.
-        parameters: learned ones; None where the run does not say how many classes it has.
-        multiply_adds: of one test image; None where, besides, the size of the images is not known.
-        epochs: finished ones.
+        run: the run folder.
+        recipe: recipe of the run.
+        parameters: number of learned parameters; None if the run does not record its classes.
+        multiply_adds: for one test image; None if the classes or the image size are not known.
+        epochs: number of finished epochs.
         test_accuracy: after the last finished epoch, in [0, 1]; None if no epoch is finished.
-        accuracy: the same with its interval over the test images; None where the run does not say how many there are.
-        bias: results of `bias.json`; None without one.
-        metrics: of the finished epochs, one dict each.
-        environment: what the run depended on besides its recipe; empty where the file is missing.
+        accuracy: the same with its interval over the test images; None if their number is not recorded.
+        bias: results from `bias.json`; None without this file.
+        metrics: one dict per finished epoch.
+        environment: what the run depended on besides its recipe; empty if not recorded.
     """
 
     name: str
@@ -73,18 +73,18 @@ class RunResult:
 
     @property
     def test_images(self) -> int | None:
-        """Their number; None where the run does not say it."""
+        """Number of test images; None if not recorded."""
         return _test_images(self.metrics)
 
     def estimate(self, measure: str) -> Estimate | None:
-        """One of `MEASURES`, in [0, 1], with its interval over the test images; None where it is not known."""
+        """One of `MEASURES`, in [0, 1], with its interval over the test images; None if not known."""
         if measure in ("accuracy", "box_ap", "mask_ap"):  # AP is no mean over images, and has no interval over them
             return self.accuracy if measure == "accuracy" else None
         estimate = self.bias.overall.estimates()[measure] if self.bias else None
         return estimate if estimate and estimate.n else None
 
     def value(self, measure: str) -> float | None:
-        """One of `MEASURES`, in [0, 1]; None where it is not known."""
+        """One of `MEASURES`, in [0, 1]; None if not known."""
         if measure == "accuracy":
             return self.test_accuracy
         if measure in ("box_ap", "mask_ap"):
@@ -94,11 +94,10 @@ class RunResult:
 
     @property
     def test_set(self) -> str:
-        """The same for runs that were tested on the same images, as far as their folders tell.
+        """A key that is equal for runs that were tested on the same images, as far as their folders record it.
 
-        That is the data set with those of its options that decide on the test images, and their number; of a set of
-        whatever lies in a folder also the names of the classes. Neither where the folder lies counts nor the size to
-        which a network scales the images.
+        It consists of the data set, the options that determine the test images, the number of test images and, for
+        `FROM_FOLDERS`, the class names and an address. The path of a local folder and the input size do not count.
         """
         data = self.recipe.data
         contents = list(self.environment.get("classes", ())) if data.name in FROM_FOLDERS else None
@@ -107,50 +106,50 @@ class RunResult:
 
     @property
     def test_options(self) -> dict[str, Any]:
-        """Options of the data set that decide on the test images, by name."""
+        """Options of the data set that determine the test images, by name."""
         options = dict(self.recipe.data.options)
-        with suppress(InputError):  # of a data set that is no more
+        with suppress(InputError):  # the data set no longer exists
             options = all_options(self.recipe.data.name, **options)
         return {name: options[name] for name in sorted(options) if name not in _NOT_OF_TESTING}
 
 
 def collect(paths: Sequence[str | Path]) -> tuple[list[RunResult], list[Note]]:
-    """The runs at some paths that have a finished epoch. Nothing but run folders is read.
+    """Reads the runs that have a finished epoch, from run folders alone.
 
     Args:
-        paths: each a run folder, a folder of run folders (taken in order of their names, hidden ones left out), or a
-            pattern of such, as a shell has them. A run that is there twice counts once.
+        paths: run folders, folders of run folders (read in order of their names, without hidden ones), or shell
+            patterns of either. A run that occurs twice is read once.
 
     Returns:
-        The runs, in order of the paths, and a note for each folder that is left out.
+        The runs, in order of the paths, and one note per folder that is left out.
 
     Raises:
-        InputError: a path that is not there or no folder, a pattern that nothing matches, no run folder at all.
+        InputError: a path that is not a folder, a pattern without a match, or no run folder at all.
     """
-    folders: dict[Path, Path] = {}  # by their real paths
+    folders: dict[Path, Path] = {}  # by real path
     notes = []
     for path in paths:
         for folder in _matches(path):
             if _is_run(folder):
                 folders.setdefault(folder.resolve(), folder)
                 continue
-            inside = sorted((p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")), key=_by_name)
-            for one in inside or [folder]:
-                if _is_run(one):
-                    folders.setdefault(one.resolve(), one)
+            children = sorted((p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")), key=_by_name)
+            for child in children or [folder]:
+                if _is_run(child):
+                    folders.setdefault(child.resolve(), child)
                 else:
-                    notes.append(Note(printable(one), "no recipe.yaml" if any(one.iterdir()) else "empty folder"))
+                    notes.append(Note(printable(child), "no recipe.yaml" if any(child.iterdir()) else "empty folder"))
     if not folders:
-        where = ", ".join(printable(path) for path in paths) or "no path"
+        names = ", ".join(printable(path) for path in paths) or "no path"
         raise InputError(
-            f"no run in {where}; expected folders with a recipe.yaml, as `regard train` makes them, or folders of these"
+            f"no run in {names}; expected folders with a recipe.yaml, as `regard train` makes them, or folders of these"
         )
     results = []
     reader = _Reader()
     for name, folder in zip(_names(list(folders)), folders.values(), strict=True):
         try:
             result = reader.read(Run.open(folder), name)
-        except Exception as error:  # a network gives almost any for a recipe that nobody wrote; the others are shown
+        except Exception as error:  # building a network from a broken recipe may raise anything
             kind = "" if isinstance(error, InputError | OSError) else f"{type(error).__name__}: "
             notes.append(Note(name, f"broken: {kind}{one_line(error)[:500]}"))
             continue
@@ -162,7 +161,7 @@ def collect(paths: Sequence[str | Path]) -> tuple[list[RunResult], list[Note]]:
 
 
 class _Reader:
-    """Reads runs; recipes that differ only in the seed are parsed once, networks of one kind built once."""
+    """Reads runs; parses recipes that differ only in the seed once, and builds equal networks once."""
 
     def __init__(self) -> None:
         self._recipes: dict[str, Recipe] = {}
@@ -200,19 +199,19 @@ class _Reader:
         seeds = _SEED.findall(text)
         if len(seeds) != 1:
             return run.recipe
-        same = _SEED.sub("", text)
-        if same not in self._recipes:
-            self._recipes[same] = run.recipe
-        return replace(self._recipes[same], seed=int(seeds[0]))
+        key = _SEED.sub("", text)
+        if key not in self._recipes:
+            self._recipes[key] = run.recipe
+        return replace(self._recipes[key], seed=int(seeds[0]))
 
 
 def cost(recipe: Recipe, classes: int, side: int | None) -> tuple[int | None, int | None]:
-    """Learned parameters and multiply-adds of the network of a recipe for an image; None where they are not known."""
+    """Learned parameters and multiply-adds of a recipe's network for one image; None if not known."""
     if not classes:
         return None, None
-    with torch.random.fork_rng(devices=[]):  # the weights drawn here are thrown away
+    with torch.random.fork_rng(devices=[]):  # the weights are discarded
         model = make_model(recipe, classes, pretrained=False)
-    if side is None or recipe.model.detector is not None:  # how many operations a detector takes depends on the image
+    if side is None or recipe.model.detector is not None:  # a detector's operations depend on the image
         return sum(parameter.numel() for parameter in model.parameters()), None
     network = complexity(model, side)
     return network.parameters, network.multiply_adds
@@ -229,7 +228,7 @@ def _share(value: Any) -> float | None:
 
 
 def _matches(path: str | Path) -> list[Path]:
-    """The folders of a path or pattern."""
+    """The folders that a path or pattern stands for."""
     name = printable(path)
     if Path(path).is_dir():
         return [Path(path)]
@@ -244,7 +243,7 @@ def _matches(path: str | Path) -> list[Path]:
 
 
 def _by_name(path: Path) -> list[tuple[int, str]]:
-    """Sorts numbers in names as numbers: seed2 before seed10."""
+    """A sort key that orders numbers in names numerically: seed2 before seed10."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", str(path))]
 
 
@@ -253,7 +252,7 @@ def _is_run(folder: Path) -> bool:
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """The names of different folders, each with as many of those above it as make it unique."""
+    """Unique names of folders, each with as many parent folders as needed."""
     depth = {path: 1 for path in paths}
     while True:
         names = [printable("/".join(path.parts[-depth[path] :])) for path in paths]

@@ -33,13 +33,13 @@ INDEX = "detections.json"
 
 @dataclass(frozen=True)
 class Detected:
-    """Images in which `detect` detected objects.
+    """The result of `detect`.
 
     Attributes:
-        folder: with everything that was written.
-        images: a dict of each image: its path, picture, width, height and `detections`, a dict each of class, score,
+        folder: the written folder.
+        images: one dict per image: path, picture, width, height and `detections`, one dict each with class, score,
             box (left, top, right, bottom in pixels) and, if the detector has masks, mask (COCO's run-length code).
-        skipped: the images that could not be read, each with the reason.
+        skipped: the reasons for images that could not be read.
     """
 
     folder: Path
@@ -47,14 +47,14 @@ class Detected:
     skipped: tuple[str, ...]
 
     def to_records(self) -> list[dict[str, Any]]:
-        """A flat dict of each detection."""
+        """One flat dict per detection."""
         return [
             {
-                **{"image": image["image"], "class": one["class"], "score": one["score"]},
-                **dict(zip(("left", "top", "right", "bottom"), one["box"], strict=True)),
+                **{"image": image["image"], "class": detection["class"], "score": detection["score"]},
+                **dict(zip(("left", "top", "right", "bottom"), detection["box"], strict=True)),
             }
             for image in self.images
-            for one in image["detections"]
+            for detection in image["detections"]
         ]
 
 
@@ -70,24 +70,23 @@ def detect(
     overwrite: bool = False,
     on_image: Callable[[int], None] = lambda done: None,
 ) -> Detected:
-    """Detects objects in images, and writes a folder: a PNG of each image with its objects, and `detections.json`.
+    """Detects objects in images, and writes a folder with a PNG of each image with its objects, and `detections.json`.
 
-    Everything is written to a folder beside `out`, which is renamed at the end: on an error what was there is still
-    there.
+    Everything is written to a temporary folder that is renamed at the end, so that an error changes nothing.
 
     Args:
-        detector: detector in the interface of torchvision, see `detection.create`.
+        detector: detector with torchvision's interface, see `detection.create`.
         images: the images.
         out: folder to write.
         classes: class names.
-        score: least score of an object, in [0, 1].
+        score: lowest score of an object, in [0, 1].
         source: name of the detector.
-        unreadable: on an image that cannot be read, "error", or "skip" it.
-        overwrite: replace a folder that an earlier call wrote, if nothing else is in it.
-        on_image: called after each image with their number.
+        unreadable: "error" raises on an image that cannot be read, "skip" leaves it out.
+        overwrite: whether to replace a folder that an earlier call wrote, if it contains nothing else.
+        on_image: called after each image with the number of images so far.
 
     Raises:
-        InputError: `out` is in the way, or an image cannot be read.
+        InputError: `out` exists and may not be replaced, or an image cannot be read.
     """
     folder = Path(out)
     records: list[dict[str, Any]] = []
@@ -96,38 +95,32 @@ def detect(
     def with_objects(image: Image.Image) -> tuple[Image.Image, dict[str, Tensor]]:
         return image, _objects(detector, image, score)
 
-    with written_folder(folder, INDEX, overwrite=overwrite) as aside:
+    with written_folder(folder, INDEX, overwrite=overwrite) as temporary:
         results = each_image(images, with_objects, unreadable)
         for done, (key, stem, result) in enumerate(zip(images.keys, stems_of(images), results, strict=True), start=1):
             if isinstance(result, Unreadable):
                 skipped.append(result.reason)
                 continue
             image, objects = result
-            picture = aside / f"{stem}.png"
+            picture = temporary / f"{stem}.png"
             picture.parent.mkdir(parents=True, exist_ok=True)
             drawn(image, objects, classes).save(picture)
-            place = {"image": key, "picture": f"{stem}.png", "width": image.width, "height": image.height}
-            records.append({**place, "detections": _records(objects, classes)})
+            record = {"image": key, "picture": f"{stem}.png", "width": image.width, "height": image.height}
+            records.append({**record, "detections": _records(objects, classes)})
             on_image(done)
-        about = {"regard": __version__, "detector": source, "score": score, "classes": list(classes)}
-        content = {**about, "images": records, "skipped": skipped}
-        (aside / INDEX).write_text(json.dumps(content, allow_nan=False, indent=1), encoding="utf-8")
+        settings = {"regard": __version__, "detector": source, "score": score, "classes": list(classes)}
+        content = {**settings, "images": records, "skipped": skipped}
+        (temporary / INDEX).write_text(json.dumps(content, allow_nan=False, indent=1), encoding="utf-8")
     return Detected(folder, tuple(records), tuple(skipped))
 
 
 def drawn(image: Image.Image, objects: Mapping[str, Tensor], classes: Sequence[str]) -> Image.Image:
-    """The image with boxes, class names, scores and masks of its objects, one colour per class.
-
-    Args:
-        image: RGB image.
-        objects: as a detector returns them; masks may be missing.
-        classes: class names.
-    """
+    """Draws boxes, class names, scores and masks, if there are any, of a detector's output; one colour per class."""
     pixels = np.asarray(image).copy()
     colours = [_colour(label) for label in objects["labels"].tolist()]
-    for mask, colour in zip(objects.get("masks", ()), colours, strict=False):
-        inside = mask[0].numpy() >= 0.5
-        pixels[inside] = (pixels[inside] * 0.5 + np.array(colour) * 0.5).astype(np.uint8)
+    for soft_mask, colour in zip(objects.get("masks", ()), colours, strict=False):
+        mask = soft_mask[0].numpy() >= 0.5
+        pixels[mask] = (pixels[mask] * 0.5 + np.array(colour) * 0.5).astype(np.uint8)
     picture = Image.fromarray(pixels)
     draw = ImageDraw.Draw(picture)
     side = min(image.size)
@@ -147,19 +140,19 @@ def drawn(image: Image.Image, objects: Mapping[str, Tensor], classes: Sequence[s
 
 
 def _colour(label: int) -> tuple[int, int, int]:
-    """The colour of a class; neighbouring classes differ by the golden ratio of the colour circle."""
+    """The colour of a class; the hues of successive classes are the golden ratio of the colour circle apart."""
     red, green, blue = colorsys.hsv_to_rgb((0.6 + 0.618 * label) % 1, 0.85, 0.8)
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
 @torch.no_grad()
 def _objects(detector: nn.Module, image: Image.Image, score: float) -> dict[str, Tensor]:
-    """The objects in an image with at least this score, on the CPU, the likeliest first."""
+    """The objects in an image with at least this score, on the CPU, highest score first."""
     device = next(detector.parameters()).device
     with evaluation_mode(detector):
         (objects,) = detector([pil_to_tensor(image).to(device).float() / 255])
-    kept = objects["scores"] >= score
-    return {name: values[kept].cpu() for name, values in objects.items()}
+    mask = objects["scores"] >= score
+    return {name: values[mask].cpu() for name, values in objects.items()}
 
 
 def _records(objects: Mapping[str, Tensor], classes: Sequence[str]) -> list[dict[str, Any]]:

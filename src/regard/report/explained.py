@@ -1,4 +1,4 @@
-"""A folder that explains images: pictures with CAMs, their records, and a page."""
+"""Writes a folder that explains images: pictures with CAMs, records, and a page."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ COLUMNS = (
     Column("note", "note"),
 )
 INDEX = "explain.json"
-_PICTURES = 1000  # on the page
-_SIZE = 256  # pixels of a picture on the page
+_PICTURES = 1000  # largest number of pictures on the page
+_SIZE = 256  # their longer side in pixels
 
 
 @dataclass(frozen=True)
 class Explained(Tabular):
-    """Images that `explain` explained.
+    """The result of `explain`.
 
     Attributes:
-        folder: with everything that was written.
-        images: how many were explained.
-        skipped: the images that could not be read.
+        folder: the written folder.
+        images: number of explained images.
+        skipped: images that could not be read.
         records: see `to_records`.
     """
 
@@ -61,8 +61,8 @@ class Explained(Tabular):
     records: tuple[Mapping[str, Any], ...]
 
     def to_records(self) -> list[dict[str, Any]]:
-        """A flat dict for each image and class, JSON-ready, with None for NaN: classes that are explained have a
-        `map`, the name of its PNG file, and measures if there is a region; the likeliest ones are always there."""
+        """One flat dict per image and class, JSON-ready, with None for NaN. The most likely classes are always listed;
+        explained classes have a `map` (the name of a PNG file) and, if there is a region, measures."""
         return [dict(record) for record in self.records]
 
 
@@ -82,21 +82,21 @@ def explain(
 ) -> Explained:
     """Explains images as `explanations` does, and writes a folder.
 
-    It holds for each image a PNG of what the network gets and one for each class with its CAM, where the edge of the
-    focus is cyan and that of the region white and black; `explain.json` with settings and records; and `explain.html`,
-    a self-contained page with up to 1000 of the pictures. Everything is written to a folder beside `out`, which is
-    renamed at the end: on an error what was there is still there.
+    The folder has, for each image, a PNG of the network's input and one PNG per class with its CAM (edges: focus cyan,
+    region white and black); `explain.json` with settings and records; and `explain.html`, a self-contained page with
+    up to 1000 pictures. Everything is written to a temporary folder that is renamed at the end, so that an error
+    changes nothing.
 
     Args:
-        method: as of `explanations`, with which it shares all arguments that are not listed here.
-        out: the folder to write.
+        method, images, transform, names, classes, threshold: see `explanations`.
+        out: folder to write.
         source: name of the network.
-        overwrite: replace a folder that an earlier call wrote, if nothing else is in it.
-        on_image: called with each image as soon as it is explained or skipped.
-        options: others of `explanations`.
+        overwrite: whether to replace a folder that an earlier call wrote, if it contains nothing else.
+        on_image: called with each image after it is explained or skipped.
+        **options: further arguments of `explanations`.
 
     Raises:
-        InputError: `out` is in the way, or what `explanations` raises.
+        InputError: `out` exists and may not be replaced, or `explanations` raises it.
     """
     results = explanations(method, images, transform, names=names, classes=classes, threshold=threshold, **options)
     settings = {
@@ -125,20 +125,21 @@ def explain_detections(
     overwrite: bool = False,
     on_image: Callable[[Row | Unreadable], None] = lambda _: None,
 ) -> Explained:
-    """Explains detections: the folder of `explain`, with a map of each detection in place of each class.
+    """Explains detections: writes the folder of `explain`, with one map per detection instead of per class.
 
     Args:
-        method: of the maps, with its detector.
-        images, out, source, overwrite, on_image: as of `explain`.
-        names: of the detector's classes.
-        top: detections of an image, at most, those with the highest scores.
-        score: least score of a detection.
-        threshold: of the focus; see `bias.measure`.
-        unreadable: on an image that cannot be read, "error", or "skip" it. Images without detections are listed as
-            skipped, with that reason.
+        method: CAM method, with its detector.
+        images, out, source, overwrite, on_image: see `explain`.
+        names: class names of the detector.
+        top: largest number of detections per image; those with the highest scores are explained.
+        score: lowest score of a detection.
+        threshold: threshold of the focus; see `bias.measure`.
+        unreadable: "error" raises on an image that cannot be read, "skip" leaves it out. Images without detections are
+            listed as skipped.
 
     Raises:
-        InputError: `out` is in the way, an image cannot be read, or not one can, a number is out of range.
+        InputError: `out` exists and may not be replaced, an image (or every image) cannot be read, or a number is out
+            of range.
     """
     check_interval("top", top, "[1, 2^24]")
     check_interval("score", score, "[0, 1]")
@@ -162,14 +163,14 @@ def explain_detections(
 
     def results() -> Iterator[Row | Unreadable]:
         reason, read = "", 0
-        for index, (key, each) in enumerate(zip(images.keys, each_image(images, cells, unreadable), strict=True)):
-            if isinstance(each, Unreadable):
-                reason = each.reason
-                yield each
+        for index, (key, result) in enumerate(zip(images.keys, each_image(images, cells, unreadable), strict=True)):
+            if isinstance(result, Unreadable):
+                reason = result.reason
+                yield result
                 continue
             read += 1
-            if each:
-                yield Row(index, key, "", tuple(each), ())
+            if result:
+                yield Row(index, key, "", tuple(result), ())
             else:
                 yield Unreadable(index, key, f"{key}: nothing is detected with a score of {score} or more")
         if not read:
@@ -189,7 +190,7 @@ def _written(
     overwrite: bool,
     on_image: Callable[[Row | Unreadable], None],
 ) -> Explained:
-    """The folder of `explain`."""
+    """Writes the folder of `explain`."""
     settings = {"regard": __version__, **settings}
     source, threshold = settings["network"], settings["threshold"]
     stems = stems_of(images)
@@ -197,26 +198,26 @@ def _written(
     skipped: list[Unreadable] = []
     records: list[dict[str, Any]] = []
     explained = 0
-    with written_folder(folder, INDEX, overwrite=overwrite) as aside:
-        for each in results:
-            on_image(each)
-            if isinstance(each, Unreadable):
-                skipped.append(each)
+    with written_folder(folder, INDEX, overwrite=overwrite) as temporary:
+        for result in results:
+            on_image(result)
+            if isinstance(result, Unreadable):
+                skipped.append(result)
                 continue
-            records += _write_pictures(each, aside, stems[each.index])
-            gallery.add(each)
+            records += _write_pictures(result, temporary, stems[result.index])
+            gallery.add(result)
             explained += 1
-        unread = [{"image": one.key, "reason": one.reason} for one in skipped]
-        values = {**settings, "records": records, "skipped": unread}
-        (aside / INDEX).write_text(json.dumps(values, allow_nan=False, indent=1), encoding="utf-8")
+        reasons = [{"image": image.key, "reason": image.reason} for image in skipped]
+        content = {**settings, "records": records, "skipped": reasons}
+        (temporary / INDEX).write_text(json.dumps(content, allow_nan=False, indent=1), encoding="utf-8")
         write_page(
             "explain.html",
-            aside / "explain.html",
+            temporary / "explain.html",
             title=f"Class activation maps of {source}" if source else "Class activation maps",
             cams=captions.CAMS,
             gallery=gallery,
             threshold=threshold,
-            skipped=[Note(one.key, one.reason) for one in skipped],
+            skipped=[Note(image.key, image.reason) for image in skipped],
             empty="" if explained else captions.NOTHING_DETECTED.format(score=settings["score"]),
             settings=[(name, option_text(value)) for name, value in settings.items() if value not in ("", [])],
         )
@@ -224,7 +225,7 @@ def _written(
 
 
 def _write_pictures(row: Row, folder: Path, stem: str) -> list[dict[str, Any]]:
-    """Writes the PNG files of an image, and gives its records."""
+    """Writes the PNG files of an image, and returns its records."""
     (folder / stem).parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(row.draw()).save(folder / f"{stem}.png")
     height, width = row.cells[0].pixels.shape[:2]
@@ -235,5 +236,5 @@ def _write_pictures(row: Row, folder: Path, stem: str) -> list[dict[str, Any]]:
         names.append(name)
     records = row.to_records()
     names += [None] * (len(records) - len(names))
-    of_image = {"picture": f"{stem}.png", "height": height, "width": width, "note": row.note or None}
-    return [{**record, "map": name, **of_image} for record, name in zip(records, names, strict=True)]
+    image = {"picture": f"{stem}.png", "height": height, "width": width, "note": row.note or None}
+    return [{**record, "map": name, **image} for record, name in zip(records, names, strict=True)]

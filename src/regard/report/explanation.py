@@ -1,4 +1,4 @@
-"""Images explained: the likeliest classes of a network, and a class activation map (CAM) with measures for each."""
+"""Explains images: the most likely classes, and a class activation map (CAM) with measures for each."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from regard.stats import without_nan
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_CAMS = 256  # at a time
+_MOST_CAMS = 256  # in one batch
 
 
 @dataclass(frozen=True)
 class ClassScore:
-    """An output of a model and its probability (softmax), 0 to 1."""
+    """A class and its probability (softmax), 0 to 1."""
 
     index: int
     name: str
@@ -49,15 +49,15 @@ class Cell:
     """The CAM of one class over an image.
 
     Attributes:
-        pixels: uint8 (H, W, 3), the image as the model got it, before normalisation.
-        region: bool (H, W); None where there is none.
-        cam: (H, W), scaled to 0 to 1; all 0 if it is constant.
-        threshold: of the focus.
-        explained: the class whose CAM it is.
+        pixels: uint8 (H, W, 3), the model's input before normalisation.
+        region: bool (H, W), or None.
+        cam: (H, W), scaled to [0, 1]; all 0 if it is constant.
+        threshold: threshold of the focus.
+        explained: the class of the CAM.
         predicted: the class with the highest score.
-        correct: whether that is the label's; None where this is not known.
-        measures: those of `bias.Measures` by name; empty without a region.
-        box: of a detection, (left, top, right, bottom) in pixels; None for a class.
+        correct: whether the predicted class is the label; None if not known.
+        measures: fields of `bias.Measures`; empty without a region.
+        box: (left, top, right, bottom) of a detection, in pixels; None for a class.
     """
 
     pixels: Pixels
@@ -98,15 +98,15 @@ class Cell:
 
 @dataclass(frozen=True, eq=False)
 class Row(Tabular):
-    """An image, and its CAMs: of several classes, or of several models.
+    """An image and its CAMs, of several classes or of several models.
 
     Attributes:
-        index: in its data set.
-        key: its name there.
-        label: the name of its class; "" where it has none.
-        cells: at least one.
-        likeliest: the classes with the highest scores in the first cell's model, highest first.
-        note: why it has no region although the data set has some; or "".
+        index: index in the data set.
+        key: key in the data set.
+        label: name of the class; "" without a label.
+        cells: one or more.
+        likeliest: classes with the highest scores of the first cell's model, highest first.
+        note: why the image has no region in a data set with regions; else "".
     """
 
     index: int
@@ -117,12 +117,12 @@ class Row(Tabular):
     note: str = ""
 
     def draw(self, size: int | None = None) -> Pixels:
-        """The image with the edge of its region, as the first cell has it, and the boxes of all cells."""
+        """The image with the edge of the first cell's region, and the boxes of all cells."""
         boxes = [cell.box for cell in self.cells if cell.box]
         return draw(self.cells[0].pixels, None, self.cells[0].region, size=size, boxes=boxes)
 
     def plot(self) -> Figure:
-        """A matplotlib figure: the image, and beside it each CAM, with its class and the result."""
+        """A matplotlib figure of the image and each CAM, with its class and result."""
         pictures = {self.label or "image": self.draw()}
         for cell in self.cells:
             title = f"{printable(cell.explained.name)} ({percent(cell.explained.probability)}%)"
@@ -130,11 +130,11 @@ class Row(Tabular):
         return figures.pictures({self.key: pictures})
 
     def to_records(self) -> list[dict[str, Any]]:
-        """A flat dict for each cell, then for each of the likeliest classes without one; JSON-ready, None for NaN."""
+        """One flat dict per cell, then one per likeliest class without a cell; JSON-ready, None for NaN."""
         explained = {cell.explained.index for cell in self.cells}
-        others = [score.to_record() for score in self.likeliest if score.index not in explained]
-        of_image = {"image": self.key, "label": self.label or None}
-        return [of_image | record for record in (*(cell.to_record() for cell in self.cells), *others)]
+        records = [cell.to_record() for cell in self.cells]
+        records += [score.to_record() for score in self.likeliest if score.index not in explained]
+        return [{"image": self.key, "label": self.label or None, **record} for record in records]
 
 
 def explain_batch(
@@ -152,42 +152,40 @@ def explain_batch(
     margin: int = 0,
     tolerance: int = 0,
 ) -> list[Row]:
-    """The images of a batch, each with its CAMs.
+    """The images of a batch with their CAMs.
 
     Args:
-        method: of the CAMs, with its model.
-        batch: of `images`, with masks where they have some.
-        images: the data set that the index of the batch is of.
-        mean: what the batch was normalised with.
-        std: likewise.
-        names: of the model's outputs.
-        classes: int64 (B, K), the outputs to explain; None: the likeliest ones.
-        top: how many of these; and how many are listed as the likeliest.
-        label_outputs: for each class of the data set the output that stands for it, -1 where none does.
-        threshold: of the focus; see `bias.measure`.
-        margin: of range bias, in pixels; likewise.
-        tolerance: of the pointing game, in pixels; likewise.
+        method: CAM method, with its model.
+        batch: batch of `images`, with masks if they have any.
+        images: the data set of the batch.
+        mean, std: what the batch was normalised with.
+        names: names of the model's outputs.
+        classes: int64 (B, K), the outputs to explain; None: the most likely ones.
+        top: number of most likely classes, which are listed and, without `classes`, explained.
+        label_outputs: for each class of the data set, the index of its output; -1 for none.
+        threshold, margin, tolerance: of focus, range bias and pointing game; see `bias.measure`.
     """
     top = min(top, len(names))
     cams = method(batch.images, top=top) if classes is None else method(batch.images, classes)
     assert method.logits is not None and method.classes is not None
-    count, each = method.classes.shape
+    count, classes_per_image = method.classes.shape
     probabilities = class_logits(method.logits).double().softmax(1).cpu()
     likeliest = probabilities.topk(top, dim=1).indices.tolist()
-    flat = cams.flatten(0, 1)  # as if they were so many images
+    flat = cams.flatten(0, 1)  # (B K, H, W)
     measures: dict[str, list[list[float | bool]]] = {}
     if batch.masks is not None:
-        regions = batch.masks.to(flat.device).repeat_interleave(each, 0)
-        values = measure(flat, regions, threshold, margin=margin, tolerance=tolerance)
-        measures = {name: one.cpu().view(count, each).tolist() for name, one in values.items()}
+        regions = batch.masks.to(flat.device).repeat_interleave(classes_per_image, 0)
+        columns = measure(flat, regions, threshold, margin=margin, tolerance=tolerance)
+        shape = (count, classes_per_image)
+        measures = {name: column.cpu().view(shape).tolist() for name, column in columns.items()}
     heatmaps = scaled(flat).double().view(cams.shape).cpu().numpy()
     pixels = denormalised(batch.images, mean, std).permute(0, 2, 3, 1).cpu().numpy()
     masks = None if batch.masks is None else batch.masks.cpu().numpy()
     rows = []
     for i, (index, label) in enumerate(zip(batch.index.tolist(), batch.labels.tolist(), strict=True)):
 
-        def score(output: int, of: Tensor = probabilities[i]) -> ClassScore:
-            return ClassScore(output, names[output], float(of[output]))
+        def score(output: int, row: Tensor = probabilities[i]) -> ClassScore:
+            return ClassScore(output, names[output], float(row[output]))
 
         region = masks[i] if masks is not None and masks[i].any() else None
         target = label_outputs[label] if label_outputs and label >= 0 else -1
@@ -222,9 +220,9 @@ class Unreadable:
     """An image that could not be read.
 
     Attributes:
-        index: in its data set.
-        key: its name there.
-        reason: why; it names the image.
+        index: index in the data set.
+        key: key in the data set.
+        reason: a message that names the image.
     """
 
     index: int
@@ -247,24 +245,23 @@ def explanations(
     workers: int = 0,
     unreadable: OnUnreadable = "error",
 ) -> Iterator[Row | Unreadable]:
-    """Explains images one after the other, in their order; one batch at a time is in memory.
+    """Explains images in their order, with one batch in memory.
 
     Args:
-        method: of the CAMs, with its model.
-        images: to explain.
-        transform: how they are resized and cropped; without a size they are taken one by one, as large as they are.
-        mean: subtracted from the channels, which are in [0, 1].
-        std: the channels are divided by it.
-        names: of the network's outputs.
-        top: number of likeliest classes.
-        classes: to explain in every image; empty: the likeliest ones.
-        threshold: of the focus; see `bias.measure`.
-        batch_size: images at a time.
-        workers: DataLoader workers; 0: none.
-        unreadable: on an image that cannot be read, "error", or "skip" it and give an `Unreadable`.
+        method: CAM method, with its model.
+        images: images to explain.
+        transform: resizing and cropping; without a size, images keep their size and are read one at a time.
+        mean, std: normalisation of the channels, which are in [0, 1].
+        names: names of the network's outputs.
+        top: number of most likely classes.
+        classes: classes to explain in every image; empty: the most likely ones.
+        threshold: threshold of the focus; see `bias.measure`.
+        batch_size: number of images per batch.
+        workers: number of DataLoader workers; 0: none.
+        unreadable: "error" raises on an image that cannot be read, "skip" yields an `Unreadable`.
 
     Raises:
-        InputError: an image that cannot be read; a class or a number out of range.
+        InputError: an image cannot be read, or a class or number is out of range.
     """
     check_interval("top", top, "[1, 2^24]")
     check_interval("batch_size", batch_size, "[1, 2^24]")
@@ -273,10 +270,10 @@ def explanations(
         raise InputError("no images given; expected at least one")
     parameter = next(method.model.parameters(), None)
     device = torch.device("cpu") if parameter is None else parameter.device
-    at_once = max(1, min(batch_size, _CAMS // (len(classes) or min(top, len(names)))))
+    batch_size = max(1, min(batch_size, _MOST_CAMS // (len(classes) or min(top, len(names)))))
     loader = create_loader(
         images,
-        at_once if transform.size else 1,  # of unlike sizes
+        batch_size if transform.size else 1,  # images of different sizes
         transform=transform,
         device=device,
         mean=mean,
@@ -314,33 +311,33 @@ def explanations(
 
 
 def find_classes(given: Sequence[str], names: Sequence[str], owner: str = "the network") -> tuple[int, ...]:
-    """The indices of classes given by name, in any case, or by number; a name goes before a number.
+    """The indices of classes given by name, in any case, or by number; names take precedence over numbers.
 
     Args:
-        given: the classes.
-        names: of all classes, in order.
-        owner: what has them, for the error.
+        given: names or numbers of classes.
+        names: names of all classes, in order.
+        owner: what has the classes, for the message.
 
     Raises:
-        InputError: there is no such class, or there are several of that name.
+        InputError: no class has this name or number, or several have this name.
     """
-    return tuple(dict.fromkeys(_class_index(one, names, owner) for one in given))
+    return tuple(dict.fromkeys(_class_index(text, names, owner) for text in given))
 
 
-def _class_index(given: str, names: Sequence[str], owner: str) -> int:
-    for same_case in (str, str.casefold):
-        indices = [i for i, name in enumerate(names) if same_case(name) == same_case(given)]
+def _class_index(text: str, names: Sequence[str], owner: str) -> int:
+    for normalised in (str, str.casefold):
+        indices = [i for i, name in enumerate(names) if normalised(name) == normalised(text)]
         if len(indices) > 1:
             numbers = ", ".join(map(str, indices))
-            raise InputError(f"classes {numbers} are all called {given!r}; give one of the numbers")
+            raise InputError(f"classes {numbers} are all called {text!r}; give one of the numbers")
         if indices:
             return indices[0]
-    if given.isdecimal() and int(given) < len(names):
-        return int(given)
-    near = [name for name in names if given.casefold() in name.casefold()][:3] if given else []
-    near = near or difflib.get_close_matches(given, names, n=3)
-    hint = f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
+    if text.isdecimal() and int(text) < len(names):
+        return int(text)
+    similar = [name for name in names if text.casefold() in name.casefold()][:3] if text else []
+    similar = similar or difflib.get_close_matches(text, names, n=3)
+    hint = f" (did you mean {' or '.join(map(repr, similar))}?)" if similar else ""
     raise InputError(
-        f"{owner} has no class {given!r}{hint}; give the name of one of its {len(names)} classes, or a number from "
+        f"{owner} has no class {text!r}{hint}; give the name of one of its {len(names)} classes, or a number from "
         f"0 to {len(names) - 1}"
     )

@@ -1,4 +1,4 @@
-"""Images on a page: which of a set to take, their class activation maps (CAMs), and what interventions make of them."""
+"""Galleries of images on a page: chooses images, and draws them with class activation maps (CAMs) or interventions."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ RANDOM, ALL = "Random images", "All images"
 DIFFERENT = "Largest differences in energy inside"
 
 MEASURES = ("spill", "miss", "iou", "energy_inside", "auc", "pointing")
-"""Of one image, for captions."""
+"""Measures of one image, for captions."""
 
-_CHANGED = 21  # purpose of the random stream of changed images, among those of a seed
-_CHANGED_SIZE = 160  # pixels of the longer side
+_CHANGED = 21  # purpose of the random stream that chooses changed images
+_CHANGED_SIZE = 160  # longer side of a changed image in pixels
 
 
 def spread(total: int, count: int) -> list[int]:
-    """Indices of random images (seed 0): one from each of `count` equal parts of a set of `total`."""
+    """Indices of random images (seed 0), one from each of `count` equal parts of a set of `total`."""
     edges = np.arange(count + 1) * total // count
     return [int(index) for index in RandomStream(0).integers(edges[:-1], edges[1:] - 1, count)]
 
@@ -39,16 +39,16 @@ def spread(total: int, count: int) -> list[int]:
 def choose(
     total: int, count: int, scores: Mapping[str, NDArray[np.floating]], *, each: int | None = None
 ) -> dict[str, list[int]]:
-    """Images of a set to show: those with the highest scores, and random ones. None is chosen twice.
+    """Chooses different images to show: those with the highest scores, and random ones.
 
     Args:
-        total: images in the set; if there are no more than `count`, all are chosen.
-        count: of images, 0 or more.
-        scores: heading -> (total,), NaN for images that are not to be chosen for it.
-        each: images for each heading; None: as many as there are random ones.
+        total: number of images in the set; if it is at most `count`, all are chosen.
+        count: number of images to choose, 0 or more.
+        scores: heading -> (total,); NaN for images that do not belong under the heading.
+        each: images per heading; None: as many as there are random ones.
 
     Returns:
-        Heading -> indices, the random images first, then the headings of `scores` that have any.
+        Heading -> indices, random images first, then the headings of `scores` with images.
     """
     if total <= count:
         return {ALL: list(range(total))} if total else {}
@@ -72,17 +72,17 @@ def energy_inside(results: Results) -> NDArray[np.float64]:
 
 
 def disagreement(results: Sequence[Results]) -> NDArray[np.float64]:
-    """Of models on the same images: the range of their energies inside, (N,); NaN where it is 0 or not known."""
-    gap = np.ptp(np.stack([energy_inside(one) for one in results]), axis=0)
-    return np.where(gap > 0, gap, np.nan)
+    """The range of energy inside over models, for each image, (N,); NaN if it is 0 or not known."""
+    ranges = np.ptp(np.stack([energy_inside(result) for result in results]), axis=0)
+    return np.where(ranges > 0, ranges, np.nan)
 
 
 def bias_images(results: Sequence[Results], count: int = 12) -> dict[str, list[int]]:
-    """Images of bias results to show: random ones, and about as many of each kind of extremes; see `choose`.
+    """Chooses images of bias results to show: random ones, and about as many of each kind of extremes.
 
     Args:
-        results: of models on the same images.
-        count: of images.
+        results: results of models on the same images.
+        count: number of images.
 
     Returns:
         Heading -> indices.
@@ -92,7 +92,7 @@ def bias_images(results: Sequence[Results], count: int = 12) -> dict[str, list[i
     """
     check_interval("images to show", count, "[0, 2^24]")
     first, energy = results[0].rows, energy_inside(results[0])
-    name = f" ({shortened([one.model for one in results])[0]})" if len(results) > 1 else ""
+    name = f" ({shortened([result.model for result in results])[0]})" if len(results) > 1 else ""
     if results[0].scored:
         right, wrong = first["correct"], ~first["correct"] & (first["label"] >= 0)
         scores = {
@@ -103,23 +103,24 @@ def bias_images(results: Sequence[Results], count: int = 12) -> dict[str, list[i
         scores = {f"Least energy inside{name}": -energy}
     if len(results) > 1:
         scores[DIFFERENT] = disagreement(results)
-    return choose(len(first["label"]), count, {key: each for key, each in scores.items() if np.isfinite(each).any()})
+    scores = {heading: values for heading, values in scores.items() if np.isfinite(values).any()}
+    return choose(len(first["label"]), count, scores)
 
 
 class Gallery:
-    """Rows as drawings under headings, for the macro of `gallery.html`.
+    """Pictures of rows under headings, for the macro in `gallery.html`.
 
-    Arrays are not kept, so that a gallery of many images takes little memory.
+    Rows are stored as encoded pictures, so that a gallery of many images needs little memory.
 
     Args:
-        columns: names of the models, in the order of the cells; empty: the cells are of classes.
+        columns: names of the models, in the order of the cells; empty: each cell is a class.
         measures: names of the measures in captions.
-        size: the longer side of a large image in pixels.
-        limit: pictures, at most, unless one row has more; further rows are counted only.
+        size: longer side of a large image in pixels.
+        limit: largest number of pictures, unless the first row has more; further rows are only counted.
 
     Attributes:
         groups: heading -> rows, as dicts of text.
-        omitted: how many rows there was no room for.
+        omitted: number of rows beyond the limit.
         regions: whether any row has a region.
         boxes: whether any row has the box of a detection.
     """
@@ -133,25 +134,25 @@ class Gallery:
         self.groups: dict[str, list[dict[str, Any]]] = {}
         self.omitted = 0
         self.regions = self.boxes = False
-        self._room = limit
+        self._remaining = limit
 
     def __len__(self) -> int:
         return sum(map(len, self.groups.values()))
 
     def add_models(self, chosen: Mapping[str, Sequence[int]], models: Sequence[Iterable[Row]]) -> None:
-        """Draws the rows of several models on the images of `choose`, in its order."""
+        """Draws the rows of several models on the images of `choose`, in the order of its result."""
         headings = [heading for heading, indices in chosen.items() for _ in indices]
         for heading, *rows in zip(headings, *models, strict=True):
             cells = tuple(cell for row in rows for cell in row.cells)
             self.add(replace(rows[0], cells=cells), heading)
 
     def add(self, row: Row, heading: str = "") -> None:
-        """Draws a row below the others of its heading."""
+        """Draws a row at the end of a heading."""
         pictures = 1 + len(row.cells)
-        if self.omitted or (len(self) and pictures > self._room):
+        if self.omitted or (len(self) and pictures > self._remaining):
             self.omitted += 1
             return
-        self._room -= pictures
+        self._remaining -= pictures
         self.regions |= any(cell.region is not None for cell in row.cells)
         self.boxes |= any(cell.box is not None for cell in row.cells)
         name = printable(f"image {row.key}" if row.key.isdigit() else row.key)
@@ -198,12 +199,12 @@ def _text(value: float | bool) -> str:
 
 @dataclass(frozen=True)
 class ChangedImage:
-    """An image and what interventions make of it.
+    """An image and its variants after interventions.
 
     Attributes:
-        name: of the image.
-        label: the name of its class.
-        pictures: (variant, data URI, whether each model is right on it) each; the variant "" is the original.
+        name: name of the image.
+        label: name of its class.
+        pictures: (variant, data URI, whether each model is right); the variant "" is the original.
     """
 
     name: str
@@ -219,17 +220,16 @@ def changed_images(
     mean: Channels,
     std: Channels,
 ) -> Iterator[ChangedImage]:
-    """Random images that have all variants in all results; the same ones in each call.
+    """Random images that have all variants in all results; every call chooses the same.
 
     Args:
-        interventions: of the data set.
+        interventions: interventions of the data set.
         dataset: the images.
-        results: of models, with interventions.
-        count: of the images, at most.
-        mean: what the images are normalised with.
-        std: likewise.
+        results: results with interventions, one per model.
+        count: largest number of images.
+        mean, std: what the images are normalised with.
     """
-    complete = np.all([~np.isnan(one.rows[name]) for one in results for name in VARIANTS], axis=0)
+    complete = np.all([~np.isnan(result.rows[name]) for result in results for name in VARIANTS], axis=0)
     order = RandomStream(0, _CHANGED).permutation(len(complete))
     chosen = [row for row in order.tolist() if complete[row]][:count]
     indices = {key: index for index, key in enumerate(dataset.keys)}
@@ -240,7 +240,7 @@ def changed_images(
         pictures = []
         for name, image in images.items():
             pixels = denormalised(image, mean, std)[0].permute(1, 2, 0).cpu().numpy()
-            right = tuple(bool(one.rows[name or "correct"][row]) for one in results)
+            right = tuple(bool(result.rows[name or "correct"][row]) for result in results)
             pictures.append((name, data_uri(draw(pixels, size=_CHANGED_SIZE)), right))
         label = dataset.classes[int(dataset.labels[indices[key]])]
         yield ChangedImage(key, label, tuple(pictures))

@@ -1,4 +1,4 @@
-"""Images with a class activation map (CAM), the edge of its focus and the edge of a region drawn over them."""
+"""Draws a class activation map (CAM), the edge of its focus and the edge of a region over an image."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-_SMALL, _ENLARGED = 64, 128  # pixels a side
+_SMALL, _ENLARGED = 64, 128  # pixels per side
 # Matplotlib's colour map inferno (CC0): red, green and blue at 18 steps from 0 to 1.
 _INFERNO = bytes.fromhex(
     "000004 0a0722 1e0c45 380962 510e6c 69166e 801f6c 982766 b0315b"
@@ -21,7 +21,8 @@ _COLOURS = np.frombuffer(_INFERNO, np.uint8).reshape(-1, 3)
 _LUMA = np.array([0.299, 0.587, 0.114])
 _OPACITY = 0.6  # of the map
 FOCUS, INSIDE, OUTSIDE, BOX = (0, 229, 255), (255, 255, 255), (0, 0, 0), (255, 214, 0)
-"""Colours of edges: of the focus, of a region on both sides, so that one of them shows on any image, and of a box."""
+"""Colours of the edges of the focus, of a region at its inner and outer side (one of them is visible on any image), and
+of a box."""
 
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -36,7 +37,7 @@ def draw(
     size: int | None = None,
     boxes: Sequence[Sequence[float]] = (),
 ) -> Pixels:
-    """An image in grey with a map over it, the brighter the higher; without a map, in its own colours.
+    """Draws a map over the image in grey, brighter for higher values; without a map, the image keeps its colours.
 
     Small images are enlarged without smoothing, so that their pixels stay visible; large ones are reduced.
 
@@ -44,8 +45,8 @@ def draw(
         image: (H, W, 3).
         cam: (H, W), 0 to 1.
         region: (H, W); its edge is white inside and black outside.
-        threshold: of the focus, whose edge is cyan; None: it is not drawn.
-        size: the longer side in pixels to which a large image is reduced; None: it stays as large as it is.
+        threshold: threshold of the focus, whose edge is cyan; None: no edge.
+        size: longer side of a reduced image, in pixels; None: large images are not reduced.
         boxes: left, top, right and bottom of detections, in pixels; their edges are yellow.
 
     Returns:
@@ -75,22 +76,22 @@ def draw(
 
 
 def data_uri(pixels: Pixels) -> str:
-    """Pixels (H, W, 3) as a data URI: PNG if there are few, else JPEG."""
+    """Pixels (H, W, 3) as a data URI: PNG for small images, else JPEG."""
     file = io.BytesIO()
-    form, options = ("png", {"optimize": True}) if max(pixels.shape) <= _ENLARGED else ("jpeg", {"quality": 85})
-    Image.fromarray(pixels).save(file, form, **options)
-    return f"data:image/{form};base64,{base64.b64encode(file.getvalue()).decode()}"
+    kind, options = ("png", {"optimize": True}) if max(pixels.shape) <= _ENLARGED else ("jpeg", {"quality": 85})
+    Image.fromarray(pixels).save(file, kind, **options)
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def colours(steps: int = 9) -> list[str]:
-    """The colours of a map from 0 to 1, as CSS writes them."""
+    """CSS colours of map values from 0 to 1."""
     return [f"#{bytes(colour).hex()}" for colour in _coloured(np.linspace(0, 1, steps)).round().astype(np.uint8)]
 
 
 def _resized(values: NDArray[Any], shape: tuple[int, int], smooth: bool) -> NDArray[Any]:
-    """Pixels (H, W, …) at another size (width, height)."""
-    filter_ = Image.Resampling.BOX if smooth else Image.Resampling.NEAREST
-    return np.array(Image.fromarray(values).resize(shape, filter_))
+    """Resizes an array (H, W, …) to `shape`, (width, height)."""
+    resampling = Image.Resampling.BOX if smooth else Image.Resampling.NEAREST
+    return np.array(Image.fromarray(values).resize(shape, resampling))
 
 
 def _blended(image: Pixels, cam: NDArray[np.floating]) -> Pixels:

@@ -1,4 +1,4 @@
-"""Networks that were tested on the same images: their comparisons with a reference, and their figures."""
+"""Networks with the same test images: their comparisons with a reference, and their figures."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class Comparison:
     """One network minus the reference in one measure.
 
     Attributes:
-        network: its name.
-        reference: its name.
+        network: name of the network.
+        reference: name of the reference.
         measure: one of `COMPARED`.
-        over: what the difference is over: "seeds", or the test "images" of the first seed.
+        over: what was paired: "seeds", or the test "images" of the first seed.
         difference: in [-1, 1].
     """
 
@@ -50,32 +50,31 @@ class Comparison:
 
     def to_record(self) -> dict[str, Any]:
         """A flat dict, JSON-ready; None for NaN, and for significance without a test."""
-        one = self.difference
+        difference = self.difference
         return {
             "network": self.network,
             "reference": self.reference,
             "measure": self.measure,
             "over": self.over,
-            "n": one.n,
-            **interval_record("difference", one),
-            "p": one.p,
-            "p_adjusted": one.p_adjusted,
-            "significant": None if one.p is None else one.significant,
+            "n": difference.n,
+            **interval_record("difference", difference),
+            "p": difference.p,
+            "p_adjusted": difference.p_adjusted,
+            "significant": None if difference.p is None else difference.significant,
         }
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Networks that were tested on the same images.
+    """The part of a report for one test set.
 
     Attributes:
         heading: the test set.
         groups: the networks.
-        reference: the one that the others are compared with.
-        comparisons: corrected together with all others of the report.
-        effects: name of a run that was measured with interventions -> what they change, see `bias.effects`; corrected
-            likewise.
-        notes: on what cannot be compared, or is missing.
+        reference: the network that is subtracted from the others.
+        comparisons: corrected together with all comparisons of the report.
+        effects: name of a run -> effects of interventions, see `bias.effects`; corrected likewise.
+        notes: what is missing or cannot be compared.
     """
 
     heading: str
@@ -87,63 +86,65 @@ class Part:
 
     @property
     def runs(self) -> list[RunResult]:
-        """Those that count."""
+        """The counted runs of all networks."""
         return [run for group in self.groups for run in group.runs]
 
     def interventions(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """Records of each run with interventions: accuracies on changed images, and right predictions that are lost."""
+        """Records of all runs with interventions: accuracies on changed images, and lost right predictions."""
         results = [run.bias for run in self.runs if run.bias is not None and run.name in self.effects]
-        return bias_records.interventions(results, [self.effects[one.model] for one in results])
+        return bias_records.interventions(results, [self.effects[result.model] for result in results])
 
     @property
     def differences(self) -> list[Difference]:
-        """Those of the comparisons, then those of the effects."""
-        effects = [one for of_run in self.effects.values() for one in of_run.values()]
+        """The differences of the comparisons, then of the effects."""
+        effects = [effect for run_effects in self.effects.values() for effect in run_effects.values()]
         return [*(comparison.difference for comparison in self.comparisons), *effects]
 
     def with_differences(self, differences: Iterator[Difference]) -> Part:
-        """The part with other `differences`, in their order."""
+        """A copy with new `differences`, in the same order."""
         return replace(
             self,
-            comparisons=tuple(replace(one, difference=next(differences)) for one in self.comparisons),
-            effects={run: {name: next(differences) for name in of_run} for run, of_run in self.effects.items()},
+            comparisons=tuple(replace(comparison, difference=next(differences)) for comparison in self.comparisons),
+            effects={
+                run: {name: next(differences) for name in run_effects} for run, run_effects in self.effects.items()
+            },
         )
 
     @property
     def styles(self) -> dict[str, int]:
-        """Number of the style of each network, see `figures`: the reference has the first."""
-        others = iter(range(1, len(self.groups)))
-        return {group.name: 0 if group is self.reference else next(others) for group in self.groups}
+        """The style number of each network, see `figures`; the reference has 0."""
+        numbers = iter(range(1, len(self.groups)))
+        return {group.name: 0 if group is self.reference else next(numbers) for group in self.groups}
 
     def figures(self) -> dict[str, Figure]:
-        """Figures by title: accuracy by cost, measures with their intervals, curves of the training."""
+        """Figures by title: accuracy by cost, measures with intervals, training curves."""
         return {**self.costs(), **self.intervals(), **self.curves()}
 
     def costs(self) -> dict[str, Figure]:
-        """Test accuracy by multiply-adds, where two finished networks or more have both."""
-        known = {
-            group.name: (group.multiply_adds, group.parameters, values)
+        """Test accuracy by multiply-adds, if at least two finished networks have both."""
+        groups = [
+            group
             for group in self.groups
-            if group.finished and group.multiply_adds and group.parameters
-            if (values := list(group.values("accuracy").values()))
-        }
-        if len(known) < 2:
+            if group.finished and group.multiply_adds and group.parameters and group.values("accuracy")
+        ]
+        if len(groups) < 2:
             return {}
+        accuracies = {group.name: list(group.values("accuracy").values()) for group in groups}
         figure = figures.scatter(
-            {name: adds for name, (adds, _, _) in known.items()},
+            {group.name: group.multiply_adds or 0 for group in groups},
             {
                 name: Estimate(math.fsum(values) / len(values), min(values), max(values), len(values))
-                for name, (_, _, values) in known.items()
+                for name, values in accuracies.items()
             },
             xlabel="multiply-adds",
             percent=True,
-            areas={name: parameters for name, (_, parameters, _) in known.items()},
+            areas={group.name: group.parameters or 0 for group in groups},
             styles=self.styles,
         )
         return {"Test accuracy by multiply-adds": figure}
 
     def intervals(self) -> dict[str, Figure]:
-        """Accuracy and the two biases with their intervals, and where a network has several seeds, a mark for each."""
+        """Each of `COMPARED` with intervals, and a mark per seed for networks with several."""
         drawn = {}
         for measure in COMPARED:
             rows = {group.name: estimate for group in self.groups if (estimate := group.estimate(measure)) is not None}
@@ -155,15 +156,13 @@ class Part:
         return drawn
 
     def curves(self) -> dict[str, Figure]:
-        """Test accuracy and losses by epoch, each where any network has it."""
+        """Test accuracy and losses by epoch, each if any network has it."""
         drawn = {}
         for title, column in _CURVES.items():
             lines = {group.name: [_curve(run, column) for run in group.runs] for group in self.groups}
-            # The attention loss is 0 throughout where a network is not trained with it.
-            zero = column == "attention"
-            lines = {
-                name: runs for name, runs in lines.items() if any(any(run.values()) if zero else run for run in runs)
-            }
+            if column == "attention":  # always 0 for networks that are not trained with it
+                lines = {name: runs for name, runs in lines.items() if any(any(run.values()) for run in runs)}
+            lines = {name: runs for name, runs in lines.items() if any(runs)}
             if lines:
                 drawn[title] = figures.curves(
                     lines, xlabel="epoch", percent=column.startswith("test_"), styles=self.styles, legend=False
@@ -172,14 +171,14 @@ class Part:
 
 
 def compare(groups: Sequence[SeedGroup], reference: SeedGroup) -> tuple[list[Comparison], list[Note]]:
-    """Every network against the reference, in every measure that both have. Nothing is corrected yet: see `stats.holm`.
+    """Compares every network with the reference, in every measure that both have; see `stats.holm` for correction.
 
     Args:
         groups: networks that were tested on the same images.
-        reference: one of them.
+        reference: one of the groups.
 
     Returns:
-        The comparisons, and notes on networks that cannot be compared, and on images and options that differ.
+        The comparisons, not corrected, and notes on networks that cannot be compared and on different options.
     """
     comparisons: list[Comparison] = []
     notes = []
@@ -190,13 +189,13 @@ def compare(groups: Sequence[SeedGroup], reference: SeedGroup) -> tuple[list[Com
             comparisons += by_seed
             continue
         about = f"{group.name}, {reference.name}"
-        ours, theirs = group.first.bias, reference.first.bias
-        if ours is None or theirs is None:
-            missing = [one.name for one in (group, reference) if one.first.bias is None]
+        results, reference_results = group.first.bias, reference.first.bias
+        if results is None or reference_results is None:
+            missing = [network.name for network in (group, reference) if network.first.bias is None]
             notes += [Note(about, f"not compared: no bias.json of {name}") for name in missing]
             continue
         try:
-            comparison = bias.compare(ours, theirs)
+            comparison = bias.compare(results, reference_results)
         except InputError as error:
             notes.append(Note(about, f"not compared: {error}"))
             continue
@@ -210,18 +209,18 @@ def compare(groups: Sequence[SeedGroup], reference: SeedGroup) -> tuple[list[Com
 
 
 def _over_seeds(group: SeedGroup, reference: SeedGroup) -> list[Comparison]:
-    """In every measure that at least two seeds have of both; none if either is not finished."""
+    """Compares two finished networks in every measure for which they share at least two seeds."""
     comparisons = []
     for measure in COMPARED if group.finished and reference.finished else ():
-        ours, theirs = group.values(measure), reference.values(measure)
-        seeds = sorted(ours.keys() & theirs.keys())
+        values, reference_values = group.values(measure), reference.values(measure)
+        seeds = sorted(values.keys() & reference_values.keys())
         if len(seeds) > 1:
-            difference = stats.over_seeds([ours[seed] for seed in seeds], [theirs[seed] for seed in seeds])
+            difference = stats.over_seeds([values[seed] for seed in seeds], [reference_values[seed] for seed in seeds])
             comparisons.append(Comparison(group.name, reference.name, measure, "seeds", difference))
     return comparisons
 
 
 def _curve(run: RunResult, column: str) -> dict[float, float]:
-    """Epoch -> value, where there is a finite one."""
-    values = {line["epoch"]: line.get(column) for line in run.metrics}
+    """Epoch -> finite value."""
+    values = {row["epoch"]: row.get(column) for row in run.metrics}
     return {epoch: v for epoch, v in values.items() if isinstance(v, int | float) and math.isfinite(v)}

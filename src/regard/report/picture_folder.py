@@ -1,4 +1,4 @@
-"""A folder of pictures with a JSON file that names them, which replaces an earlier one only when it is whole."""
+"""Writes a folder of pictures with a JSON index, which replaces an earlier one only after it is complete."""
 
 from __future__ import annotations
 
@@ -24,45 +24,45 @@ Result = TypeVar("Result")
 
 
 def check_folder(folder: Path, index: str, *, overwrite: bool = False) -> None:
-    """Checks that a command may write its folder there.
+    """Checks that a command may write a folder.
 
     Args:
         folder: folder to write.
-        index: name of the JSON file that the command writes, whose fields `picture` and `map` name all pictures.
-        overwrite: replace what an earlier call wrote.
+        index: name of the command's JSON file, whose fields `picture` and `map` name all pictures.
+        overwrite: whether a folder that an earlier call wrote may be replaced.
 
     Raises:
-        InputError: something is there and `overwrite` is not set, or something that the command did not write; or it
-            is the working or the home folder.
+        InputError: the folder exists and `overwrite` is not set, or contains a file that the command did not write,
+            or is the working or the home folder.
     """
     if not folder.exists() and not folder.is_symlink():
         return
     if not folder.is_dir():
-        raise InputError(f"{folder} exists already and is no folder; choose another place (--out)")
+        raise InputError(f"{folder} exists already and is not a folder; choose another path (--out)")
     check_replaceable(folder)
     if not any(folder.iterdir()):
         return
     if not overwrite:
         raise InputError(f"{folder} exists already; replace it (--overwrite) or choose another (--out)")
-    other = _foreign(folder, index)
-    if other is not None:
+    foreign = _foreign_file(folder, index)
+    if foreign is not None:
         raise InputError(
-            f"{folder} is not overwritten: {other} in it was not written by regard ({index} does not name it); move "
+            f"{folder} is not overwritten: {foreign} in it was not written by regard ({index} does not name it); move "
             "it, or choose another folder (--out)"
         )
 
 
-def _foreign(folder: Path, index: str) -> str | None:
-    """The path of a file in the folder that its index does not account for."""
+def _foreign_file(folder: Path, index: str) -> str | None:
+    """The path of a file in the folder that is not in its index; None if there is none."""
     try:
         content = json.loads((folder / index).read_text(encoding="utf-8"))
-        known = {index, str(Path(index).with_suffix(".html")), *_pictures(content)}
+        listed = {index, str(Path(index).with_suffix(".html")), *_pictures(content)}
     except (OSError, ValueError, RecursionError):
-        known = set()
-    for place, folders, names in os.walk(folder):
-        for name in (*names, *(name for name in folders if os.path.islink(os.path.join(place, name)))):
-            path = Path(place, name)
-            if path.relative_to(folder).as_posix() not in known:
+        listed = set()
+    for root, folders, names in os.walk(folder):
+        for name in (*names, *(name for name in folders if os.path.islink(os.path.join(root, name)))):
+            path = Path(root, name)
+            if path.relative_to(folder).as_posix() not in listed:
                 return str(path)
     return None
 
@@ -81,43 +81,37 @@ def _pictures(content: Any) -> Iterator[str]:
 
 @contextmanager
 def written_folder(folder: Path, index: str, *, overwrite: bool) -> Iterator[Path]:
-    """Gives a new folder beside `folder`, and puts it in its place once it is whole; see `check_folder`."""
+    """Yields a temporary folder, and renames it to `folder` at the end; see `check_folder`."""
     check_folder(folder, index, overwrite=overwrite)
     folder = Path(os.path.realpath(folder))
-    aside, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{what}") for what in ("part", "old"))
+    temporary, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{suffix}") for suffix in ("part", "old"))
     try:
         try:
-            aside.mkdir(parents=True)
-            yield aside
-            check_folder(folder, index, overwrite=overwrite)  # meanwhile somebody may have put a file there
+            temporary.mkdir(parents=True)
+            yield temporary
+            check_folder(folder, index, overwrite=overwrite)  # files may have been added meanwhile
             if folder.exists():
                 os.rename(folder, old)
-            os.rename(aside, folder)
-        except BrokenPipeError:  # the reader of the output is gone
+            os.rename(temporary, folder)
+        except BrokenPipeError:  # the reader of the command's output has ended
             raise
         except OSError as error:
             raise InputError(
-                f"cannot write {folder}: {error.strerror or error}; make room, or give another place"
+                f"cannot write {folder}: {error.strerror or error}; make room, or give another path"
             ) from error
     finally:
         if old.exists() and not folder.exists():
             os.rename(old, folder)
-        for left in (aside, old):
-            shutil.rmtree(left, ignore_errors=True)
+        for path in (temporary, old):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def each_image(
     images: ImageDataset, compute: Callable[[Image.Image], Result], unreadable: OnUnreadable
 ) -> Iterator[Result | Unreadable]:
-    """What `compute` makes of each image, in their order.
+    """The result of `compute` for each upright RGB image, in order; `compute` may raise UnfitImage.
 
-    Args:
-        images: to read.
-        compute: of an upright RGB image; may raise UnfitImage.
-        unreadable: on an image that cannot be read or does not fit, "error", or "skip" it and give an `Unreadable`.
-
-    Raises:
-        InputError: an image that cannot be read or does not fit.
+    For an image that cannot be read or does not fit, "error" raises InputError, and "skip" yields an `Unreadable`.
     """
     for index, key in enumerate(images.keys):
         result: Result | Unreadable
@@ -132,27 +126,27 @@ def each_image(
 
 
 def stems_of(images: ImageDataset) -> list[str]:
-    """For each image the path of its files in the folder, without the ending; like its own, and no two alike."""
-    places = getattr(images, "relative_paths", None) or [PurePath(key) for key in images.keys]
-    taken: set[str] = set()
+    """Unique paths for the files of each image in the folder, without suffix, similar to the image's own path."""
+    paths = getattr(images, "relative_paths", None) or [PurePath(key) for key in images.keys]
+    used: set[str] = set()
     stems = []
-    for place in places:
-        parts = place.with_suffix("").parts if place.name else ("_",)
-        stem = "/".join(plain_name(part, 100) for part in parts if part != place.anchor) or "_"
+    for path in paths:
+        parts = path.with_suffix("").parts if path.name else ("_",)
+        stem = "/".join(plain_name(part, 100) for part in parts if part != path.anchor) or "_"
         unique, count = stem, 1
-        while unique.casefold() in taken:
+        while unique.casefold() in used:
             count += 1
             unique = f"{stem}-{count}"
-        taken.add(unique.casefold())
+        used.add(unique.casefold())
         stems.append(unique)
     return stems
 
 
 def plain_name(text: str, longest: int) -> str:
-    """A part of a path for any file system: letters, digits, - and _, at most so many bytes.
+    """A path component for any file system: letters, digits, - and _, at most `longest` bytes.
 
-    Without dots, no file that gets an ending is ever in the way of another or of a folder.
+    It has no dots, so that a file with a suffix never collides with another file or a folder.
     """
     text = unicodedata.normalize("NFC", text)
-    kept = "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in text)
-    return kept.encode()[:longest].decode(errors="ignore") or "_"
+    text = "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in text)
+    return text.encode()[:longest].decode(errors="ignore") or "_"

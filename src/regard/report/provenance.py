@@ -15,17 +15,18 @@ from regard.report.template import Repeat
 from regard.terminal import command_line
 from regard.training import WHERE, Recipe, field_arguments, flat, option_text, plain
 
-# What `regard bias` takes where an option is not given.
+# Defaults of `regard bias`.
 _DEFAULTS = {"method": "gradcam", "layer": None, "target": "predicted", "threshold": 0.5, "margin": 0, "tolerance": 0}
-_NAMED = 4  # runs, where only some have a value
-_LETTERS = 160  # of a value
+_MOST_NAMES = 4  # owners of a value
+_MOST_LETTERS = 160  # in a value
 
 Facts = list[tuple[str, list[tuple[str, str]]]]
 
 
 def repeats(groups: Sequence[SeedGroup]) -> list[Repeat]:
-    """For each network its recipe, the commands that train and measure it from there, and those recorded; teachers,
-    and what others start from, first.
+    """The recipe of each network, the commands that train and measure it, and the recorded commands.
+
+    Networks that others use as a teacher or start from come first.
     """
     sources = {
         folder
@@ -39,13 +40,13 @@ def repeats(groups: Sequence[SeedGroup]) -> list[Repeat]:
 
 
 def short(recipe: Recipe) -> str:
-    """The recipe as YAML that says only what differs from the defaults."""
+    """The fields of the recipe that differ from the defaults, as YAML."""
     differing = _differing(plain(recipe), plain(Recipe()))
     return yaml.safe_dump(differing, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100)
 
 
 def environments(groups: Sequence[SeedGroup]) -> Facts:
-    """What the runs depended on besides their recipes, but for the command, classes and images; see `shared`."""
+    """The recorded environment of the runs without command, classes and images; see `shared`."""
     return shared(
         {
             run.name: {k: v for k, v in run.environment.items() if k not in ("classes", "command", "data")}
@@ -56,27 +57,26 @@ def environments(groups: Sequence[SeedGroup]) -> Facts:
 
 
 def shared(facts: Mapping[str, Mapping[str, Any]]) -> Facts:
-    """Facts of several things, once where they are the same for all.
+    """Merges equal facts about several runs or results.
 
     Args:
-        facts: thing -> name -> value.
+        facts: owner -> name -> value.
 
     Returns:
-        (name, [(value, the things that have it)]); "" for all of them. Of long values, the beginning.
+        (name, [(value, owners)]); owners are "" if all have the value. Long values are shortened.
     """
-    owners: dict[str, dict[str, list[str]]] = {}
-    for thing, values in facts.items():
+    by_name: dict[str, dict[str, list[str]]] = {}
+    for owner, values in facts.items():
         for name, value in values.items():
-            owners.setdefault(name, {}).setdefault(option_text(value), []).append(thing)
+            by_name.setdefault(name, {}).setdefault(option_text(value), []).append(owner)
     rows: Facts = []
-    for name, texts in owners.items():
-        whose = ["" if len(things) == len(facts) else ", ".join(first(things, _NAMED)) for things in texts.values()]
-        rows.append((name, list(zip(map(_start, texts), whose, strict=True))))
+    for name, owners_of_text in by_name.items():
+        entries = []
+        for text, owners in owners_of_text.items():
+            text = text if len(text) <= _MOST_LETTERS else f"{text[:_MOST_LETTERS]}…"
+            entries.append((text, "" if len(owners) == len(facts) else ", ".join(first(owners, _MOST_NAMES))))
+        rows.append((name, entries))
     return rows
-
-
-def _start(text: str) -> str:
-    return text if len(text) <= _LETTERS else f"{text[:_LETTERS]}…"
 
 
 def _repeat(group: SeedGroup) -> Repeat:
@@ -85,8 +85,9 @@ def _repeat(group: SeedGroup) -> Repeat:
     commands = []
     for run in group.runs:
         fields = flat(plain(run.recipe)).items()
-        other = {name: value for name, value in fields if value != first[name] and name not in WHERE}
-        commands.append(["regard", "train", _path(file), *field_arguments(other), "--run", _path(str(run.run.folder))])
+        changed = {name: value for name, value in fields if value != first[name] and name not in WHERE}
+        arguments = [*field_arguments(changed), "--run", _path(str(run.run.folder))]
+        commands.append(["regard", "train", _path(file), *arguments])
     commands += [_bias_command(run, run.bias) for run in group.runs if run.bias is not None]
     recorded = [run.environment["command"] for run in group.runs if isinstance(run.environment.get("command"), str)]
     return Repeat(
@@ -99,18 +100,18 @@ def _repeat(group: SeedGroup) -> Repeat:
 
 
 def _bias_command(run: RunResult, results: Results) -> list[str]:
-    """With the options that its results record; without a record, with those that have the same effect."""
+    """The command with the options recorded in the results; without a record, with equivalent options."""
     options = results.provenance.get("options")
     if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
         values = {name: getattr(results, name) for name in ("method", "target", "threshold", "margin", "tolerance")}
         values["layer"] = ",".join(results.layers) or None
-        given = {name: option_text(value) for name, value in values.items() if value != _DEFAULTS[name]}
-        options = [word for name, text in given.items() for word in (f"--{name}", text)]
+        changed = {name: option_text(value) for name, value in values.items() if value != _DEFAULTS[name]}
+        options = [word for name, text in changed.items() for word in (f"--{name}", text)]
     return ["regard", "bias", _path(str(run.run.folder)), *options]
 
 
 def _path(path: str) -> str:
-    """The path, so that it is not taken for an option."""
+    """The path, with ./ if it would be parsed as an option."""
     return f"./{path}" if path.startswith("-") else path
 
 

@@ -1,4 +1,4 @@
-"""Tables of records in a terminal, and notes."""
+"""Tables of records for a terminal, and notes."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ TEST = (
     Column("p_adjusted", "adjusted p", "p", "holm"),
     Column("significant", "result", "significant", "significant"),
 )
-"""Columns of a difference."""
+"""Columns of the test of a difference."""
 
 
 class Note(NamedTuple):
-    """What a reader should know: the run, network, file or comparison that it is about, and the note."""
+    """A note for the reader about a run, network, file or comparison."""
 
     about: str
     note: str
 
 
 def gathered(notes: Iterable[Note]) -> list[Note]:
-    """Notes of the same text as one, about all of theirs."""
+    """Merges notes with the same text into one about all their subjects."""
     abouts: dict[str, list[str]] = {}
     for about, note in notes:
         abouts.setdefault(note, []).append(about)
@@ -37,18 +37,18 @@ def gathered(notes: Iterable[Note]) -> list[Note]:
 
 
 def first(names: Sequence[str], count: int) -> list[str]:
-    """The first names, and how many more there are: a, b, +3."""
+    """The first names and the number of the others: a, b, +3."""
     return [*names[:count], *([f"+{len(names) - count}"] if len(names) > count else [])]
 
 
 def records_table(records: Sequence[Record], columns: Sequence[Column], *, title: str = "", caption: str = "") -> Table:
-    """Records as a table for rich, each interval in a second line; see `Column`.
+    """Records as a table for rich, with each interval in a second line; see `Column`.
 
     Args:
         records: flat dicts.
-        columns: those without a value in any record are left out.
-        title: above the table.
-        caption: a fixed sentence of `captions`, below it.
+        columns: columns without a value in any record are left out.
+        title: title above the table.
+        caption: one of `captions`, below the table.
     """
     table = Table(
         title=Text(printable(title), style="bold") if title else None,

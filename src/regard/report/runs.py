@@ -33,15 +33,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class RunsReport:
-    """Runs as networks, compared, with the published tables that they fill.
+    """Networks over their seeds, compared, with the published tables that their runs fill.
 
     Attributes:
         parts: networks by test set, those with the most runs first.
         tables: published tables that the runs fill.
-        notes: on folders and runs that are left out.
-        title: of the page.
-        images: test images in the gallery of each part.
-        folder: where the data lie; None: where the recipes say.
+        notes: folders and runs that are left out.
+        title: title of the page.
+        images: number of test images in the gallery of each part.
+        folder: data folder; None: the one in each recipe.
     """
 
     parts: tuple[Part, ...]
@@ -52,8 +52,7 @@ class RunsReport:
     folder: str | None = None
 
     def to_records(self) -> list[dict[str, Any]]:
-        """Flat dicts, JSON-ready; `record` says of what: "network", "run", "comparison", "intervention" or
-        "note"."""
+        """Flat dicts, JSON-ready; `record` is "network", "run", "comparison", "intervention" or "note"."""
         return [
             {"record": kind, "test_set": part.heading, **record}
             for part in self.parts
@@ -69,15 +68,17 @@ class RunsReport:
 
     def _repr_html_(self) -> str:
         records = self.to_records()
-        columns = {"network": NETWORK_COLUMNS, "comparison": COMPARISON_COLUMNS}
         tables = [
-            records_html([one for one in records if one["record"] == kind], ["test_set", *(one.key for one in of_kind)])
-            for kind, of_kind in columns.items()
+            records_html(
+                [record for record in records if record["record"] == kind],
+                ["test_set", *(column.key for column in columns)],
+            )
+            for kind, columns in (("network", NETWORK_COLUMNS), ("comparison", COMPARISON_COLUMNS))
         ]
         return "".join(tables)
 
     def figures(self) -> dict[str, Figure]:
-        """The figures of the page by title; of several test sets, with the test set in front."""
+        """The figures of the page by title, which begins with the test set if there are several."""
         if len(self.parts) == 1:
             return self.parts[0].figures()
         return {f"{part.heading}: {title}": figure for part in self.parts for title, figure in part.figures().items()}
@@ -86,10 +87,10 @@ class RunsReport:
         """A matplotlib figure of the page.
 
         Args:
-            title: one of `figures`; None: the first.
+            title: a key of `figures`; None: the first.
 
         Raises:
-            InputError: there is no figure of that title, or none at all.
+            InputError: there is no figure with this title, or none at all.
         """
         drawn = self.figures()
         if not drawn:
@@ -117,10 +118,10 @@ class RunsReport:
             yield Text(printable(f"{about}: {note}"), style="dim")
 
     def save(self, path: str | Path) -> Path:
-        """Writes the page: one HTML file that needs nothing else.
+        """Writes the page, one self-contained HTML file.
 
         Raises:
-            InputError: a weights file that cannot be read, a path that cannot be written.
+            InputError: a weights file cannot be read, or the path cannot be written.
         """
         groups = [group for part in self.parts for group in part.groups]
         return write_page(
@@ -136,7 +137,7 @@ class RunsReport:
                 **{"networks": NETWORK_COLUMNS, "runs": RUN_COLUMNS, "comparisons": COMPARISON_COLUMNS},
                 **{"interventions": INTERVENTIONS, "lost": LOST},
             },
-            tables=[document(one, only_runs=True) for one in self.tables],
+            tables=[document(table, only_runs=True) for table in self.tables],
             repeats=repeats(groups),
             environment=environments(groups),
         )
@@ -151,49 +152,51 @@ def report_runs(
     images: int = 12,
     folder: str | None = None,
 ) -> RunsReport:
-    """A report of the runs at some paths; those that differ only in their seeds are one network.
+    """A report of run folders; runs that differ only in their seeds are one network.
 
     Args:
         paths: see `collect`.
-        title: of the page.
-        names: of the networks, in order; see `seed_groups`.
-        reference: the name of the network that the others with the same test set are compared with; with other test
-            sets, and if None: one without a teacher and without attention, the cheapest.
-        images: test images in the gallery, random ones; a few more are those on which the networks differ most. 0: no
-            gallery.
-        folder: where the data lie; None: where the recipes say.
+        title: title of the page.
+        names: names of the networks, in order; see `seed_groups`.
+        reference: name of the network that is subtracted from the others of its test set; None, and for other test
+            sets: the cheapest network without a teacher and without attention.
+        images: number of random test images in the gallery, in addition to a few on which the networks differ most;
+            0: no gallery.
+        folder: data folder; None: the one in each recipe.
 
     Raises:
-        InputError: no run at these paths, or none with a finished epoch; names that do not fit the networks, no such
-            reference, a number out of range.
+        InputError: no run, or none with a finished epoch; `names` or `reference` do not match the networks; a number
+            is out of range.
     """
     if images < 0:
         raise InputError(f"{images} images in the gallery; give 0 or more")
     results, notes = collect(paths)
     if not results:
         raise InputError(f"no run to report: {'; '.join(f'{about}: {note}' for about, note in notes)}")
-    groups, of_seeds = seed_groups(results, names)
+    groups, seed_notes = seed_groups(results, names)
     if reference is not None and reference not in [group.name for group in groups]:
         raise unknown("reference", reference, [group.name for group in groups])
     by_test_set: dict[str, list[SeedGroup]] = {}
     for group in groups:
         by_test_set.setdefault(group.first.test_set, []).append(group)
-    together = sorted(by_test_set.values(), key=lambda part: -sum(len(group.runs) for group in part))
+    test_sets = sorted(by_test_set.values(), key=lambda groups: -sum(len(group.runs) for group in groups))
     parts = []
-    for part, heading in zip(together, _headings([part[0].first for part in together]), strict=True):
-        base = next((group for group in part if group.name == reference), plainest(part))
-        comparisons, of_part = compare(part, base)
-        measured = {run.name: bias.effects(run.bias) for group in part for run in group.runs if run.bias is not None}
-        effects = {name: differences for name, differences in measured.items() if differences}
-        parts.append(Part(heading, tuple(part), base, tuple(comparisons), effects, (*of_part, *_notes(part))))
-    beside = [one for part in parts for one in part.differences]
-    tables = corrected_together(filled_tables(result.run for result in results), beside=beside)
-    beside += [one for table in tables for one in table.differences.values()]
-    corrected = iter(stats.holm(dict(enumerate(beside))).values())
+    for part_groups, heading in zip(test_sets, _headings([groups[0].first for groups in test_sets]), strict=True):
+        base = next((group for group in part_groups if group.name == reference), plainest(part_groups))
+        comparisons, part_notes = compare(part_groups, base)
+        runs = [run for group in part_groups for run in group.runs]
+        effects = {run.name: bias.effects(run.bias) for run in runs if run.bias is not None}
+        effects = {name: run_effects for name, run_effects in effects.items() if run_effects}
+        part_notes += _notes(part_groups)
+        parts.append(Part(heading, tuple(part_groups), base, tuple(comparisons), effects, tuple(part_notes)))
+    differences = [difference for part in parts for difference in part.differences]
+    tables = corrected_together(filled_tables(result.run for result in results), beside=differences)
+    differences += [difference for table in tables for difference in table.differences.values()]
+    corrected = iter(stats.holm(dict(enumerate(differences))).values())
     return RunsReport(
         parts=tuple(part.with_differences(corrected) for part in parts),
         tables=tuple(tables),
-        notes=tuple(gathered([*notes, *of_seeds])),
+        notes=tuple(gathered([*notes, *seed_notes])),
         title=title,
         images=images,
         folder=folder,
@@ -201,43 +204,41 @@ def report_runs(
 
 
 def _notes(groups: Sequence[SeedGroup]) -> list[Note]:
-    """What is missing or does not fit together."""
+    """Notes on runs without bias results, and on results and folders that do not match."""
     notes = []
     folders = {run.recipe.data.folder or "" for group in groups for run in group.runs}
     for group in groups:
         for run in group.runs:
             if run.bias is None:
-                notes.append(Note(run.name, "not measured where it looks (no bias.json in the run folder)"))
+                notes.append(Note(run.name, "bias not measured (no bias.json in the run folder)"))
                 continue
             tested, measured = run.accuracy, run.bias.accuracy
             if run.bias.dataset != run.recipe.data.name or (tested is not None and tested.n != measured.n):
                 data = f"{run.bias.dataset} {run.bias.split}".strip()
                 notes.append(
-                    Note(run.name, f"bias.json is of other images than the test images: {measured.n:,} of {data}")
+                    Note(run.name, f"bias.json was not measured on the test images but on {measured.n:,} of {data}")
                 )
             elif tested is not None and abs(tested.value - measured.value) > 0.005:
                 notes.append(
-                    Note(run.name, "bias.json has another accuracy than the last epoch: other weights or images")
+                    Note(run.name, "the accuracy in bias.json differs from the last epoch's: other weights or images")
                 )
     if len(folders) > 1 and groups[0].first.recipe.data.name in FROM_FOLDERS:
-        notes += [
-            Note(folder, "one of several folders of test images, whether of the same is not known")
-            for folder in folders
-        ]
+        text = "one of several folders with test images, which may be different images"
+        notes += [Note(folder, text) for folder in folders]
     return notes
 
 
 def _headings(firsts: Sequence[RunResult]) -> list[str]:
-    """Test sets by the name of the data set, and what distinguishes two of the same name."""
+    """Unique headings of test sets: name, number of images and classes, and options that differ for the same name."""
     names = []
     for run in firsts:
-        same = [other.test_options for other in firsts if other.recipe.data.name == run.recipe.data.name]
+        same_name = [other.test_options for other in firsts if other.recipe.data.name == run.recipe.data.name]
         details = [f"{run.test_images:,} test images"] if run.test_images else []
         details += [f"{len(run.environment['classes'])} classes"] if run.environment.get("classes") else []
         details += [
             f"{name} {option_text(value)}"
             for name, value in run.test_options.items()
-            if name != "test" and any(other.get(name) != value for other in same)
+            if name != "test" and any(options.get(name) != value for options in same_name)
         ]
         names.append(", ".join([run.recipe.data.name, *details]))
     return [

@@ -1,4 +1,4 @@
-"""What the page of runs shows of networks that were tested on the same images: tables, figures and a gallery."""
+"""The content of a part of the page of runs: tables, figures and a gallery."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ COMPARISON_COLUMNS = (
 
 
 def part_values(part: Part, mark: str, images: int, folder: str | None) -> dict[str, Any]:
-    """Values for the template.
+    """The values of a part for the template.
 
     Args:
-        part: of the report.
-        mark: the end of its ids.
-        images: test images in its gallery.
-        folder: where the data lie; None: where the recipes say.
+        part: part of the report.
+        mark: suffix of the part's HTML ids.
+        images: number of test images in the gallery.
+        folder: data folder; None: the one in each recipe.
     """
     splits, notes = _data(part.reference.first, folder) if images else (None, [])
     gallery: Gallery | None = None
@@ -73,9 +73,9 @@ def part_values(part: Part, mark: str, images: int, folder: str | None) -> dict[
         part = replace(part, groups=tuple(_with_cost(group, test.images.shape[2]) for group in part.groups))
         part = replace(part, reference=next(g for g in part.groups if g.name == part.reference.name))
         groups = _in_gallery(part)
-        firsts = [_moved(group.first, folder) for group in groups]
-        gallery, columns, on_gallery = runs_gallery(firsts, groups.index(part.reference), test, images=images)
-        notes += on_gallery
+        firsts = [_with_data_folder(group.first, folder) for group in groups]
+        gallery, columns, gallery_notes = runs_gallery(firsts, groups.index(part.reference), test, images=images)
+        notes += gallery_notes
         if len(groups) < len(part.groups):
             notes.append(Note("gallery", f"{len(groups)} of {len(part.groups)} networks"))
     notes += [
@@ -94,7 +94,7 @@ def part_values(part: Part, mark: str, images: int, folder: str | None) -> dict[
         "several": any(len(group.runs) > 1 for group in part.groups),
         "reference": part.reference.name,
         "styles": part.styles,
-        "comparisons": [one.to_record() for one in part.comparisons],
+        "comparisons": [comparison.to_record() for comparison in part.comparisons],
         "interventions": interventions,
         "lost": lost,
         "costs": part.costs(),
@@ -107,9 +107,9 @@ def part_values(part: Part, mark: str, images: int, folder: str | None) -> dict[
 
 
 def _facts(part: Part, splits: Splits[InMemoryDataset] | None) -> list[tuple[str, str]]:
-    """What was trained on what, and how CAMs were computed; names with values."""
+    """Names and values of the training data, the options and the CAM settings of the runs."""
     runs = part.runs
-    measured = [run.bias for run in runs if run.bias is not None]
+    results = [run.bias for run in runs if run.bias is not None]
     facts: dict[str, Iterable[object]] = {
         "networks": [len(part.groups)],
         "runs": [len(runs)],
@@ -123,23 +123,23 @@ def _facts(part: Part, splits: Splits[InMemoryDataset] | None) -> list[tuple[str
             "image size": [f"{width} × {height} pixels"],
             "classes": [len(splits.test.classes)],
         }
-    default: dict[str, Any] = {}
-    with suppress(InputError):  # of a data set that is no more
-        default = all_options(part.reference.first.recipe.data.name)
-    options = [{**default, **run.recipe.data.options} for run in runs]
-    for name in default:
-        differs = any(of_run[name] != default[name] for of_run in options)
+    defaults: dict[str, Any] = {}
+    with suppress(InputError):  # the data set no longer exists
+        defaults = all_options(part.reference.first.recipe.data.name)
+    options = [{**defaults, **run.recipe.data.options} for run in runs]
+    for name in defaults:
+        differs = any(run_options[name] != defaults[name] for run_options in options)
         if name in ("cue", "test_cue") or (differs and name not in ("train", "test")):
-            facts[f"option {name}"] = [of_run[name] for of_run in options]
+            facts[f"option {name}"] = [run_options[name] for run_options in options]
     facts |= {
         "epochs": sorted(run.epochs for run in runs),
         "seeds": sorted({run.recipe.seed for run in runs}),
         "device": [_device(run) for run in runs],
-        "CAM": [one.method for one in measured],
-        "layers": [", ".join(one.layers) for one in measured],
-        "class of the CAM": [one.target for one in measured],
-        "threshold of the focus": [f"{one.threshold:g}" for one in measured],
-        "margin in pixels": [one.margin for one in measured],
+        "CAM": [result.method for result in results],
+        "layers": [", ".join(result.layers) for result in results],
+        "class of the CAM": [result.target for result in results],
+        "threshold of the focus": [f"{result.threshold:g}" for result in results],
+        "margin in pixels": [result.margin for result in results],
     }
     texts = {
         name: ", ".join(dict.fromkeys(printable(option_text(v)) for v in values)) for name, values in facts.items()
@@ -148,33 +148,32 @@ def _facts(part: Part, splits: Splits[InMemoryDataset] | None) -> list[tuple[str
 
 
 def _in_gallery(part: Part) -> list[SeedGroup]:
-    """The networks of the gallery: the reference and the first others."""
+    """The networks of the gallery: the reference, and the first of the others."""
     others = [group for group in part.groups if group is not part.reference][: MOST_SHOWN - 1]
     return [group for group in part.groups if group is part.reference or group in others]
 
 
 def _with_cost(group: SeedGroup, side: int) -> SeedGroup:
-    """With multiply-adds, if only the side of the test images was not known."""
+    """Adds multiply-adds to the group's first run if only the side of the test images was missing."""
     run = group.first
     if run.multiply_adds is not None or run.parameters is None:
         return group
-    known = replace(run, multiply_adds=cost(run.recipe, len(run.environment["classes"]), side)[1])
-    return replace(group, runs=(known, *group.runs[1:]))
+    run = replace(run, multiply_adds=cost(run.recipe, len(run.environment["classes"]), side)[1])
+    return replace(group, runs=(run, *group.runs[1:]))
 
 
-def _moved(run: RunResult, folder: str | None) -> RunResult:
-    """The run with its data in another folder."""
+def _with_data_folder(run: RunResult, folder: str | None) -> RunResult:
     if folder is None:
         return run
     return replace(run, recipe=replace(run.recipe, data=replace(run.recipe.data, folder=folder)))
 
 
 def _data(run: RunResult, folder: str | None) -> tuple[Splits[InMemoryDataset] | None, list[Note]]:
-    """The images of a run, and a note if there are none for the gallery."""
+    """The images of a run for the gallery, or None and a note."""
     if run.recipe.model.detector is not None:
         return None, [Note("gallery", f"{run.name} is a detector; `regard detect predict` draws what it detects")]
     try:
-        splits = load_data(replace(_moved(run, folder).recipe.data, download=False))
+        splits = load_data(replace(_with_data_folder(run, folder).recipe.data, download=False))
     except InputError as error:
         return None, [Note("gallery", f"no test images: {error}")]
     if not isinstance(splits.test, InMemoryDataset):
@@ -194,23 +193,23 @@ def runs_gallery(
 ) -> tuple[Gallery, list[RunResult], list[Note]]:
     """Test images with the CAM of each network that was tested on them.
 
-    CAMs are of the method, layers and target, and measured with the threshold, margin and tolerance, of the network's
-    bias.json; without one, Grad-CAM of the predicted class.
+    Method, layers, target, threshold, margin and tolerance are those in the network's bias.json; without one, the CAM
+    is Grad-CAM of the predicted class.
 
     Args:
-        networks: of the report.
-        reference: the index of the one that the others are compared with.
-        test: its test images.
-        images: random ones.
-        different: further ones, on which the networks' energies inside differ most.
+        networks: networks of the report.
+        reference: index of the reference.
+        test: test images of the reference.
+        images: number of random images.
+        different: number of further images, those with the largest differences in energy inside.
 
     Returns:
-        The gallery, the networks of its columns, and notes on networks without a column or measured otherwise.
+        The gallery, the networks of its columns, and notes on networks without a column or with other weights.
     """
     methods: dict[str, MapMethod] = {}
     notes = []
     for network in networks:
-        reason = _why_not(network, networks[reference], test)
+        reason = _obstacle(network, networks[reference], test)
         if reason is None:
             try:
                 methods[network.name] = _method(network)
@@ -223,7 +222,7 @@ def runs_gallery(
     if not columns:
         return gallery, columns, notes
     chosen = choose_images(columns, test, images, different)
-    indices = [index for which in chosen.values() for index in which]
+    indices = [index for heading_indices in chosen.values() for index in heading_indices]
     gallery.add_models(chosen, [_rows(methods[network.name], network, test, indices) for network in columns])
     notes += [
         Note(network.name, "bias.json was measured with other weights; measure again (regard bias)")
@@ -238,62 +237,62 @@ def choose_images(
 ) -> dict[str, list[int]]:
     """Heading -> indices of test images; see `gallery.choose`."""
     labels = test.labels.cpu().numpy()
-    measured = [
+    results = [
         network.bias
         for network in networks
         if network.bias is not None and np.array_equal(network.bias.rows["label"], labels)
     ]
-    scores = {DIFFERENT: disagreement(measured)} if len(measured) > 1 and different else {}
+    scores = {DIFFERENT: disagreement(results)} if len(results) > 1 and different else {}
     return choose(len(test), images + (different if scores else 0), scores, each=different)
 
 
-def _why_not(network: RunResult, reference: RunResult, test: InMemoryDataset) -> str | None:
-    """Why the network has no CAMs of the reference's test images; None: it has."""
+def _obstacle(network: RunResult, reference: RunResult, test: InMemoryDataset) -> str | None:
+    """The reason for which the network cannot be shown on the reference's test images; None if it can."""
     if not network.environment.get("classes"):
         return f"no classes in {network.run.folder}/environment.json"
     if tuple(network.environment["classes"]) != test.classes:
         return "trained for other classes"
-    if _test_set(network.recipe.data) == _test_set(reference.recipe.data):
+    if _test_recipe(network.recipe.data) == _test_recipe(reference.recipe.data):
         return None
     try:
         images = load_data(replace(network.recipe.data, download=False)).test
     except InputError as error:
         return f"no test images ({error})"
-    same = torch.equal(images.images, test.images) and torch.equal(images.labels, test.labels)
-    return None if same else f"tested on other images than {reference.name}"
+    equal = torch.equal(images.images, test.images) and torch.equal(images.labels, test.labels)
+    return None if equal else f"tested on other images than {reference.name}"
 
 
-def _test_set(recipe: DataRecipe) -> DataRecipe:
-    """The part of the recipe that decides on the test images."""
+def _test_recipe(recipe: DataRecipe) -> DataRecipe:
+    """The recipe without fields that do not affect the test images."""
     return replace(recipe, train_images=None, mean=None, std=None, download=False)
 
 
 def _method(network: RunResult) -> MapMethod:
-    """Raises InputError where there are no such weights, no such method, or no such layer."""
+    """Raises InputError if weights, method or layer do not exist."""
     model, results = network.run.model("last"), network.bias
     return GradCAM(model) if results is None else create(results.method, model, results.layers or None)
 
 
 def _is_stale(results: Results, method: MapMethod) -> bool:
-    measured = results.provenance.get("weights")
-    return measured is not None and measured != fingerprint(method.model)
+    weights = results.provenance.get("weights")
+    return weights is not None and weights != fingerprint(method.model)
 
 
 def _rows(method: MapMethod, network: RunResult, test: InMemoryDataset, indices: Sequence[int]) -> list[Row]:
     results, recipe = network.bias, network.recipe.data
-    which = torch.tensor(indices)
+    index = torch.tensor(indices)
     mean, std = recipe.mean or test.mean, recipe.std or test.std
-    loader = create_loader(test.subset(which), len(which), mean=mean, std=std, device="cpu", masks=test.has_masks)
+    loader = create_loader(test.subset(index), len(index), mean=mean, std=std, device="cpu", masks=test.has_masks)
     (batch,) = loader.epoch(0)
-    measured = {} if results is None else {k: getattr(results, k) for k in ("threshold", "margin", "tolerance")}
+    settings = {} if results is None else {k: getattr(results, k) for k in ("threshold", "margin", "tolerance")}
     return explain_batch(
         method,
-        batch._replace(index=which[batch.index]),
+        batch._replace(index=index[batch.index]),
         test,
         mean=mean,
         std=std,
         names=test.classes,
         classes=batch.labels[:, None] if results is not None and results.target == "label" else None,
         label_outputs=range(len(test.classes)),
-        **measured,
+        **settings,
     )

@@ -1,4 +1,4 @@
-"""The studies by class, gates of attention modules and scores of channel groups: a table for a terminal, and a page."""
+"""Tables and pages of the studies by class: gates of attention modules, and scores of channel groups."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CLASSES = 5
-"""Classes drawn on a page unless stated."""
+"""Default number of classes drawn on a page."""
 MOST_CLASSES = len(figures.COLOURS) - 1
 
 Results = Mapping[str, GateActivations | GroupScores]
@@ -33,7 +33,7 @@ Charts: TypeAlias = "list[tuple[str, Figure]]"
 
 @dataclass(frozen=True)
 class _Text:
-    """What a page says of its study."""
+    """The title, captions and columns of a study's page."""
 
     title: str
     lead: str
@@ -89,7 +89,7 @@ def study_records(results: Results) -> list[dict[str, Any]]:
 
 
 def study_table(results: Results) -> Table:
-    """`study_records` for a terminal."""
+    """`study_records` as a table for a terminal."""
     text = _text(results)
     return records_table(study_records(results), text.columns[len(results) == 1 :], caption=text.caption)
 
@@ -102,20 +102,20 @@ def write_study_html(
     data: str = "",
     command: str = "",
 ) -> Path:
-    """Writes a study of networks as one self-contained HTML file: no script, no request, light and dark.
+    """Writes a study of networks as one self-contained HTML file without script or request, for light and dark screens.
 
     Args:
-        results: by name of network; all of the same images, and of the same quantity or target.
-        path: of the file; its folder is made if need be.
-        labels: of the classes that are drawn, at most 7; None: 5, evenly spread.
+        results: network -> result, all for the same images and the same quantity or target.
+        path: the file; its folder is created if needed.
+        labels: indices of the classes to draw, at most 7; None: 5 evenly spaced classes.
         data: name of the images.
-        command: that repeats the study.
+        command: command that repeats the study.
 
     Returns:
         The path.
 
     Raises:
-        InputError: results that do not go together, classes that were not counted, or a path that cannot be written.
+        InputError: the results do not match, a class was not counted, or the path cannot be written.
     """
     text = _text(results)
     labels = drawn_classes(results, labels)
@@ -148,16 +148,16 @@ def write_study_html(
 
 
 def spread_classes(classes: Sequence[int], count: int = CLASSES) -> list[int]:
-    """At most so many of the classes, evenly spread over them."""
+    """At most `count` of the classes, evenly spaced."""
     count = min(count, len(classes))
     return [classes[(2 * i + 1) * len(classes) // (2 * count)] for i in range(count)]
 
 
 def drawn_classes(results: Results, labels: Sequence[int] | None) -> list[int]:
-    """The classes to draw: `labels`, or some evenly spread.
+    """The classes to draw: `labels`, or evenly spaced ones.
 
     Raises:
-        InputError: results of other classes or images, a class that was not counted, or too many classes.
+        InputError: the results are of different images, a class was not counted, or there are too many classes.
     """
     name, first = next(iter(results.items()))
     for other, result in results.items():
@@ -174,14 +174,16 @@ def drawn_classes(results: Results, labels: Sequence[int] | None) -> list[int]:
 
 
 def _text(results: Results) -> _Text:
-    quantities = {one.quantity if isinstance(one, GateActivations) else one.target for one in results.values()}
+    quantities = {
+        result.quantity if isinstance(result, GateActivations) else result.target for result in results.values()
+    }
     if len(quantities) != 1:
         raise InputError(f"results of {' and '.join(sorted(quantities)) or 'no network'}; give those of one quantity")
     return _GATES if isinstance(next(iter(results.values())), GateActivations) else _GROUPS
 
 
 def _depths(results: Mapping[str, GateActivations]) -> Charts:
-    """Eta squared by depth, where any is known."""
+    """Eta squared by depth, if any layer has one."""
     lines = {
         name: [{depth: layer.eta_squared for depth, layer in enumerate(result.layers.values(), 1)}]
         for name, result in results.items()
@@ -190,14 +192,14 @@ def _depths(results: Mapping[str, GateActivations]) -> Charts:
         return []
     chance = next(iter(results.values())).chance
     figure = figures.curves(lines, xlabel="depth", level=chance, legend=False, markers=True)
-    return [("Eta squared by depth; dotted: expected by chance", figure)]
+    return [("Eta squared by depth; dotted line: expected by chance", figure)]
 
 
 def _layers(results: Mapping[str, GateActivations], labels: Sequence[int]) -> list[tuple[str, Charts]]:
-    """The figures of each layer, one for each network that has it; their differences are on one scale."""
+    """One figure per layer and network; all differences have one scale."""
     layers = [layer for result in results.values() for layer in result.layers.values()]
     lines = [torch.tensor(list(layer.lines(labels).values())) for layer in layers]
-    reach = max(float((each - each[0]).abs().max()) for each in lines) or 0.01
+    reach = max(float((values - values[0]).abs().max()) for values in lines) or 0.01
     panels: dict[str, Charts] = {layer.name: [] for layer in layers}
     for name, result in results.items():
         for layer in result.layers.values():
@@ -206,8 +208,10 @@ def _layers(results: Mapping[str, GateActivations], labels: Sequence[int]) -> li
 
 
 def _bars(results: Mapping[str, GroupScores], label: int) -> Charts:
-    """A figure for each network, all on one scale."""
-    estimates = [one for result in results.values() for one in (*result.estimates(label), result.whole_image(label))]
-    ends = [end for one in estimates for end in (one.value, one.high) if math.isfinite(end)]
+    """One figure per network, all on one scale."""
+    estimates = [
+        estimate for result in results.values() for estimate in (*result.estimates(label), result.whole_image(label))
+    ]
+    ends = [end for estimate in estimates for end in (estimate.value, estimate.high) if math.isfinite(end)]
     top = min(1.02, 1.05 * max([0.01, *ends]))
     return [(name, result.plot(label, top=top, style=i)) for i, (name, result) in enumerate(results.items())]

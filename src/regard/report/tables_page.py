@@ -1,4 +1,4 @@
-"""Published tables with runs beside them, as one page."""
+"""A page of published tables with our runs."""
 
 from __future__ import annotations
 
@@ -34,29 +34,29 @@ if TYPE_CHECKING:
 def write_tables_html(filled: Sequence[FilledTable], path: str | Path, title: str | None = None) -> Path:
     """Writes tables as one self-contained page: published values and ours, every seed, comparisons, and notes.
 
-    The page depends on the tables alone: the same ones give the same bytes.
+    The same tables give the same bytes.
 
     Args:
-        filled: at least one.
-        path: of the page; its folder is made if need be.
-        title: of the page; None: that of the only table, or one for all.
+        filled: one or more tables.
+        path: the page; its folder is created if needed.
+        title: title of the page; None: the title of a single table, or a general one.
 
     Returns:
         The path.
 
     Raises:
-        InputError: no tables, or a folder that cannot be written.
+        InputError: no tables, or the path cannot be written.
     """
     if not filled:
         raise InputError("no tables to write; give at least one")
     filled = corrected_together(filled)
     sections = [
         {
-            "anchor": f"table-{number}-{re.sub('[^a-z0-9]+', '-', one.table.name.lower()).strip('-')}",
-            "document": document(one, wide=False),
-            "charts": list(charts(one)),
+            "anchor": f"table-{number}-{re.sub('[^a-z0-9]+', '-', table.table.name.lower()).strip('-')}",
+            "document": document(table, wide=False),
+            "charts": list(charts(table)),
         }
-        for number, one in enumerate(filled, start=1)
+        for number, table in enumerate(filled, start=1)
     ]
     if title is None:
         title = filled[0].table.title if len(filled) == 1 else "Published tables and our runs"
@@ -64,9 +64,9 @@ def write_tables_html(filled: Sequence[FilledTable], path: str | Path, title: st
 
 
 def charts(filled: FilledTable) -> Iterator[tuple[str, Figure]]:
-    """For each row and metric that has runs a figure of the values, and one of the differences.
+    """A figure of the values, and one of the differences, for each row and metric with runs.
 
-    Published values are left out where ours are not comparable with them; published differences are not.
+    Published values are left out if ours are not comparable; published differences are always drawn.
     """
     table = filled.table
     for row, title in table.rows.items():
@@ -78,22 +78,23 @@ def charts(filled: FilledTable) -> Iterator[tuple[str, Figure]]:
                 marks = {name: value for name, value in numbers.items() if value is not None}
                 estimates = {name: cell.estimate(index) for name, cell in cells.items()}
                 yield title, figures.intervals(estimates, xlabel=metric.title, points=points, marks=marks)
-            compared = {
-                f"{table.columns[one.column]} − {table.columns[one.against]}": one
-                for one in filled.comparisons
-                if (one.row, one.metric) == (row, metric) and one.difference.n
+            comparisons = {
+                f"{table.columns[comparison.column]} − {table.columns[comparison.against]}": comparison
+                for comparison in filled.comparisons
+                if (comparison.row, comparison.metric) == (row, metric) and comparison.difference.n
             }
-            if compared:
-                differences = {label: one.difference for label, one in compared.items()}
-                marks = {label: one.published for label, one in compared.items() if one.published is not None}
+            if comparisons:
+                differences = {label: comparison.difference for label, comparison in comparisons.items()}
+                numbers = {label: comparison.published for label, comparison in comparisons.items()}
+                marks = {label: value for label, value in numbers.items() if value is not None}
                 figure = figures.intervals(differences, xlabel=metric.title, level=0, marks=marks)
                 yield f"{title}: differences", figure
 
 
 def filled_tables(runs: Iterable[Run]) -> list[FilledTable]:
-    """The tables that come with regard and have such runs in a comparison, each with the runs of one folder.
+    """regard's tables whose comparisons these runs fill, each with the runs of one folder.
 
-    The teachers of these runs are looked for beside them. They fill no cell unless they are among the runs.
+    Teachers are also read from this folder; they fill no cell unless they are among the runs.
     """
     stores: dict[Path, list[StoredRun]] = {}
     for run in runs:
@@ -103,35 +104,35 @@ def filled_tables(runs: Iterable[Run]) -> list[FilledTable]:
     tables = [load_table(name) for name in table_names()]
     filled = []
     for folder, stored in stores.items():
-        beside = _teachers(folder, stored)
-        filled += [fill(table, stored, beside=beside) for table in tables if _may_hold(table, stored)]
-    return [one for one in filled if _compared(one)]
+        teachers = _teachers(folder, stored)
+        filled += [fill(table, stored, beside=teachers) for table in tables if _may_match(table, stored)]
+    return [table for table in filled if _has_comparison(table)]
 
 
 def _teachers(folder: Path, runs: Sequence[StoredRun]) -> list[StoredRun]:
-    """The runs in a folder that taught some of its runs, but for these themselves."""
+    """The teachers of the runs that are in the same folder, without the runs themselves."""
     names = {folder_name(teacher) for run in runs for teacher in run.teachers} - {run.name for run in runs}
     return [run for name in sorted(names) if (run := read_run(folder / name)) is not None]
 
 
-def _may_hold(table: PublishedTable, runs: Sequence[StoredRun]) -> bool:
-    """Whether any of these runs has a network of the table; loading all recipes of all tables would take seconds."""
+def _may_match(table: PublishedTable, runs: Sequence[StoredRun]) -> bool:
+    """Whether any run has a network of the table; a quick check, since loading all recipes would take seconds."""
     networks = {_network(run.recipe) for run in runs}
     cells = [cell for cell in table.cells.values() if cell.recipe is not None]
-    return any((cell.overrides.get("model.name") or _network_of(cell.recipe or "")) in networks for cell in cells)
+    return any((cell.overrides.get("model.name") or _file_network(cell.recipe or "")) in networks for cell in cells)
 
 
 @cache
-def _network_of(recipe: str) -> str:
+def _file_network(recipe: str) -> str:
     return _network(yaml.safe_load(recipes.find(recipe).read_text(encoding="utf-8")))
 
 
 def _network(recipe: Mapping[str, Any]) -> str:
-    """The name of a network in a recipe as it is in its file."""
+    """The name of the network in a recipe as read from its file."""
     return str((recipe.get("model") or {}).get("name", ModelRecipe.name))
 
 
-def _compared(filled: FilledTable) -> bool:
-    """Whether a cell of a comparison has runs."""
+def _has_comparison(filled: FilledTable) -> bool:
+    """Whether a compared cell has runs."""
     columns = {column for pair in filled.table.comparisons for column in pair}
     return any(cell.runs for (_, column), cell in filled.cells.items() if column in columns)

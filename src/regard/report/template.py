@@ -1,4 +1,4 @@
-"""Pages from templates: each one HTML file that needs nothing else."""
+"""Pages from templates: each page is one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from regard.tables.verdict import tone
 from regard.version import __version__
 
 MARK = 'name="generator" content="regard '
-"""In the first kilobyte of every page."""
+"""Occurs in the first kilobyte of every page."""
 
 
 class Repeat(NamedTuple):
     """How to repeat a part of a page.
 
     Attributes:
-        name: of the network, or of what else is repeated.
-        commands: one per line, as a shell takes them.
-        file: name under which the commands have the recipe; empty without one.
-        recipe: as YAML.
-        recorded: commands that run folders record, one per line.
+        name: heading, such as the name of a network.
+        commands: shell commands, one per line.
+        file: name of the recipe file in the commands; empty without a recipe.
+        recipe: the recipe as YAML.
+        recorded: commands from run folders, one per line.
     """
 
     name: str
@@ -42,18 +42,15 @@ class Repeat(NamedTuple):
 
 
 def write_page(template: str, path: str | Path, **values: Any) -> Path:
-    """Fills a template and writes the page, aside first and then renamed.
+    """Renders a template, and writes the page to a temporary file that is then renamed; returns the path.
 
     Args:
         template: name of a file in `templates`.
-        path: of the page; its folder is made if need be.
-        **values: what the template asks for, and `title`; text in them is escaped.
-
-    Returns:
-        The path.
+        path: the page; its folder is created if needed.
+        **values: values of the template, and `title`; text in them is escaped.
 
     Raises:
-        InputError: the path cannot be written, or holds a file that regard did not write.
+        InputError: the path cannot be written, or is a file that regard did not write.
     """
     check_written(Path(path), MARK)
     text = environment().get_template(template).render(version=__version__, glossary=Glossary(), **values)
@@ -62,7 +59,7 @@ def write_page(template: str, path: str | Path, **values: Any) -> Path:
 
 @cache
 def environment() -> Environment:
-    """What templates have besides the values of their page; the macros that they import see these values, too."""
+    """The Jinja environment, with the globals and filters of all templates."""
     environment = Environment(
         loader=PackageLoader("regard.report"),
         autoescape=True,
@@ -83,5 +80,5 @@ def _linked(context: Context, text: str) -> Markup:
 
 
 def _printable(value: Any) -> Any:
-    """Lines of text without control characters; markup as it is."""
+    """Escapes control characters in text; leaves markup as it is."""
     return printable_lines(value) if isinstance(value, str) and not isinstance(value, Markup) else value

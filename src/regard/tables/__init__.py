@@ -1,10 +1,10 @@
-"""Published tables as data, and one's own runs beside their numbers.
+"""Published tables as data, and our own runs next to their numbers.
 
-- `table_names`, `load_table`: the published tables, `PublishedTable`, each value a `Cell`.
-- `fill`: the runs of a store put into a table, with the same `Overrides`: `FilledTable`, with each `Comparison`,
-  `to_records()` and `comparison_records()`; `corrected_together`: several of them, shown together.
-- `document`: a filled table as a `Document` with a `Grid` for each table, `to_markdown()` and `to_latex()`;
-  `TerminalTable`: to print.
+- `load_table`: one of `table_names` or a file, as a `PublishedTable` of `Cell`s.
+- `fill`: a `FilledTable` with the runs of a store that have the same `Overrides`; it has `Comparison`s, `to_records()`
+  and `comparison_records()`. `corrected_together`: corrects the comparisons of several tables together.
+- `document`: a filled table as a `Document` of `Grid`s, with `to_markdown()` and `to_latex()`; `TerminalTable`: the
+  same for a terminal.
 """
 
 from regard.tables.document import TerminalTable, document

@@ -1,4 +1,4 @@
-"""A filled table as a document: its facts, grids and notes."""
+"""Turns a filled table into a document of facts, grids and notes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from regard.tables.filled import Comparison, FilledCell, FilledTable
 from regard.tables.grid import Document, Grid
 
 UNCHECKED = "†"
-_DAGGER = "published number not compared with the source, or a difference with such a number"
+_DAGGER = "published number not checked against the source, or a difference of an unchecked number"
 _STATISTICS = {"mean": "mean", "median": "median", "single": "single value"}
 _METHOD = (
     "Differences are means over the seeds that both columns have, with 95% intervals and p values of the paired t test "
@@ -26,7 +26,7 @@ _METHOD = (
 
 @dataclass(frozen=True)
 class _Entry:
-    """A cell in one metric; the title is of its row, its column and, if there are several, its metric."""
+    """One metric of a cell, with a title from its row, its column and, if there are several, the metric."""
 
     cell: FilledCell
     index: int
@@ -34,35 +34,35 @@ class _Entry:
 
 
 def document(filled: FilledTable, *, wide: bool = True, detail: bool = True, only_runs: bool = False) -> Document:
-    """A filled table, to be written in any format.
+    """A filled table as a document.
 
     Args:
         filled: the table.
-        wide: whether the first grid has the columns of the table, or one row for each of its cells.
-        detail: whether there are grids of every seed and of where the numbers come from.
-        only_runs: whether cells and comparisons without runs are left out.
+        wide: whether the first grid has the columns of the table; else it has one row per cell.
+        detail: whether to add grids of all seeds and recipes.
+        only_runs: whether to leave out cells and comparisons without runs.
     """
-    entries = [one for one in _entries(filled) if one.cell.values(one.index) or not only_runs]
-    comparisons = [one for one in filled.comparisons if one.difference.n or not only_runs]
+    entries = [entry for entry in _entries(filled) if entry.cell.values(entry.index) or not only_runs]
+    comparisons = [comparison for comparison in filled.comparisons if comparison.difference.n or not only_runs]
     grids = [_wide(filled, entries) if wide and not only_runs else _long(filled, entries)]
     if comparisons:
         grids.append(_comparisons(filled, comparisons))
     if detail and filled.finished:
         grids += [_seeds(entries), _sources(filled)]
-    statistics = _METHOD if any(one.difference.n for one in filled.comparisons) else ""
+    statistics = _METHOD if any(comparison.difference.n for comparison in filled.comparisons) else ""
     return Document(filled.table.name, filled.table.title, _facts(filled), tuple(grids), _notes(filled), statistics)
 
 
 class TerminalTable:
-    """A filled table to print with rich: its own columns where they fit, else one row for each cell."""
+    """A filled table to print with rich: with its own columns if they fit, else with one row per cell."""
 
     def __init__(self, filled: FilledTable) -> None:
         self.filled = filled
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        whole = document(self.filled)
-        width = console.measure(whole.grids[0], options=options.update(width=10_000)).maximum
-        yield whole if width <= options.max_width else document(self.filled, wide=False)
+        wide = document(self.filled)
+        width = console.measure(wide.grids[0], options=options.update(width=10_000)).maximum
+        yield wide if width <= options.max_width else document(self.filled, wide=False)
 
 
 def _entries(filled: FilledTable) -> Iterator[_Entry]:
@@ -71,28 +71,28 @@ def _entries(filled: FilledTable) -> Iterator[_Entry]:
         for index, metric in enumerate(table.metrics):
             for column, name in table.columns.items():
                 if (row, column) in filled.cells:
-                    several = metric.title if len(table.metrics) > 1 else ""
-                    yield _Entry(filled.cells[row, column], index, ", ".join(filter(None, (title, name, several))))
+                    label = metric.title if len(table.metrics) > 1 else ""
+                    yield _Entry(filled.cells[row, column], index, ", ".join(filter(None, (title, name, label))))
 
 
 def _wide(filled: FilledTable, entries: list[_Entry]) -> Grid:
-    """Two rows for each row and metric, published and ours; one for a metric that runs do not measure."""
+    """Two grid rows per table row and metric, published and ours; only published for metrics without a run field."""
     columns, metrics = filled.table.columns, filled.table.metrics
-    at = {(one.cell.cell.position, one.index): one for one in entries}
+    by_position = {(entry.cell.cell.position, entry.index): entry for entry in entries}
     rows = []
     for key, title in filled.table.rows.items():
         for index, metric in enumerate(metrics):
-            cells = [at.get(((key, column), index)) for column in columns]
+            row_entries = [by_position.get(((key, column), index)) for column in columns]
             label = f"{metric.title}, " if len(metrics) > 1 else ""
-            published = (_published(filled, one) if one else "" for one in cells)
+            published = (_published(filled, entry) if entry else "" for entry in row_entries)
             rows.append(("" if index else title, f"{label}published", *published))
             if metric.field is not None:
-                rows.append(("", f"{label}ours", *(_ours(filled, one) if one else "" for one in cells)))
+                rows.append(("", f"{label}ours", *(_ours(filled, entry) if entry else "" for entry in row_entries)))
     return Grid("", ("", "", *columns.values()), "ll" + "r" * len(columns), tuple(rows))
 
 
 def _long(filled: FilledTable, entries: list[_Entry]) -> Grid:
-    rows = tuple((one.title, _published(filled, one), _ours(filled, one)) for one in entries)
+    rows = tuple((entry.title, _published(filled, entry), _ours(filled, entry)) for entry in entries)
     return Grid("", ("cell", "published", "ours"), "lrr", rows)
 
 
@@ -104,7 +104,7 @@ def _published(filled: FilledTable, entry: _Entry) -> str:
 
 
 def _decimals(filled: FilledTable, index: int) -> int:
-    """With how many the numbers of a metric were printed: as many as the longest has."""
+    """The largest number of decimals among the published numbers of a metric."""
     numbers = [value for cell in filled.table.cells.values() if (value := cell.published[index]) is not None]
     return max((len(f"{value:.6f}".rstrip("0").partition(".")[2]) for value in numbers), default=2)
 
@@ -120,17 +120,17 @@ def _ours(filled: FilledTable, entry: _Entry) -> str:
 
 def _comparisons(filled: FilledTable, comparisons: list[Comparison]) -> Grid:
     table, rows = filled.table, []
-    for one in comparisons:
-        metric = [one.metric.title] if len(table.metrics) > 1 else []
-        where = ", ".join([table.rows[one.row], *metric])
-        mark = UNCHECKED if one.published is not None and not one.checked else ""
+    for comparison in comparisons:
+        metric = [comparison.metric.title] if len(table.metrics) > 1 else []
+        label = ", ".join([table.rows[comparison.row], *metric])
+        mark = UNCHECKED if comparison.published is not None and not comparison.checked else ""
         rows.append(
             (
-                f"{where}: {table.columns[one.column]} − {table.columns[one.against]}",
-                signed(one.published, 2) + mark,
-                difference(one.difference, lambda value: signed(value, 2)),
-                p_value(one.difference.p_adjusted),
-                one.verdict,
+                f"{label}: {table.columns[comparison.column]} − {table.columns[comparison.against]}",
+                signed(comparison.published, 2) + mark,
+                difference(comparison.difference, lambda value: signed(value, 2)),
+                p_value(comparison.difference.p_adjusted),
+                comparison.verdict,
             )
         )
     headings = ("comparison", "published", "ours (95% interval)", "adjusted p", "verdict")
@@ -139,12 +139,12 @@ def _comparisons(filled: FilledTable, comparisons: list[Comparison]) -> Grid:
 
 def _seeds(entries: list[_Entry]) -> Grid:
     rows = []
-    for one in entries:
-        if values := one.cell.values(one.index):
-            mean = one.cell.estimate(one.index)
+    for entry in entries:
+        if values := entry.cell.values(entry.index):
+            mean = entry.cell.estimate(entry.index)
             ends = interval(mean.low, mean.high, lambda value: number(value, 2))
             by_seed = ", ".join(f"{seed}: {value:.2f}" for seed, value in values.items())
-            rows.append((one.title, number(mean.value, 2), ends, by_seed))
+            rows.append((entry.title, number(mean.value, 2), ends, by_seed))
     return Grid("Seeds", ("cell", "mean", "95% interval", "values by seed"), "lrrl", tuple(rows))
 
 
@@ -191,14 +191,15 @@ def _notes(filled: FilledTable) -> tuple[tuple[str, str], ...]:
     if any(not cell.checked for cell in table.cells.values()):
         notes.append((UNCHECKED, _DAGGER))
     for position, cell in filled.cells.items():
-        teachers = Counter(one.teacher for one in cell.runs if one.teacher)
+        teachers = Counter(run.teacher for run in cell.runs if run.teacher)
         shared = ", ".join(f"{count} ({name})" for name, count in sorted(teachers.items()) if count > 1)
         if shared:
-            notes.append((f"{titles[position]}, runs with one teacher, which are not independent", shared))
+            notes.append((f"{titles[position]}, runs with the same teacher, which are not independent", shared))
     if filled.unfinished:
         notes.append(("not finished", ", ".join(filled.unfinished)))
     notes += [
-        (f"not shown, {counted(n, 'finished run')}", f"{data} ({how})") for (data, how), n in filled.others.items()
+        (f"not shown, {counted(n, 'finished run')}", f"{data} ({options})")
+        for (data, options), n in filled.others.items()
     ]
     notes += [(f"not counted, {name}", reason) for name, reason in filled.excluded.items()]
     return tuple(notes)

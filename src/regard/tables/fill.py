@@ -22,45 +22,45 @@ def fill(
     overrides: Overrides | None = None,
     beside: Sequence[StoredRun] = (),
 ) -> FilledTable:
-    """A table with the runs that belong to it, all with the same overrides.
+    """Fills a table with runs that have the same overrides.
 
-    A run belongs to a cell if its recipe is that of the cell, whatever its folder is called, and so is the recipe of
-    its teacher, which has to be finished, and in the same store with the same overrides. Of several runs of one seed
-    the first by name counts.
+    A run belongs to a cell if it has the recipe of the cell, whatever the name of its folder, and its teacher is
+    finished, in the same store, and has the recipe and the overrides of the cell's teacher. If several runs have one
+    seed, the first by name counts.
 
     Args:
-        table: as published.
-        runs: of one store.
-        overrides: of the runs; None: of those there are, the ones with the longest schedules, and of these the ones
-            with the most runs.
-        beside: others of the store, which fill no cell; they may have taught the runs.
+        table: the published table.
+        runs: runs of one store.
+        overrides: overrides of the runs; None: those of the runs with the longest schedules, and among these the most
+            frequent.
+        beside: other runs of the store, which may be teachers but fill no cell.
 
     Raises:
-        InputError: a recipe of the table is not there, or not valid.
+        InputError: a recipe of the table does not exist or is not valid.
     """
     matcher = Matcher(table)
     matches = {run.name: matcher.matches(run) for run in runs}
     if overrides is None:
-        overrides = _fullest(match for some in matches.values() for match in some)
+        overrides = _fullest(match for run_matches in matches.values() for match in run_matches)
     used = overrides or Overrides()
 
     @cache
-    def wanted(position: tuple[str, str]) -> dict[str, Any]:
+    def expected(position: tuple[str, str]) -> dict[str, Any]:
         return matcher.overrides(table.cells[position], used)
 
     def fits(match: Match) -> bool:
-        shortened = match.epochs == shortened_epochs(match.full_epochs, used.shorten)
-        return shortened and match.overrides == wanted(match.cell.position)
+        same_length = match.epochs == shortened_epochs(match.full_epochs, used.shorten)
+        return same_length and match.overrides == expected(match.cell.position)
 
-    fitting = {name: list(filter(fits, some)) for name, some in matches.items()}
-    known = {run.name: list(filter(fits, matcher.matches(run))) for run in beside} | fitting
+    fitting = {name: list(filter(fits, run_matches)) for name, run_matches in matches.items()}
+    fitting_in_store = {run.name: list(filter(fits, matcher.matches(run))) for run in beside} | fitting
     stored = {run.name: run for run in (*beside, *runs)}
     by_cell: dict[tuple[str, str], list[Match]] = defaultdict(list)
     waiting: dict[tuple[str, str], list[str]] = defaultdict(list)
     excluded: dict[str, str] = {}
     for run in sorted(runs, key=lambda run: run.name):
         for match in fitting[run.name]:
-            if reason := _other_teacher(match, known, matcher):
+            if reason := _other_teacher(match, fitting_in_store, matcher):
                 excluded.setdefault(run.name, reason)
             elif reason := _unfinished_teacher(match, stored):
                 excluded.setdefault(run.name, reason)
@@ -80,7 +80,7 @@ def fill(
             if match.run.finished:
                 first = seeds.setdefault(match.run.seed, match)
                 if first is not match:
-                    excluded[match.run.name] = f"seed {match.run.seed} is there already, {first.run.name}"
+                    excluded[match.run.name] = f"seed {match.run.seed} is already counted ({first.run.name})"
         changed = used.apply(recipe)
         cells[position] = FilledCell(
             cell,
@@ -91,11 +91,11 @@ def fill(
             unfinished=tuple(match.run.name for match in by_cell[position] if not match.run.finished),
             waiting=tuple(waiting[position]),
         )
-    counted = {name for cell in cells.values() for name in (*cell.unfinished, *(one.run for one in cell.runs))}
+    counted = {name for cell in cells.values() for name in (*cell.unfinished, *(run.run for run in cell.runs))}
     return FilledTable(
         table=table,
         overrides=overrides,
-        data=next((_data(matcher, some[0]) for some in by_cell.values() if some), ""),
+        data=next((_data(matcher, cell_matches[0]) for cell_matches in by_cell.values() if cell_matches), ""),
         cells=cells,
         others=_others(matches, fitting, matcher),
         excluded={name: reason for name, reason in sorted(excluded.items()) if name not in counted},
@@ -111,32 +111,26 @@ def _seed_run(table: PublishedTable, match: Match) -> SeedRun:
     return SeedRun(match.run.seed, match.run.name, tuple(m.of(row) for m in table.metrics), version, teacher)
 
 
-def _other_teacher(match: Match, known: Mapping[str, Sequence[Match]], matcher: Matcher) -> str:
-    """Why the teacher of a run is not the one that its cell names; empty if it is.
-
-    Args:
-        match: the run.
-        known: of all runs of the store, the cells of the table that they belong to with the overrides.
-        matcher: of the table.
-    """
+def _other_teacher(match: Match, matches: Mapping[str, Sequence[Match]], matcher: Matcher) -> str:
+    """Why the teacher of a run is not its cell's, empty if it is; `matches` are those of all runs in the store."""
     if match.cell.teacher is None:
         expected, teachers = matcher.teachers(match.cell), match.teachers
         if [folder_name(name) for name in expected] == [folder_name(name) for name in teachers]:
             return ""
-        names = [" and ".join(some) or "nobody" for some in (teachers, expected)]
-        return f"its teacher is {names[0]}, the recipe says {names[1]}"
+        texts = [" and ".join(names) or "none" for names in (teachers, expected)]
+        return f"its teacher is {texts[0]}, the recipe has {texts[1]}"
     if len(match.teachers) != 1:
         return f"it has {len(match.teachers)} teachers, the recipe has one"
     name = folder_name(match.teachers[0])
-    if name not in known:
-        return f"its teacher {name} is not in the store, so that nothing shows what it learned from"
-    if (match.cell.row, match.cell.teacher) not in [other.cell.position for other in known[name]]:
+    if name not in matches:
+        return f"its teacher {name} is not in the store, so its recipe is not known"
+    if (match.cell.row, match.cell.teacher) not in [teacher.cell.position for teacher in matches[name]]:
         return f"its teacher {name} does not have the recipe and the overrides of the cell's teacher"
     return ""
 
 
 def _unfinished_teacher(match: Match, stored: Mapping[str, StoredRun]) -> str:
-    """Why the teacher of a run, of this store, cannot have taught it all there is; empty if it can."""
+    """Why the teacher of a run is not finished; empty if it is, or if it is not a run of the store."""
     if match.cell.teacher is None:
         return ""
     name = folder_name(match.teachers[0])
@@ -144,12 +138,12 @@ def _unfinished_teacher(match: Match, stored: Mapping[str, StoredRun]) -> str:
     if teacher.finished:
         return ""
     short = teacher.epochs < teacher.epochs_planned
-    lacking = f"it has {teacher.epochs} of {teacher.epochs_planned} epochs" if short else "it has no weights"
-    return f"its teacher {name} is not finished: {lacking}"
+    reason = f"it has {teacher.epochs} of {teacher.epochs_planned} epochs" if short else "it has no weights"
+    return f"its teacher {name} is not finished: {reason}"
 
 
 def _fullest(matches: Iterable[Match]) -> Overrides | None:
-    """The overrides with the longest schedules, and the most runs of those."""
+    """The overrides with the longest schedules, and among these with the most runs."""
     groups: dict[str, list[Match]] = defaultdict(list)
     for match in matches:
         groups[match.key].append(match)
@@ -163,27 +157,30 @@ def _fullest(matches: Iterable[Match]) -> Overrides | None:
 
 
 def _data(matcher: Matcher, match: Match) -> str:
-    """The data of a run: name, number of training images, and other fields that are overridden."""
+    """The data of a run: name, number of training images, and other overridden fields."""
     fields = matcher.signature(match.run).overridable
     parts = [str(fields["data.name"])]
     if fields["data.train_images"] is not None:
         parts.append(f"{fields['data.train_images']:,} training images")
-    named = ("data.name", "data.train_images")
-    parts += [f"{name.removeprefix('data.')} {value}" for name, value in match.overrides.items() if name not in named]
+    parts += [
+        f"{name.removeprefix('data.')} {value}"
+        for name, value in match.overrides.items()
+        if name not in ("data.name", "data.train_images")
+    ]
     return ", ".join(parts)
 
 
 def _others(
     matches: Mapping[str, Sequence[Match]], fitting: Mapping[str, Sequence[Match]], matcher: Matcher
 ) -> dict[tuple[str, str], int]:
-    """Finished runs with other overrides, by their data and the options that select them."""
-    others = [some[0] for name, some in matches.items() if some and not fitting[name] and some[0].run.finished]
-    counts = Counter((_data(matcher, match), shlex.join(_options(match))) for match in others)
+    """Numbers of finished runs with other overrides, by (data, options that select them)."""
+    firsts = [run_matches[0] for name, run_matches in matches.items() if run_matches and not fitting[name]]
+    counts = Counter((_data(matcher, match), shlex.join(_options(match))) for match in firsts if match.run.finished)
     return dict(sorted(counts.items()))
 
 
 def _options(match: Match) -> list[str]:
-    """The options that select runs with the overrides of this one."""
+    """The options that select runs with the overrides of a match."""
     fraction = match.epochs / match.full_epochs
     options = ["--shorten", f"{fraction:.4g}"] if fraction < 1 or not match.overrides else []
     for name, value in match.overrides.items():

@@ -1,4 +1,4 @@
-"""A published table with runs of one's own beside its numbers."""
+"""A published table filled with our own runs."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class SeedRun:
     """A finished run in a cell.
 
     Attributes:
-        seed: of its recipe.
-        run: the name of its folder.
-        values: one for each metric, after the last epoch, in percent; None where the run does not have it.
-        version: of regard that trained it, with the commit of a checkout; empty if not known.
-        teacher: the run in the store that it learned from; empty for none.
+        seed: seed of its recipe.
+        run: name of its folder.
+        values: one per metric, after the last epoch, in percent; None if the run does not have it.
+        version: version of regard that trained it, with the commit of a checkout; empty if not known.
+        teacher: name of its teacher's run in the store; empty for none.
     """
 
     seed: int
@@ -43,12 +43,12 @@ class FilledCell:
     """A cell and its runs.
 
     Attributes:
-        cell: what was published.
-        runs: the finished runs, one for each seed, in order of the seeds.
-        epochs: of its recipe with the overrides; None without a recipe.
-        full_epochs: of its recipe as published.
-        digest: first digits of a digest of its recipe with the overrides, without the seed; None without a recipe.
-        unfinished: names of runs that are not finished.
+        cell: the published cell.
+        runs: the finished runs, one per seed, in order of the seeds.
+        epochs: epochs of the recipe with the overrides; None without a recipe.
+        full_epochs: epochs of the published recipe.
+        digest: first digits of a digest of the recipe with the overrides and without the seed; None without a recipe.
+        unfinished: names of unfinished runs.
         waiting: names of runs that do not count because their teacher is not finished.
     """
 
@@ -61,32 +61,32 @@ class FilledCell:
     waiting: tuple[str, ...] = ()
 
     def values(self, metric: int) -> dict[int, float]:
-        """seed -> value of a metric, for the runs that have it."""
-        return {one.seed: value for one in self.runs if (value := one.values[metric]) is not None}
+        """Seed -> value of a metric, for the runs that have it."""
+        return {run.seed: value for run in self.runs if (value := run.values[metric]) is not None}
 
     def estimate(self, metric: int) -> Estimate:
-        """The mean over the seeds."""
+        """The mean of a metric over the seeds."""
         return stats.mean(list(self.values(metric).values()))
 
     @property
     def versions(self) -> list[str]:
         """The versions of regard that trained the runs."""
-        return sorted({one.version or "not known" for one in self.runs})
+        return sorted({run.version or "not known" for run in self.runs})
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two columns of a row in one metric.
+    """The difference between two columns of a row in one metric.
 
     Attributes:
-        row: its key.
-        column: the column that is to be better.
-        against: than this one.
+        row: key of the row.
+        column: the column that is expected to be better.
+        against: the column that is subtracted.
         metric: the metric.
-        published: the published difference, column minus against, in points; None where it is not known.
-        difference: ours, the mean over the seeds that both have, in points; corrected for all shown together.
+        published: the published difference, column minus against, in points; None if not known.
+        difference: our difference, the mean over shared seeds, in points; corrected for all comparisons shown together.
         verdict: its label.
-        checked: whether both published numbers were compared with their source.
+        checked: whether both published numbers were checked against the source.
     """
 
     row: str
@@ -104,14 +104,13 @@ class FilledTable(Tabular):
     """A published table, and the runs of one store that fill it.
 
     Attributes:
-        table: as published.
-        overrides: of the runs; None if there are none.
-        data: the data of those runs: "cifar10", or "folder, 12,000 training images"; empty without runs.
-        cells: by (row, column), one for every cell of the table.
-        others: number of finished runs of the table with other overrides, by their data and the options that select
-            them.
-        excluded: why runs that belong to the table by their name do not count, by that name.
-        beside: differences that are shown beside the table, for which its comparisons are corrected, too.
+        table: the published table.
+        overrides: overrides of the runs; None without runs.
+        data: data of the runs, such as "cifar10" or "folder, 12,000 training images"; empty without runs.
+        cells: (row, column) -> cell, for every cell of the table.
+        others: (data, options that select them) -> number of finished runs with other overrides.
+        excluded: name of a run -> the reason why it does not count although its name or recipe is a cell's.
+        beside: differences shown together with the table, included in the correction of its comparisons.
     """
 
     table: PublishedTable
@@ -124,29 +123,29 @@ class FilledTable(Tabular):
 
     @property
     def finished(self) -> tuple[str, ...]:
-        """The names of the finished runs, each once, though a run may stand in several cells."""
-        return tuple(dict.fromkeys(one.run for cell in self.cells.values() for one in cell.runs))
+        """Names of the finished runs, without duplicates (a run may fill several cells)."""
+        return tuple(dict.fromkeys(run.run for cell in self.cells.values() for run in cell.runs))
 
     @property
     def unfinished(self) -> tuple[str, ...]:
-        """Likewise, of those that are not finished."""
+        """Names of the unfinished runs, without duplicates."""
         return tuple(dict.fromkeys(name for cell in self.cells.values() for name in cell.unfinished))
 
     @property
     def faithful(self) -> bool:
-        """Whether the runs have the schedule and the data of the recipes."""
+        """Whether the runs have the published schedule and data."""
         fields = self.overrides is not None and self.overrides.fields
         return not fields and all(cell.epochs == cell.full_epochs for cell in self.cells.values() if cell.runs)
 
     @cached_property
     def comparisons(self) -> tuple[Comparison, ...]:
-        """The comparisons of the table in every row that has both columns, in every metric but costs."""
+        """The comparisons of the table, in every row with both columns and every metric except costs."""
         differences = stats.holm({**self.differences, **dict(enumerate(self.beside))})
         return tuple(self._comparison(*key, differences[key]) for key in self.differences)
 
     @cached_property
     def differences(self) -> dict[tuple[str, str, str, int], Difference]:
-        """Ours by (row, column, against, index of the metric), not corrected."""
+        """Our differences by (row, column, against, index of the metric), not corrected."""
         return {
             (row, column, against, index): stats.over_seeds(*self._pairs(row, column, against, index))
             for row in self.table.rows
@@ -157,21 +156,21 @@ class FilledTable(Tabular):
         }
 
     def _pairs(self, row: str, column: str, against: str, index: int) -> np.ndarray:
-        """Values of both columns for the seeds that both have, (2, N)."""
-        first, second = (self.cells[row, one].values(index) for one in (column, against))
-        seeds = sorted(first.keys() & second.keys())
-        return np.array([[one[seed] for seed in seeds] for one in (first, second)], dtype=float)
+        """Values of both columns for their shared seeds, (2, N)."""
+        columns = [self.cells[row, key].values(index) for key in (column, against)]
+        seeds = sorted(columns[0].keys() & columns[1].keys())
+        return np.array([[values[seed] for seed in seeds] for values in columns], dtype=float)
 
     def _comparison(self, row: str, column: str, against: str, index: int, difference: Difference) -> Comparison:
         first, second = self.cells[row, column].cell, self.cells[row, against].cell
         x, y = first.published[index], second.published[index]
         published = None if x is None or y is None else x - y
-        ours, theirs = self._pairs(row, column, against, index)
+        column_values, against_values = self._pairs(row, column, against, index)
         metric = self.table.metrics[index]
         label = verdict(
             published,
             difference,
-            ours - theirs,
+            column_values - against_values,
             runs=self.table.runs,
             median=self.table.statistic == "median",
             higher_is_better=metric.higher_is_better,
@@ -183,15 +182,15 @@ class FilledTable(Tabular):
     _columns = ("row", "column", "metric", "published", "mean", "deviation", "n")
 
     def to_records(self) -> list[dict[str, Any]]:
-        """A record for each cell and metric; rows, columns and metrics are named by their keys."""
+        """One record per cell and metric, with the keys of row, column and metric."""
         return [
             self.record(cell, index) for cell in self.cells.values() for index, metric in enumerate(self.table.metrics)
         ]
 
     def record(self, cell: FilledCell, index: int) -> dict[str, Any]:
-        """The record of a cell and of the metric with this index: its published value, ours, and the runs."""
-        seeds, one = cell.values(index), cell.estimate(index)
-        values = list(seeds.values())
+        """The record of a cell and the metric with this index: the published value, ours, and the runs."""
+        by_seed, mean = cell.values(index), cell.estimate(index)
+        values = list(by_seed.values())
         record = {
             "table": self.table.name,
             "row": cell.cell.row,
@@ -200,13 +199,13 @@ class FilledTable(Tabular):
             "published": cell.cell.published[index],
             "checked": cell.cell.checked,
             "statistic": self.table.statistic,
-            "n": one.n,
+            "n": mean.n,
             "median": statistics.median(values) if values else None,
-            "mean": one.value,
+            "mean": mean.value,
             "deviation": statistics.stdev(values) if len(values) > 1 else None,
-            "low": one.low,
-            "high": one.high,
-            "seeds": list(seeds),
+            "low": mean.low,
+            "high": mean.high,
+            "seeds": list(by_seed),
             "values": values,
             "unfinished": list(cell.unfinished),
             "epochs": cell.epochs,
@@ -219,30 +218,33 @@ class FilledTable(Tabular):
         return stats.without_nan(record)
 
     def comparison_records(self) -> list[dict[str, Any]]:
-        """A record for each comparison; `difference`, `low` and `high` are in points."""
+        """One record per comparison; `difference`, `low` and `high` are in points."""
         records = (
             {
                 "table": self.table.name,
-                "row": one.row,
-                "column": one.column,
-                "against": one.against,
-                "metric": one.metric.name,
-                "published": one.published,
-                "checked": one.checked,
-                "n": one.difference.n,
-                "difference": one.difference.value,
-                "low": one.difference.low,
-                "high": one.difference.high,
-                "p": one.difference.p,
-                "p_adjusted": one.difference.p_adjusted,
-                "verdict": one.verdict,
+                "row": comparison.row,
+                "column": comparison.column,
+                "against": comparison.against,
+                "metric": comparison.metric.name,
+                "published": comparison.published,
+                "checked": comparison.checked,
+                "n": comparison.difference.n,
+                "difference": comparison.difference.value,
+                "low": comparison.difference.low,
+                "high": comparison.difference.high,
+                "p": comparison.difference.p,
+                "p_adjusted": comparison.difference.p_adjusted,
+                "verdict": comparison.verdict,
             }
-            for one in self.comparisons
+            for comparison in self.comparisons
         )
         return [stats.without_nan(record) for record in records]
 
 
 def corrected_together(tables: Sequence[FilledTable], beside: Sequence[Difference] = ()) -> list[FilledTable]:
-    """Tables whose comparisons are corrected for those of all of them, and for other differences beside them."""
-    every = [(i, difference) for i, table in enumerate(tables) for difference in table.differences.values()]
-    return [replace(table, beside=(*beside, *(one for j, one in every if j != i))) for i, table in enumerate(tables)]
+    """Corrects the comparisons of all tables together, and together with the differences `beside` them."""
+    indexed = [(i, difference) for i, table in enumerate(tables) for difference in table.differences.values()]
+    return [
+        replace(table, beside=(*beside, *(difference for j, difference in indexed if j != i)))
+        for i, table in enumerate(tables)
+    ]

@@ -1,4 +1,4 @@
-"""Grids of text, and a document of several of them, for a terminal, in Markdown and in LaTeX."""
+"""Grids of text, and documents of several grids, for a terminal, in Markdown and in LaTeX."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Grid:
     """A table of text.
 
     Attributes:
-        title: above it; may be empty.
-        headings: one for each column.
-        align: "l" or "r" for each column.
-        rows: texts of each row; a row whose first text is not empty begins a group.
+        title: title above the grid; may be empty.
+        headings: one per column.
+        align: "l" or "r" per column.
+        rows: texts; a row whose first text is not empty begins a group.
     """
 
     title: str
@@ -41,9 +41,9 @@ class Grid:
             title_justify="left",
         )
         for heading, align in zip(self.headings, self.align, strict=True):
-            numbers = align == "r"
+            right = align == "r"
             table.add_column(
-                Text(printable(heading)), justify="right" if numbers else "left", no_wrap=numbers, overflow="fold"
+                Text(printable(heading)), justify="right" if right else "left", no_wrap=right, overflow="fold"
             )
         for begins, row in self._grouped():
             if begins:
@@ -52,19 +52,19 @@ class Grid:
         return table
 
     def _grouped(self) -> Iterator[tuple[bool, tuple[str, ...]]]:
-        """Each row, and whether it begins another group."""
+        """Whether a row begins another group, and the row."""
         grouped = any(not row[0] for row in self.rows)
         for number, row in enumerate(self.rows):
             yield grouped and number > 0 and row[0] != "", row
 
     def to_markdown(self) -> str:
-        """As GitHub reads it."""
+        """The grid in GitHub Markdown."""
         rule = ["---:" if align == "r" else "---" for align in self.align]
         head, *rows = (f"| {' | '.join(map(_markdown, row))} |" for row in (self.headings, *self.rows))
         return "\n".join([head, f"| {' | '.join(rule)} |", *rows])
 
     def to_latex(self) -> str:
-        """A tabular of booktabs, made smaller if it is wider than the text."""
+        """A LaTeX tabular with booktabs, scaled down if it is wider than the text."""
         rows = []
         for begins, row in self._grouped():
             rows += [r"\addlinespace"] if begins else []
@@ -80,15 +80,15 @@ class Grid:
 
 @dataclass(frozen=True)
 class Document:
-    """Grids with what belongs above and below them.
+    """Grids with facts above and notes below.
 
     Attributes:
-        name: for labels.
-        title: of all.
-        facts: (label, text), above.
-        grids: the tables.
-        notes: (what it is about, text), below; the first may be empty.
-        statistics: how differences are computed, below the notes; a page has it in its glossary.
+        name: used in LaTeX labels.
+        title: title of the document.
+        facts: (label, text), above the grids.
+        grids: the grids.
+        notes: (subject, text), below the grids; the subject may be empty.
+        statistics: how differences are computed, below the notes; a page has it in its glossary instead.
     """
 
     name: str
@@ -100,19 +100,19 @@ class Document:
 
     @property
     def below(self) -> tuple[tuple[str, str], ...]:
-        """What is written below the grids where there is no glossary."""
+        """The notes, and the statistics as a last note."""
         return (*self.notes, ("statistics", self.statistics)) if self.statistics else self.notes
 
     def __rich_console__(self, *_: Any) -> Iterator[RenderableType]:
         yield Text(printable(self.title), style="bold")
-        for one in self.facts:
-            yield Text(_line(one), style="dim")
+        for fact in self.facts:
+            yield Text(_line(fact), style="dim")
         yield from self.grids
-        for one in self.below:
-            yield Text(_line(one), style="dim")
+        for note in self.below:
+            yield Text(_line(note), style="dim")
 
     def to_markdown(self) -> str:
-        """As GitHub reads it."""
+        """The document in GitHub Markdown."""
         parts = [f"## {_markdown(self.title)}", _markdown_list(self.facts)]
         for grid in self.grids:
             parts += [f"### {_markdown(grid.title)}"] if grid.title else []
@@ -121,12 +121,12 @@ class Document:
         return "\n\n".join(parts) + "\n"
 
     def to_latex(self) -> str:
-        """A float for each grid, with the packages booktabs and graphicx."""
+        """LaTeX with one float per grid, for the packages booktabs and graphicx."""
         label = re.sub(r"[^A-Za-z0-9-]+", "-", self.name)
         parts = [r"% needs \usepackage{booktabs,graphicx}"]
         for number, grid in enumerate(self.grids):
             texts = [self.title, *map(_line, self.facts)] if number == 0 else [self.title, grid.title]
-            notes = [rf"\par {_latex(_line(one))}" for one in self.below] if number == 0 else []
+            notes = [rf"\par {_latex(_line(note))}" for note in self.below] if number == 0 else []
             if notes:
                 notes = [r"\par\smallskip", r"\begin{minipage}{\linewidth}\footnotesize", *notes, r"\end{minipage}"]
             lines = [
@@ -144,13 +144,13 @@ def _line(pair: tuple[str, str]) -> str:
 
 
 def _markdown_list(pairs: Iterable[tuple[str, str]]) -> str:
-    return "\n".join(f"- {_markdown(_line(one))}" for one in pairs)
+    return "\n".join(f"- {_markdown(_line(pair))}" for pair in pairs)
 
 
 def _markdown(text: str) -> str:
-    """Text that Markdown shows as it is."""
+    """Escapes text for Markdown."""
     text = re.sub(r"([\\`*_\[\]|$~#])", r"\\\1", printable(text))
-    text = re.sub(r"^(\d*)([-+.)])(?=\s|$)", r"\1\\\2", text)  # at the beginning of a note it would begin a list
+    text = re.sub(r"^(\d*)([-+.)])(?=\s|$)", r"\1\\\2", text)  # would begin a list at the start of a note
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
@@ -159,15 +159,15 @@ def _latex_row(cells: Iterable[str]) -> str:
 
 
 def _latex(text: str) -> str:
-    """Text that LaTeX prints as it is, where its fonts have the letters."""
-    text = re.sub("-(?=-)", "-\0", printable(text))  # dashes would become one
+    """Escapes text for LaTeX."""
+    text = re.sub("-(?=-)", "-\0", printable(text))  # consecutive hyphens would become a dash
     text = "".join(_COMMANDS.get(letter) or _greek(letter) for letter in text)
-    # A bracket or a star after the end of a line would be a part of its command.
+    # A bracket or star after \\ at the end of a row would be parsed as its argument.
     return text.replace("\0", "{}").replace("[", "{[}").replace("]", "{]}").replace("*", "{*}")
 
 
 def _greek(letter: str) -> str:
-    """A small Greek letter as the command of its name; any other as it is."""
+    """The LaTeX command of a small Greek letter; any other letter as it is."""
     kind, _, name = unicodedata.name(letter, "").rpartition(" ")
     return rf"$\{name.lower()}$" if kind == "GREEK SMALL LETTER" and name != "OMICRON" else letter
 

@@ -1,7 +1,7 @@
-"""Which runs belong to which cells of a table.
+"""Matches runs with the cells of a table.
 
-A run belongs to a cell if its recipe is the cell's in all that the table compares. Data, precision and a shortened
-schedule may be overridden; where it ran, whether it was compiled, and its seed do not count.
+A run belongs to a cell if its recipe equals the cell's in every field that the table compares. Data, precision and
+length of the schedule may be overridden; seed, device, compilation and similar fields are ignored.
 """
 
 from __future__ import annotations
@@ -23,24 +23,22 @@ from regard.tables.overrides import Overrides, may_be_overridden, shortened
 from regard.tables.published import Cell, PublishedTable
 from regard.training import WHERE, Recipe, ScheduleRecipe, default_size, flat, plain
 
-# How the same is computed.
+# Technical fields, which are not compared.
 _TECHNICAL = {
     *("channels_last", "compile", "deterministic", "sync_norms", "nonfinite", "schedule.accumulate"),
     *("transfer.precision", "transfer.fold", "data.unreadable"),
 }
-# Options of data sets that limit their memory.
-_ROOM = {"memory_limit"}
-# Measured on the data.
-_MEASURED = {"data.mean", "data.std"}
+_MEMORY_OPTIONS = {"memory_limit"}  # of data sets
+_MEASURED = {"data.mean", "data.std"}  # computed from the data
 _LENGTH = ("schedule.epochs", "schedule.milestones", "schedule.warmup")
-_ELSEWHERE = {*WHERE, *_TECHNICAL, *_MEASURED, *_LENGTH, "seed", "transfer.teacher"}
+_NOT_COMPARED = {*WHERE, *_TECHNICAL, *_MEASURED, *_LENGTH, "seed", "transfer.teacher"}
 
 
 class Signature:
-    """The fields of a recipe that decide to which cell and to which overrides a run belongs.
+    """The fields of a recipe that determine the cell and the overrides of a run.
 
     Args:
-        recipe: fields of fields; fields that it does not have get their defaults.
+        recipe: nested fields; missing fields get their defaults.
     """
 
     def __init__(self, recipe: Mapping[str, Any]) -> None:
@@ -49,13 +47,16 @@ class Signature:
         missing = {name: value for name, value in _defaults().items() if name not in fields and name not in groups}
         self.fields = {**missing, **fields}
         name, options = self.fields["data.name"], self.fields["data.options"]
-        with suppress(InputError, TypeError):  # of a data set that is no more
-            usual = data.all_options(name)
-            others = {option: value for option, value in options.items() if value != usual.get(option)}
-            self.fields["data.options"] = {option: others[option] for option in others if option not in _ROOM}
+        with suppress(InputError, TypeError):  # the data set no longer exists
+            defaults = data.all_options(name)
+            self.fields["data.options"] = {
+                option: value
+                for option, value in options.items()
+                if value != defaults.get(option) and option not in _MEMORY_OPTIONS
+            }
         if name in data.names() and self.fields["data.size"] is None:
             self.fields["data.size"] = default_size(name, detector=self.fields["model.detector"] is not None)
-        # Weights of ImageNet, wherever they come from, and attention that begins as these imply.
+        # The source of pretrained weights does not count, nor the start of attention that is the default for them.
         pretrained, start = self.fields["model.pretrained"], self.fields["model.attention_start"]
         if isinstance(pretrained, str) or start == ("identity" if pretrained else "published"):
             self.fields["model.attention_start"] = None
@@ -63,21 +64,21 @@ class Signature:
 
     @cached_property
     def compared(self) -> dict[str, Any]:
-        """What has to be the same in two runs of one cell."""
+        """Fields that are equal in all runs of a cell."""
         return self._counted(overridable=False)
 
     @cached_property
     def overridable(self) -> dict[str, Any]:
-        """What has to be the same in all runs of one table, besides the schedule."""
+        """Fields that are equal in all runs of a filled table, in addition to the schedule."""
         return self._counted(overridable=True)
 
     def overrides(self, recipe: Signature) -> dict[str, Any]:
-        """The fields that may be overridden and have other values than in a recipe."""
+        """Overridable fields whose values differ from another signature's."""
         return {name: value for name, value in self.overridable.items() if value != recipe.overridable.get(name)}
 
     @cached_property
     def key(self) -> str:
-        """The same for recipes that are compared as the same."""
+        """A text that is equal for recipes with equal compared fields."""
         return _text(self.compared)
 
     @property
@@ -98,21 +99,21 @@ class Signature:
         return {
             name: value
             for name, value in self.fields.items()
-            if name not in _ELSEWHERE and may_be_overridden(name) == overridable
+            if name not in _NOT_COMPARED and may_be_overridden(name) == overridable
         }
 
 
 @dataclass(frozen=True)
 class Match:
-    """A run that has the recipe of a cell, with some overrides; whatever its teacher is.
+    """A run that has the recipe of a cell, possibly with overrides; its teacher is not checked.
 
     Attributes:
         run: the run.
         cell: the cell.
-        overrides: fields with other values than in the recipe, that may be overridden.
-        epochs: of the run's schedule.
-        full_epochs: of the recipe's.
-        teachers: what the run's recipe calls its teachers.
+        overrides: overridable fields whose values differ from the recipe's.
+        epochs: epochs of the run's schedule.
+        full_epochs: epochs of the cell's recipe.
+        teachers: teachers in the run's recipe.
     """
 
     run: StoredRun
@@ -124,7 +125,7 @@ class Match:
 
     @property
     def key(self) -> str:
-        """The same for runs with the same overrides."""
+        """A text that is equal for runs with equal overrides."""
         return _text(self.overrides)
 
 
@@ -132,7 +133,7 @@ class Matcher:
     """Finds the cells of one table that runs belong to.
 
     Raises:
-        InputError: a recipe of the table is not there, or not valid.
+        InputError: a recipe of the table does not exist or is not valid.
     """
 
     def __init__(self, table: PublishedTable) -> None:
@@ -147,72 +148,72 @@ class Matcher:
                 self._signatures[position] = signature = Signature(plain(recipe))
                 self._cells.setdefault(signature.key, []).append(cell)
                 self._stems.setdefault(cell.stem or "", cell)
-        self._known: dict[str, Signature] = {}
+        self._cache: dict[str, Signature] = {}
 
     def signature(self, run: StoredRun) -> Signature:
-        """Of a run's recipe, made once for all runs that differ only in the seed."""
+        """The signature of a run, cached for runs that differ only in the seed."""
         recipe = dict(run.recipe)
         text = _text({name: value for name, value in recipe.items() if name != "seed"})
-        if text not in self._known:
-            self._known[text] = Signature(recipe)
-        return self._known[text]
+        if text not in self._cache:
+            self._cache[text] = Signature(recipe)
+        return self._cache[text]
 
     def matches(self, run: StoredRun) -> list[Match]:
-        """The cells whose recipe the run has; none for a run with a problem."""
+        """One match per cell whose recipe the run has; none for a run with a problem."""
         if run.problem:
             return []
         signature = self.signature(run)
         matches = []
         for cell in self._cells.get(signature.key, []):
-            wanted = self._signatures[cell.position]
-            if signature.length == _shortened(wanted, signature.epochs):
-                overrides, teachers = signature.overrides(wanted), tuple(signature.teachers)
-                matches.append(Match(run, cell, overrides, signature.epochs, wanted.epochs, teachers))
+            published = self._signatures[cell.position]
+            if signature.length == _shortened(published, signature.epochs):
+                overrides, teachers = signature.overrides(published), tuple(signature.teachers)
+                matches.append(Match(run, cell, overrides, signature.epochs, published.epochs, teachers))
         return matches
 
     def teachers(self, cell: Cell) -> list[str]:
-        """As a cell's recipe names them."""
+        """The teachers in a cell's recipe."""
         return self._signatures[cell.position].teachers
 
     def overrides(self, cell: Cell, overrides: Overrides) -> dict[str, Any]:
-        """The fields that overrides give other values than a cell's recipe has."""
+        """The overridden fields whose values differ from a cell's recipe."""
         return Signature(plain(overrides.apply(self.recipes[cell.position]))).overrides(self._signatures[cell.position])
 
     def difference(self, run: StoredRun) -> str:
-        """Why a run whose name is that of a cell does not belong to it; empty for any other run."""
+        """Why a run that is named after a cell does not belong to it; empty for other runs."""
         cell = self._stems.get(re.sub(r"(-\d+ep)?(-[0-9a-f]{6})?(-seed\d+)?$", "", run.name))
         if cell is None:
             return ""
         if run.problem:
             return run.problem
-        signature, wanted = self.signature(run), self._signatures[cell.position]
-        now, then = signature.compared, wanted.compared
-        differing = [name for name in sorted({*now, *then}) if now.get(name) != then.get(name)]
+        signature, published = self.signature(run), self._signatures[cell.position]
+        values, expected = signature.compared, published.compared
+        differing = [name for name in sorted({*values, *expected}) if values.get(name) != expected.get(name)]
         if differing:
-            parts = [f"{name} is {now.get(name)!r}, the recipe says {then.get(name)!r}" for name in differing[:2]]
+            parts = [f"{name} is {values.get(name)!r}, the recipe has {expected.get(name)!r}" for name in differing[:2]]
             return "; ".join(parts) + (f"; and {len(differing) - 2} more" if len(differing) > 2 else "")
-        length = _shortened(wanted, signature.epochs)
+        length = _shortened(published, signature.epochs)
         if signature.length != length:
             fields = zip(_LENGTH, signature.length, length, strict=True)
-            name, value, expected = next(field for field in fields if field[1] != field[2])
-            return f"{name} is {value!r}; the recipe's, shortened to {signature.epochs} epochs, is {expected!r}"
+            name, value, shortened_value = next(field for field in fields if field[1] != field[2])
+            return f"{name} is {value!r}; the recipe's, shortened to {signature.epochs} epochs, is {shortened_value!r}"
         return ""
 
 
 def digest(recipe: Recipe) -> str:
-    """Eight digits, the same for recipes that differ at most in seed, teacher's path, and where and how they ran."""
+    """Eight digits that are equal for recipes that differ only in seed, teacher's path, and where and how they ran."""
     signature = Signature(plain(recipe))
     return sha256(_text([signature.compared, signature.overridable, signature.length]).encode()).hexdigest()[:8]
 
 
 def run_name(cell: Cell, recipe: Recipe, overrides: Overrides, seed: int) -> str:
-    """The name of the folder of a run: that of its recipe; with overrides, also epochs and a digest.
+    """The folder name of a run: the cell's stem, with epochs and a digest for overrides, and the seed.
 
     Args:
-        cell: that it fills.
-        recipe: of the cell, as published.
-        overrides: of the run.
-        seed: of the run.
+        cell: the cell that the run fills.
+        recipe: published recipe of the cell.
+        overrides: overrides of the run.
+        seed: seed of the run.
     """
     changed = overrides.apply(recipe)
     name = cell.stem or ""
@@ -224,13 +225,14 @@ def run_name(cell: Cell, recipe: Recipe, overrides: Overrides, seed: int) -> str
 
 
 def folder_name(teacher: str) -> str:
-    """Of a path, its last part: the name of the run that it leads to."""
+    """The last part of the path of a teacher: the name of its run."""
     return PurePath(teacher.replace("\\", "/").rstrip("/")).name
 
 
-def _shortened(wanted: Signature, epochs: int) -> list[Any]:
+def _shortened(published: Signature, epochs: int) -> list[Any]:
+    """The length of the published schedule, shortened to `epochs`; empty if it has fewer."""
     names = [name.removeprefix("schedule.") for name in _LENGTH]
-    schedule = ScheduleRecipe(**dict(zip(names, wanted.length, strict=True)))
+    schedule = ScheduleRecipe(**dict(zip(names, published.length, strict=True)))
     if not 1 <= epochs <= schedule.epochs:
         return []
     schedule = shortened(schedule, epochs)

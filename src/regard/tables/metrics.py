@@ -1,4 +1,4 @@
-"""Metrics of published tables, and the field of a run's metrics that each is read from."""
+"""Metrics of published tables, each with the field of a run's metrics that it is read from."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Metric:
-    """A quantity that tables print.
+    """A metric in published tables.
 
     Attributes:
         name: key in table files.
         title: label in tables, with the unit.
-        higher_is_better: whether more of it is better.
-        field: key of a row of a run's `metrics.jsonl`, a share in [0, 1]; None if runs do not measure it.
-        complement: whether the quantity is 1 minus the field, as an error is of an accuracy.
-        is_cost: whether it is a count of parameters or operations, which is not a percentage and is not compared.
+        higher_is_better: whether higher values are better.
+        field: key of a share in [0, 1] in a run's `metrics.jsonl`; None if runs do not measure it.
+        complement: whether the metric is 1 minus the field, as an error is 1 minus an accuracy.
+        is_cost: whether it counts parameters or operations; costs are not percentages, and not compared.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Metric:
     is_cost: bool = False
 
     def of(self, row: Mapping[str, Any]) -> float | None:
-        """The value in percent of a row of `metrics.jsonl`; None if the row has none."""
+        """The value in percent from a row of `metrics.jsonl`; None if the row has none."""
         share = row.get(self.field) if self.field is not None else None
         if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
             return None
@@ -44,7 +44,7 @@ METRICS = {
         Metric("top5", "top-5, %", True, "test_top5"),
         Metric("top1_error", "top-1 error, %", False, "test_accuracy", complement=True),
         Metric("top5_error", "top-5 error, %", False, "test_top5", complement=True),
-        # Of COCO: average precision over IoU 0.5 to 0.95, at 0.5, at 0.75, of small, medium and large objects.
+        # COCO's average precision over IoU 0.5 to 0.95, at 0.5, at 0.75, and for small, medium and large objects.
         *(
             Metric(f"{prefix}{name}", f"{title}, %", True, f"test_{kind}_{name}")
             for prefix, kind in (("", "box"), ("mask_", "mask"))
@@ -57,4 +57,4 @@ METRICS = {
         Metric("gflops", "GFLOPs", False, is_cost=True),
     )
 }
-"""The known ones, by name."""
+"""All metrics by name."""

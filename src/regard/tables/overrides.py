@@ -1,4 +1,4 @@
-"""What all runs of a table may have other than published: data, precision, and a shortened schedule."""
+"""Overrides of published recipes: data, precision, and a shortened schedule."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Any
 from regard.errors import InputError
 from regard.training import Recipe, ScheduleRecipe, with_fields
 
-_OTHERS = ("precision",)  # fields besides those of `data` that may be overridden
+_OVERRIDABLE = ("precision",)  # in addition to all fields of `data`
 
 
 @dataclass(frozen=True)
 class Overrides:
-    """What the runs of a table have other than its recipes.
+    """Changes to all recipes of a table.
 
     Attributes:
-        shorten: share of its epochs to which every schedule is shortened, in (0, 1].
-        fields: values of fields of the recipe, by dotted name, such as `data.train_images`.
+        shorten: fraction of its epochs to which every schedule is shortened, in (0, 1].
+        fields: values of recipe fields by dotted name, such as `data.train_images`.
 
     Raises:
-        InputError: the fraction is out of range, or a field is one that the table compares.
+        InputError: the fraction is out of range, or the table compares a field.
     """
 
     shorten: float = 1.0
@@ -36,7 +36,7 @@ class Overrides:
         for name in self.fields:
             if not may_be_overridden(name):
                 raise InputError(
-                    f"{name} is part of what the table compares; only data.… and {', '.join(_OTHERS)} may be others "
+                    f"{name} is compared by the table; only data.… and {', '.join(_OVERRIDABLE)} may be overridden "
                     "(for another recipe, write a table file of your own)"
                 )
 
@@ -44,25 +44,25 @@ class Overrides:
         """The recipe with these overrides."""
         fields = dict(self.fields)
         if fields.get("data.name", recipe.data.name) != recipe.data.name:
-            fields.setdefault("data.options", {})  # those of the recipe are of its own data set
+            fields.setdefault("data.options", {})  # the recipe's options belong to its own data set
         epochs = shortened_epochs(recipe.schedule.epochs, self.shorten)
         return replace(with_fields(recipe, fields), schedule=shortened(recipe.schedule, epochs))
 
 
 def may_be_overridden(name: str) -> bool:
-    """Whether runs of a table may have another value of a field, by its dotted name."""
-    return name.startswith("data.") or name in _OTHERS
+    """Whether a field, by its dotted name, may differ from the published recipe."""
+    return name.startswith("data.") or name in _OVERRIDABLE
 
 
 def shortened_epochs(epochs: int, fraction: float) -> int:
-    """The epochs of a schedule that is shortened to a fraction of its length, at least 1."""
+    """Epochs of a schedule shortened to a fraction of its length, at least 1."""
     return max(1, math.floor(epochs * fraction + 0.5))
 
 
 def shortened(schedule: ScheduleRecipe, epochs: int) -> ScheduleRecipe:
-    """A schedule of so many epochs, with milestones and warm-up in proportion; milestones at epoch 1 at the earliest.
+    """A schedule shortened to `epochs`, with proportional milestones (at least 1) and warm-up.
 
-    It depends on the number of epochs alone, so that a run shows what it is a shortened form of.
+    The result depends only on the number of epochs, so that a run can be matched with its recipe.
     """
     if epochs == schedule.epochs:
         return schedule

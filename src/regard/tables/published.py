@@ -1,15 +1,15 @@
-"""Published tables as data: what was printed, where, and the recipe that fills each cell with runs of one's own.
+"""Published tables as data: the printed numbers, their source, and the recipe that fills each cell with our own runs.
 
 A table is a YAML file::
 
     title: ResNet164 with SE and with LSAS-SE
     source: LSAS (arXiv 2305.05200), table 2
     metrics: [accuracy]          # one or more of `metrics.METRICS`
-    statistic: mean              # what was printed of several runs: mean, median, or single
-    runs: 3                      # number of these runs; left out if the source does not state it
-    checked: true                # whether the numbers were compared with the source
+    statistic: mean              # what the numbers are: mean, median, or single
+    runs: 3                      # number of runs per number; left out if the source does not state it
+    checked: true                # whether the numbers were checked against the source
     columns: {se: SE, lsas-se: LSAS-SE}
-    comparisons: [[lsas-se, se]] # a column, and the one it is to beat
+    comparisons: [[lsas-se, se]] # a column, and the column that it should beat
     rows:
       cifar10:
         title: CIFAR-10
@@ -18,12 +18,11 @@ A table is a YAML file::
       wrn:
         title: WRN-16-1
         se: {recipe: lsas/resnet164-se-cifar10, overrides: {model.name: wrn-16-1}}
-    notes: [ … ]                 # sentences that belong below it
+    notes: [ … ]                 # sentences below the table
 
-`published` is in percent, costs in their own unit. With several metrics it is a list of as many numbers, null where one
-was not printed. A cell whose recipe has a teacher names the column of its row that has the teacher's recipe, as in
-`teacher: teacher`. Fields of the recipe that have other values in a cell are its `overrides`, by dotted name; those of
-a row are of all its cells.
+`published` is in percent; costs have their own units. With several metrics it is a list with one number per metric,
+null if it was not printed. If the recipe of a cell has a teacher, `teacher` is the column of the same row with the
+teacher's recipe. `overrides` changes fields of a cell's recipe, by dotted name; that of a row applies to all its cells.
 """
 
 from __future__ import annotations
@@ -58,15 +57,15 @@ class Cell:
     """One cell of a table.
 
     Attributes:
-        row: its row's key.
-        column: its column's key.
-        published: what was printed, a number a metric; None where nothing was.
-        checked: whether that was compared with the source.
-        recipe: the name or the path of the recipe that fills it; None: regard has none.
-        overrides: fields of that recipe that have other values here, by dotted name; the source among them.
-        teacher: the column of the same row whose network teaches this one.
-        note: a sentence about it.
-        file: of its table, for errors.
+        row: key of its row.
+        column: key of its column.
+        published: one printed number per metric; None if it was not printed.
+        checked: whether the numbers were checked against the source.
+        recipe: name or path of the recipe that fills it; None: there is none.
+        overrides: values of recipe fields by dotted name, including the source.
+        teacher: column of the same row with the teacher.
+        note: a sentence about the cell.
+        file: file of the table, for messages.
     """
 
     row: str
@@ -86,10 +85,10 @@ class Cell:
 
     @cached_property
     def full_recipe(self) -> Recipe | None:
-        """Its recipe with its overrides, read once.
+        """The recipe with its overrides, cached.
 
         Raises:
-            InputError: there is no such recipe, or it is not valid.
+            InputError: the recipe does not exist or is not valid.
         """
         if self.recipe is None:
             return None
@@ -101,7 +100,7 @@ class Cell:
 
     @property
     def stem(self) -> str | None:
-        """What its runs are named after, its recipe without the folder or, with overrides, its row and column."""
+        """The first part of its runs' names: the recipe without folder or, with overrides, row and column."""
         if self.recipe is None:
             return None
         if self.overrides:
@@ -111,20 +110,20 @@ class Cell:
 
 @dataclass(frozen=True)
 class PublishedTable:
-    """A table as it was published.
+    """A published table.
 
     Attributes:
-        name: of its file.
+        name: name of its file.
         title: what it shows.
         source: where it was published.
-        metrics: what its numbers are.
-        statistic: what was printed of several runs.
-        runs: number of those; None: not stated.
+        metrics: the metrics of its numbers.
+        statistic: whether numbers are means, medians or single values.
+        runs: number of runs per number; None: not stated.
         rows: key -> title, in order.
-        columns: likewise.
-        cells: by (row, column), for those that the table has.
-        comparisons: (column, the column it is to beat).
-        notes: sentences that belong below it.
+        columns: key -> title, in order.
+        cells: (row, column) -> cell; not every position needs one.
+        comparisons: (column, the column that it should beat).
+        notes: sentences below the table.
     """
 
     name: str
@@ -145,79 +144,79 @@ class PublishedTable:
         return any(value is not None for cell in self.cells.values() for value in cell.published)
 
     def only(self, rows: list[str] | None) -> PublishedTable:
-        """The table with these rows alone, in its own order; None: all.
+        """The table with only these rows, in its own order; None: all.
 
         Raises:
-            InputError: a row that it does not have.
+            InputError: the table does not have a row.
         """
         if rows is None:
             return self
         for row in rows:
             if row not in self.rows:
                 raise unknown(f"row of {self.name}", row, self.rows)
-        kept = {key: title for key, title in self.rows.items() if key in rows}
-        cells = {location: cell for location, cell in self.cells.items() if cell.row in kept}
-        return replace(self, rows=kept, cells=cells)
+        titles = {key: title for key, title in self.rows.items() if key in rows}
+        cells = {position: cell for position, cell in self.cells.items() if cell.row in titles}
+        return replace(self, rows=titles, cells=cells)
 
 
 def table_names() -> list[str]:
-    """The tables that come with regard."""
+    """Names of the tables that come with regard."""
     folder = resources.files("regard.tables")
     return sorted(path.name.removesuffix(".yaml") for path in folder.iterdir() if path.name.endswith(".yaml"))
 
 
 def load_table(name: str | Path) -> PublishedTable:
-    """A table that comes with regard, or one of a YAML file.
+    """Loads a table that comes with regard, or a YAML file.
 
     Args:
-        name: one of `table_names`, or the path of a file that ends in .yaml or .yml. Recipes in such a file are names
-            of regard's, or paths from the file's folder.
+        name: one of `table_names`, or a path that ends in .yaml or .yml. Recipes in such a file are names of regard's
+            recipes, or paths relative to the file's folder.
 
     Raises:
-        InputError: there is no such table, or the file is not one.
+        InputError: the table does not exist, or the file is not valid.
     """
     if str(name).endswith((".yaml", ".yml")):
         path = Path(name)
         if not path.is_file():
             raise InputError(f"there is no table file {path}")
-        text, where, base = path.read_text(encoding="utf-8", errors="replace"), str(path), path.parent
+        text, file, base = path.read_text(encoding="utf-8", errors="replace"), str(path), path.parent
     else:
         if name not in table_names():
             raise unknown("table", name, table_names())
-        where, base = f"{name}.yaml", None
-        text = resources.files("regard.tables").joinpath(where).read_text(encoding="utf-8")
+        file, base = f"{name}.yaml", None
+        text = resources.files("regard.tables").joinpath(file).read_text(encoding="utf-8")
     try:
-        return _table(Path(str(name)).stem, read_yaml(text), base, where)
+        return _table(Path(str(name)).stem, read_yaml(text), base, file)
     except InputError as error:
-        raise InputError(f"{where}: {error}") from error
+        raise InputError(f"{file}: {error}") from error
     except RecursionError as error:
-        raise InputError(f"{where}: lists or fields are nested too deep in it to be read") from error
+        raise InputError(f"{file}: lists or fields are nested too deep in it to be read") from error
 
 
-def _table(name: str, content: Any, base: Path | None, where: str) -> PublishedTable:
+def _table(name: str, content: Any, base: Path | None, file: str) -> PublishedTable:
     content = _fields(content, "a table", _TABLE, {"title", "columns", "rows"})
     names = _typed(content.get("metrics", ["accuracy"]), list, "metrics", "a list of names")
     if not names:
-        raise InputError("metrics is empty; name one at least")
-    for one in names:
-        if _typed(one, str, "one of the metrics", "a name") not in METRICS:
-            raise unknown("metric", one, METRICS)
-    _once(names, "metrics")
-    metrics = tuple(METRICS[one] for one in names)
+        raise InputError("metrics is empty; name at least one")
+    for metric in names:
+        if _typed(metric, str, "one of the metrics", "a name") not in METRICS:
+            raise unknown("metric", metric, METRICS)
+    _check_unique(names, "metrics")
+    metrics = tuple(METRICS[metric] for metric in names)
     notes = _typed(content.get("notes", []), list, "notes", "a list of sentences")
     statistic = content.get("statistic", "single")
     if statistic not in get_args(Statistic):
         raise unknown("statistic", statistic, get_args(Statistic))
     runs = content.get("runs")
     if runs is not None and (type(runs) is not int or runs < 1):
-        raise InputError(f"runs is {runs!r}; expected how many there were, at least 1")
+        raise InputError(f"runs is {runs!r}; expected the number of runs, at least 1")
     columns = _columns(content["columns"])
     checked, source = content.get("checked", True), _text(content.get("source"), "source")
     rows, cells = {}, {}
     for key, row in _mapping(content["rows"], "rows").items():
         row = _fields(row, f"row {key}", {*_ROW, *columns}, {"title"})
         rows[key] = _text(row["title"], f"the title of row {key}")
-        common = _mapping(row.get("overrides", {}), f"row {key}: overrides")
+        row_overrides = _mapping(row.get("overrides", {}), f"row {key}: overrides")
         for column in (column for column in columns if column in row):
             location = f"row {key}, {column}"
             cell = _fields(row[column], location, _CELL, set())
@@ -227,12 +226,12 @@ def _table(name: str, content: Any, base: Path | None, where: str) -> PublishedT
                 published=_published(cell.get("published"), metrics, location),
                 checked=_typed(cell.get("checked", checked), bool, f"{location}: checked", "true or false"),
                 recipe=_recipe(cell.get("recipe"), base, location),
-                overrides=_overrides(cell, common, f"{source}; {rows[key]}, {columns[column]}", location),
+                overrides=_overrides(cell, row_overrides, f"{source}; {rows[key]}, {columns[column]}", location),
                 teacher=_teacher(cell.get("teacher"), column, row, location),
                 note=_text(cell.get("note"), f"{location}: note"),
-                file=where,
+                file=file,
             )
-    _no_circle(cells)
+    _check_teachers(cells)
     return PublishedTable(
         name=name,
         title=_text(content["title"], "title"),
@@ -244,21 +243,21 @@ def _table(name: str, content: Any, base: Path | None, where: str) -> PublishedT
         columns=columns,
         cells=cells,
         comparisons=_comparisons(content.get("comparisons", []), columns),
-        notes=tuple(_text(one, "one of the notes") for one in notes if one is not None),
+        notes=tuple(_text(note, "one of the notes") for note in notes if note is not None),
     )
 
 
 def _comparisons(value: Any, columns: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     pairs: list[tuple[str, str]] = []
     for pair in value if isinstance(value, list) else [value]:
-        named = [str(column) for column in pair] if isinstance(pair, list) else []
-        if len(named) != 2 or named[0] == named[1]:
-            raise InputError(f"comparisons: {pair!r} is no pair of two columns, such as [at, student]")
-        for column in named:
+        keys = [str(column) for column in pair] if isinstance(pair, list) else []
+        if len(keys) != 2 or keys[0] == keys[1]:
+            raise InputError(f"comparisons: {pair!r} is not a pair of two columns, such as [at, student]")
+        for column in keys:
             if column not in columns:
                 raise unknown("column in comparisons", column, columns)
-        pairs.append((named[0], named[1]))
-    _once([f"[{column}, {against}]" for column, against in pairs], "comparisons")
+        pairs.append((keys[0], keys[1]))
+    _check_unique([f"[{column}, {against}]" for column, against in pairs], "comparisons")
     return tuple(pairs)
 
 
@@ -272,16 +271,16 @@ def _teacher(name: Any, column: str, row: Mapping[str, Any], location: str) -> s
     return str(name)
 
 
-def _no_circle(cells: Mapping[tuple[str, str], Cell]) -> None:
-    """Teachers are trained before students, so that of a circle none could be the first."""
+def _check_teachers(cells: Mapping[tuple[str, str], Cell]) -> None:
+    """Raises InputError for a cycle of teachers, which have to be trained before their students."""
     teachers = {(row, column): [(row, cell.teacher)] if cell.teacher else [] for (row, column), cell in cells.items()}
     try:
         TopologicalSorter(teachers).prepare()
     except CycleError as error:
-        circle = error.args[1][:-1]
-        names = ", ".join(sorted(column for _, column in circle))
+        cycle = error.args[1][:-1]
+        names = ", ".join(sorted(column for _, column in cycle))
         raise InputError(
-            f"row {circle[0][0]}: the teachers of {names} go in a circle; one of these has to have none"
+            f"row {cycle[0][0]}: the teachers of {names} form a cycle; remove the teacher of one of them"
         ) from error
 
 
@@ -296,7 +295,7 @@ def _columns(value: Any) -> dict[str, str]:
 
 
 def _text(value: Any, what: str) -> str:
-    """Nothing is no text."""
+    """The value as text; empty for None."""
     if value is None:
         return ""
     if type(value) not in (str, int, float):
@@ -304,7 +303,7 @@ def _text(value: Any, what: str) -> str:
     return str(value)
 
 
-def _once(names: list[str], what: str) -> None:
+def _check_unique(names: list[str], what: str) -> None:
     for name in names:
         if names.count(name) > 1:
             raise InputError(f"{what}: {name} is given twice")
@@ -320,12 +319,12 @@ def _mapping(value: Any, what: str) -> dict[str, Any]:
     return {str(key): content for key, content in _typed(value, dict, what, "fields with values").items()}
 
 
-def _fields(value: Any, what: str, known: set[str], needed: set[str]) -> dict[str, Any]:
+def _fields(value: Any, what: str, allowed: set[str], required: set[str]) -> dict[str, Any]:
     value = _mapping(value, what)
     for name in value:
-        if name not in known:
-            raise unknown(f"field of {what}", name, known)
-    if missing := sorted(name for name in needed if value.get(name) is None):
+        if name not in allowed:
+            raise unknown(f"field of {what}", name, allowed)
+    if missing := sorted(name for name in required if value.get(name) is None):
         raise InputError(f"{what} lacks {', '.join(missing)}")
     return value
 
@@ -334,20 +333,21 @@ def _published(value: Any, metrics: Sequence[Metric], location: str) -> tuple[fl
     values = value if isinstance(value, list) else [value] * (len(metrics) if value is None else 1)
     if len(values) != len(metrics):
         raise InputError(f"{location}: published is {value!r}; expected {len(metrics)} numbers, one for each metric")
-    for one, kind in zip(values, metrics, strict=True):
-        most = 1e6 if kind.is_cost else 100
-        if one is not None and (type(one) not in (int, float) or not 0 <= one <= most):
-            raise InputError(f"{location}: published is {one!r}; expected {kind.title}, from 0 to {most:g}")
-    return tuple(None if one is None else float(one) for one in values)
+    for number, metric in zip(values, metrics, strict=True):
+        most = 1e6 if metric.is_cost else 100
+        if number is not None and (type(number) not in (int, float) or not 0 <= number <= most):
+            raise InputError(f"{location}: published is {number!r}; expected {metric.title}, from 0 to {most:g}")
+    return tuple(None if number is None else float(number) for number in values)
 
 
-def _overrides(cell: Mapping[str, Any], common: Mapping[str, Any], source: str, location: str) -> dict[str, Any]:
+def _overrides(cell: Mapping[str, Any], row: Mapping[str, Any], source: str, location: str) -> dict[str, Any]:
+    """The overrides of a cell and its row, with the source of the cell."""
     overrides = _mapping(cell.get("overrides", {}), f"{location}: overrides")
     if cell.get("recipe") is None:
         if overrides:
-            raise InputError(f"{location}: there are overrides, and no recipe whose fields they replace")
+            raise InputError(f"{location}: there are overrides without a recipe; name the recipe or remove them")
         return {}
-    overrides = {**common, **overrides}
+    overrides = {**row, **overrides}
     return {"source": source, **overrides} if overrides else {}
 
 

@@ -1,4 +1,4 @@
-"""Labels of what runs of one's own mean for a published difference."""
+"""Labels for the agreement of our runs with a published difference."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ def verdict(
 
     With the published schedule and data: "significant, compatible with published", "significant, smaller than
     published", "significant, larger than published", "significant, opposite direction"; "significant, better" or
-    "significant, worse" where no difference is published; "not significant", "one seed", "no runs". With a shortened
-    schedule or other data a label begins with "preliminary", and a significant difference is compared with a
-    published one in its direction alone.
+    "significant, worse" if no difference is published; "not significant", "one seed", "no runs". With a shortened
+    schedule or other data, labels begin with "preliminary", and only the direction of a significant difference is
+    compared with the published one.
 
     Args:
         published: the published difference; None if there is none.
-        ours: of the same two columns, over seeds, after Holm's correction.
-        per_seed: differences of which `ours` is the mean.
-        runs: number of runs behind each published value; None if the source does not say.
+        ours: our difference of the same two columns over seeds, after Holm's correction.
+        per_seed: the differences whose mean is `ours`.
+        runs: number of runs per published value; None if not stated.
         median: whether the published values are medians.
-        higher_is_better: whether more of the metric is better.
+        higher_is_better: whether higher values of the metric are better.
         faithful: whether the runs have the published schedule and data.
     """
     if ours.n == 0:
@@ -63,5 +63,5 @@ def verdict(
 
 
 def tone(label: str) -> Literal["good", "mid", "bad", ""]:
-    """How a label is coloured."""
+    """The colour class of a label; "" for none."""
     return _TONES.get(label.rpartition("significant, ")[2], "") if "significant, " in label else ""
