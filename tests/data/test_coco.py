@@ -56,7 +56,7 @@ def own(tmp_path, write_image, write_json):
     return write
 
 
-def mask_of(*rings):
+def read_mask(*rings):
     """By COCO's own tools."""
     codes = pycocotools.mask.frPyObjects([list(map(float, ring)) for ring in rings], 8, 12)
     return pycocotools.mask.decode(pycocotools.mask.merge(codes)).astype(bool)
@@ -68,7 +68,7 @@ def test_images_labels_and_regions(coco):
     assert found.keys == tuple(f"{i:012}.jpg" for i in range(4))
     # The largest area counts: 20 + 4 of the dog, 16 of the cat. An image without objects has neither.
     assert found.labels.tolist() == [1, 1, -1, 0] and found.labels.dtype == torch.int64
-    assert np.array_equal(found.mask(0), mask_of(SQUARE, WIDE, [0, 6, 2, 6, 2, 8, 0, 8]))
+    assert np.array_equal(found.mask(0), read_mask(SQUARE, WIDE, [0, 6, 2, 6, 2, 8, 0, 8]))
     assert np.argwhere(found.mask(1)).tolist() == [[0, 1], [1, 1], [2, 1], [3, 1]]
     assert found.mask(2).shape == (8, 12) and not found.mask(2).any()
     assert found.image(0).size == (12, 8) and found.image(0).mode == "RGB"
@@ -76,8 +76,8 @@ def test_images_labels_and_regions(coco):
 
 def test_the_region_of_the_label_alone(coco):
     found = data.open_regions(coco, region="label")
-    assert np.array_equal(found.mask(0), mask_of(WIDE, [0, 6, 2, 6, 2, 8, 0, 8]))
-    assert np.array_equal(found.mask(3), mask_of(SQUARE)) and found.labels.tolist() == [1, 1, -1, 0]
+    assert np.array_equal(found.mask(0), read_mask(WIDE, [0, 6, 2, 6, 2, 8, 0, 8]))
+    assert np.array_equal(found.mask(3), read_mask(SQUARE)) and found.labels.tolist() == [1, 1, -1, 0]
     assert found.fingerprint() != data.open_regions(coco).fingerprint()
     assert data.open_regions(coco, region="all").fingerprint() == data.open_regions(coco).fingerprint()
 
@@ -101,9 +101,9 @@ def test_objects_without_a_segmentation_are_their_boxes(own):
         {"image_id": 11, "category_id": 3, "bbox": [-5, 2.4, 100, 2], "segmentation": []},
         {"image_id": 12, "category_id": 3, "bbox": [2, 2, 0, 5], "segmentation": []},
     ]
-    with pytest.warns(UserWarning, match="1 boxes in .* as that of annotation None"):
+    with pytest.warns(UserWarning, match="1 boxes in .* such as annotation None"):
         found = data.open_regions(own(annotations=boxes))
-    assert np.array_equal(found.mask(0), mask_of([2, 1, 6, 1, 6, 4, 2, 4]))
+    assert np.array_equal(found.mask(0), read_mask([2, 1, 6, 1, 6, 4, 2, 4]))
     assert found.mask(1)[2:4].all() and found.mask(1).sum() == 24
     assert not found.mask(2).any() and found.labels.tolist() == [0, 0, 0, -1]
 
@@ -147,7 +147,7 @@ def test_splits(coco, write_json, write_image, refused):
         assert data.open_regions(coco, split=split).split == "train"
     assert "unknown split" in refused(coco, split="test") and "val2017" in refused(coco, split="test")
     write_json(coco / "annotations" / "instances_val2014.json", content())
-    assert "val2014, val2017; say which" in refused(coco)
+    assert "val2014, val2017; name one" in refused(coco)
     (coco / "train2017").rename(coco / "val2014")
     assert data.open_regions(coco, split="val2014").split == "val"
 
@@ -190,7 +190,7 @@ def test_a_size_that_no_memory_holds(own, side):
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_turned_images(own, tmp_path, write_image, orientation):
     """Annotations of the stored pixels: white where the region is."""
-    mask = mask_of(SQUARE)
+    mask = read_mask(SQUARE)
     shown = np.repeat(mask[:, :, None], 3, axis=2).astype(np.uint8) * 255
     write_image(
         tmp_path / "images" / "000000000003.jpg", pixels=shown, orientation=orientation, quality=95, subsampling=0
@@ -201,7 +201,7 @@ def test_turned_images(own, tmp_path, write_image, orientation):
 
 def test_annotations_of_the_upright_image(own, tmp_path, write_image):
     write_image(tmp_path / "images" / "000000000003.jpg", (8, 12), orientation=6)
-    assert np.array_equal(data.open_regions(own()).mask(3), mask_of(SQUARE))
+    assert np.array_equal(data.open_regions(own()).mask(3), read_mask(SQUARE))
 
 
 def test_where_nothing_is_annotated_there_are_no_regions(own, tmp_path, capsys):
@@ -252,7 +252,7 @@ def test_of_a_shape_without_area_the_box_counts(own, shape):
     annotations = [annotation(10, 3, shape, bbox=[2, 1, 4, 3]), annotation(10, 7, [[7, 4, 9, 4, 9, 6, 7, 6]])]
     found = data.open_regions(own(annotations=annotations))
     box, square = [2, 1, 6, 1, 6, 4, 2, 4], [7, 4, 9, 4, 9, 6, 7, 6]
-    assert np.array_equal(found.mask(0), mask_of(box, square)) and found.classes[found.labels[0]] == "cat"
+    assert np.array_equal(found.mask(0), read_mask(box, square)) and found.classes[found.labels[0]] == "cat"
 
 
 def test_whole_numbers_may_be_written_with_a_point(own):
@@ -260,13 +260,13 @@ def test_whole_numbers_may_be_written_with_a_point(own):
     images = [{"id": 10.0, "file_name": "000000000000.jpg", "width": 12.0, "height": 8.0}]
     categories = [{"id": 7.0, "name": "dog"}, {"id": 3.0, "name": "cat"}]
     found = data.open_regions(own(images=images, annotations=[annotation(10, 3.0, [SQUARE])], categories=categories))
-    assert np.array_equal(found.mask(0), mask_of(SQUARE)) and found.classes[found.labels[0]] == "cat"
+    assert np.array_equal(found.mask(0), read_mask(SQUARE)) and found.classes[found.labels[0]] == "cat"
 
 
 def test_a_polygon_whose_halves_take_each_other_away_is_a_shape(own):
     bow_tie = [1, 1, 9, 7, 9, 1, 1, 7]
     found = data.open_regions(own(annotations=[annotation(10, 3, [bow_tie], bbox=[1, 1, 8, 6])]))
-    assert np.array_equal(found.mask(0), mask_of(bow_tie)) and 0 < found.mask(0).sum() < 48
+    assert np.array_equal(found.mask(0), read_mask(bow_tie)) and 0 < found.mask(0).sum() < 48
 
 
 @pytest.mark.parametrize("sized", [True, False])
@@ -338,16 +338,16 @@ def test_a_category_without_annotations_whose_name_another_has_is_left_out(own):
         ({"annotations": [annotation(10, 3, "xyz")]}, "neither a segmentation nor a bbox"),
         ({"annotations": [annotation(10, 3, [SQUARE[:-1]])]}, "7 numbers"),
         ({"annotations": [annotation(10, 3, SQUARE)]}, "its polygon is 1, not a list"),
-        ({"annotations": [annotation(10, 3, [[1, 2, 3, 4, 5, "6"]])]}, "no number"),
-        ({"annotations": [annotation(10, 3, [[1, 2, 3, 4, 5, float("nan")]])]}, "no number"),
-        ({"annotations": [annotation(10, 3, [[1, 2, 3, 4, 5, float("inf")]])]}, "no number"),
+        ({"annotations": [annotation(10, 3, [[1, 2, 3, 4, 5, "6"]])]}, "not a number"),
+        ({"annotations": [annotation(10, 3, [[1, 2, 3, 4, 5, float("nan")]])]}, "not a number"),
+        ({"annotations": [annotation(10, 3, [[1, 2, 3, 4, 5, float("inf")]])]}, "not a number"),
         ({"annotations": [annotation(10, 3, None, bbox=[1, 2, 3])]}, "bbox"),
         ({"annotations": [annotation(10, 3, {"size": [8, 12], "counts": [1, 2]})]}, "does not add up to 12 x 8"),
         ({"annotations": [annotation(10, 3, {"size": [6, 16], "counts": [96]})]}, "size [6, 16]"),
         ({"annotations": [annotation(10, 3, {"size": [2**31, 12], "counts": [96]})]}, "size [2147483648, 12]"),
         ({"annotations": [annotation(10, 3, {"size": [8, 12], "counts": [96, 10**30, -(10**30)]})]}, "malformed"),
-        ({"annotations": [annotation(10, 3, [[1.5, 2, 3, 4, 5, 10**400]])]}, "no number"),
-        ({"annotations": [annotation(10, 3, [[1, 2, 3, 4, 5, -(2**63)]])]}, "not below 1,048,576"),
+        ({"annotations": [annotation(10, 3, [[1.5, 2, 3, 4, 5, 10**400]])]}, "not a number"),
+        ({"annotations": [annotation(10, 3, [[1, 2, 3, 4, 5, -(2**63)]])]}, "not a number below 1,048,576"),
         ({"annotations": [annotation(10, 3, [], bbox=[5, 5, -3, 2])]}, "-3 wide and 2 high"),
         ({"annotations": [annotation(10, 3, {"counts": [96]})]}, "size None"),
         ({"annotations": [annotation(10, 3, {"size": [8, 12], "counts": "~~~~"})]}, "run-length code"),
@@ -431,6 +431,6 @@ def test_the_library_that_is_missing_is_named(own, refused, monkeypatch):
 def test_of_objects_whose_area_is_stated_the_shape_is_read_when_it_is_asked_for(own):
     annotations = [annotation(10, 3, [SQUARE[:-1]], area=5), annotation(11, 3, [SQUARE], area=16)]
     found = data.open_regions(own(annotations=annotations))
-    assert found.labels.tolist() == [0, 0, -1, -1] and np.array_equal(found.mask(1), mask_of(SQUARE))
+    assert found.labels.tolist() == [0, 0, -1, -1] and np.array_equal(found.mask(1), read_mask(SQUARE))
     with pytest.raises(data.Unreadable, match=r"annotation 1 of image 10 in .*own.json' cannot be used: .* 7 numbers"):
         found.mask(0)

@@ -115,7 +115,7 @@ def test_a_box_beside_the_image_makes_it_unreadable(cub):
     # The other class has images left.
     (cub / "CUB_200_2011" / "image_class_labels.txt").write_text("1 2\n2 1\n3 2\n4 2\n5 1\n")
     message = error_of(cub)
-    assert "40 x 30 pixels, none of them in its box, from column 50, row 5" in message and "unreadable skip" in message
+    assert "40 x 30 pixels, none of them in its box from column 50, row 5" in message and "unreadable skip" in message
     splits = data.load("cub", cub, size=8, unreadable="skip")
     assert len(splits.train) == 2 and splits.train.skipped[0].endswith("A_0001.png")
 

@@ -128,9 +128,9 @@ def test_turned_images(tmp_path, write_image, orientation):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("no xml", "is no file of boxes"),
-        ("", "is no file of boxes"),
-        (xml((TENCH, 1, 1, 2, 2))[:-9], "is no file of boxes"),
+        ("no xml", "is not an XML file of boxes"),
+        ("", "is not an XML file of boxes"),
+        (xml((TENCH, 1, 1, 2, 2))[:-9], "is not an XML file of boxes"),
         (xml((TENCH, 1, 1, 2, "two")), "ymax is 'two'"),
         (xml((TENCH, 1, 1, 2, "nan")), "ymax is 'nan'"),
         (xml((TENCH, 1, 1, 2, "")), "bndbox has no ymax"),
@@ -138,7 +138,7 @@ def test_turned_images(tmp_path, write_image, orientation):
         ("<annotation><object><name>x</name></object></annotation>", "no bndbox"),
         (xml((TENCH, 1, 1, 2, 2), size=(13, 8)), "is for 13 x 8"),
         (xml((TENCH, 1, 1, 2, 2), size=(10**8, 10**8)), "is for 100000000 x 100000000"),
-        ('<?xml version="1.0" encoding="nonsense"?>' + xml(), "is no file of boxes"),
+        ('<?xml version="1.0" encoding="nonsense"?>' + xml(), "is not an XML file of boxes"),
         (xml() + " " * 2**20, "larger than"),
         ("<a>" * 10_000 + "</a>" * 10_000, None),
     ],

@@ -154,7 +154,7 @@ def test_an_image_too_long_for_the_transform_is_unreadable(masks, write_image, w
         ({"size": 0}, "batch size is 0"),
         ({"workers": -1}, "workers is -1"),
         ({"unreadable": "ignore"}, "unreadable is 'ignore'"),
-        ({"mean": None}, "say how the network wants them"),
+        ({"mean": None}, "has no mean and std"),
         ({"seed": -1, "shuffle": True}, "seed -1"),
     ],
 )

@@ -84,15 +84,15 @@ def test_what_a_detector_cannot_learn_from_is_one_line(own):
         data.create_loader(without, objects=True)
     with pytest.raises(data.Unreadable, match="annotation 1 of image 12 in .* bbox is -3 wide"):
         own([annotation(1, 12, bbox=[5, 5, -3, 4], segmentation=[TRIANGLE], area=5)]).objects(0)
-    with pytest.raises(InputError, match="make the loader with objects=True"):
+    with pytest.raises(InputError, match="create the loader with objects=True"):
         data.create_loader(boxes, transform=data.DetectionTransform())
-    with pytest.raises(InputError, match="objects follow a DetectionTransform"):
+    with pytest.raises(InputError, match="must be a DetectionTransform"):
         data.create_loader(boxes, transform=data.Transform(), objects=True)
 
 
 def test_boxes_outside_their_image_are_counted(own):
     boxes = [[1, 1, 4, 4], [12, 1, 4, 4], [-5, 0, 4, 8], [0.1, 0.2, 0.5, 0.5], [3, 3, 0, 4]]
-    with pytest.warns(UserWarning, match="4 boxes in .* as that of annotation 1: detectors do not learn them"):
+    with pytest.warns(UserWarning, match="4 boxes in .* such as annotation 1: detectors do not learn them"):
         found = own([annotation(i, 12, bbox=box) for i, box in enumerate(boxes)])
     image, objects = found.image(0), found.objects(0)
     assert objects.boxes[1].tolist() == [12, 1, 12, 5] and len(objects.ids) == 5

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from regard import data
-from regard.data.regions.masks import mask_of, numbers_of
+from regard.data.regions.masks import read_label_map, read_mask
 from regard.errors import DataWarning, InputError
 
 
@@ -188,7 +188,7 @@ def test_images_without_a_mask_have_no_region(masks, refused):
 def test_every_image_of_instances_needs_a_mask(masks, refused):
     (masks / "masks").rename(masks / "instances")
     (masks / "instances" / "a" / "0.png").unlink()
-    assert "1 of the 10 images" in refused(masks) and "all black" in refused(masks)
+    assert "1 of the 10 images" in refused(masks) and "black if it has no objects" in refused(masks)
 
 
 def test_masks_beyond_the_images_do_not_matter(masks):
@@ -259,7 +259,7 @@ def test_masks_of_every_kind(tmp_path):
     for name, image in kinds.items():
         options = {"quality": 95, "subsampling": 0} if name.endswith("jpg") else {}
         image.save(tmp_path / name, **options)
-        found = mask_of(tmp_path / name)
+        found = read_mask(tmp_path / name)
         assert found.dtype == bool and np.array_equal(found, mask), name
 
 
@@ -270,10 +270,10 @@ def test_pictures_of_numbers(tmp_path):
     palette.putpalette([7] * 768)
     palette.save(tmp_path / "palette.png")
     for name in ("grey.png", "palette.png"):
-        assert np.array_equal(numbers_of(tmp_path / name), values), name
+        assert np.array_equal(read_label_map(tmp_path / name), values), name
     Image.new("RGB", (3, 2)).save(tmp_path / "colour.png")
     with pytest.raises(data.Unreadable, match="in RGB; expected one with a palette"):
-        numbers_of(tmp_path / "colour.png")
+        read_label_map(tmp_path / "colour.png")
 
 
 # EXIF

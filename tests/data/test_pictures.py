@@ -67,7 +67,7 @@ def test_several_files_and_folders(tmp_path, monkeypatch) -> None:
     ("make", "words"),
     [
         (lambda path: None, "there is no image and no folder"),
-        (lambda path: path.symlink_to("nowhere.png"), "a link to what is not there"),
+        (lambda path: path.symlink_to("nowhere.png"), "it is a broken link"),
         (lambda path: path.mkdir(), "no images in folder"),
         (lambda path: (path.mkdir(), (path / "a.txt").touch()), "but 1 other"),
     ],

@@ -104,7 +104,7 @@ def test_cub_files_that_are_malformed(cub, refused, file, text, said):
 
 def test_cub_files_that_are_no_text(cub, refused):
     (cub / "CUB_200_2011" / "images.txt").write_bytes(b"\xff\xfe\x00\x01")
-    assert "no text in UTF-8" in refused(cub)
+    assert "not text in UTF-8" in refused(cub)
 
 
 def test_cub_without_segmentations(cub, refused):
@@ -211,7 +211,7 @@ def test_voc_borders_and_the_label_alone(voc, refused):
     dog = data.open_regions(voc, region="label")
     assert dog.mask(0)[4:8, 0:4].all() and dog.mask(0).sum() == 16 and not dog.mask(1).any()
     assert len({everything.fingerprint(), bare.fingerprint(), dog.fingerprint()}) == 3
-    assert "borders do not say" in refused(voc, region="label", boundary="inside")
+    assert "borders belong to no class" in refused(voc, region="label", boundary="inside")
     assert "unknown boundary of data set 'voc' 'in'" in refused(voc, boundary="in")
 
 
@@ -375,7 +375,7 @@ def test_stl10_cut_short_after_it_was_opened(marks, binary):
     ("content", "said"),
     [
         ("{", "is no JSON"),
-        ([], "no table of images"),
+        ([], "not a table of images"),
         ({"one": {}}, "image 'one' in"),
         ({"0": []}, "image '0' in"),
         ({"0": {"ship_0": 3}}, "image '0' in"),

@@ -240,7 +240,7 @@ def test_missing_shards_are_named_before_training(own):
     (own / "train-002.tar").unlink(), (own / "train-004.tar").unlink()
     for unreadable in ("error", "skip"):
         message = error_of(load, own, unreadable=unreadable)
-        assert message.startswith("2 of 6 shards are not there") and "train-002.tar" in message
+        assert message.startswith("2 of 6 shards do not exist") and "train-002.tar" in message
 
 
 def spoil_missing(path):
@@ -278,7 +278,7 @@ def test_shards_that_are_counted_are_whole(own):
     (shard,) = skipped_in([batch for number in range(2) for batch in epochs.epoch(number)])
     assert "train-002.tar' cannot be read to its end" in shard
     path.write_bytes(random.Random(0).randbytes(3000))
-    assert "train-002.tar' is broken (it is no tar file)" in error_of(load, own, **named)
+    assert "train-002.tar' is broken (it is not a tar file)" in error_of(load, own, **named)
 
 
 @pytest.mark.parametrize("spoil", [spoil_missing, spoil_cut, spoil_between])
@@ -436,7 +436,7 @@ def test_shards_from_a_command_if_that_is_allowed(made, monkeypatch):
     ("name", "wrong"),
     [
         ("pipe:touch x .tar|7", "a command to run; set REGARD_PIPES=1"),
-        ("https://e.org/a';touch x;'.tar|7", "no plain address"),
+        ("https://e.org/a';touch x;'.tar|7", "not a plain address"),
     ],
 )
 def test_what_a_recipe_of_others_must_not_do(name, wrong, made):
@@ -526,11 +526,11 @@ def test_shards_from_elsewhere(made, served):
     ("options", "said"),
     [
         ({"train": "trian"}, "did you mean 'train'"),
-        ({"train": "train-*.tar"}, "several are named with braces, 'train-{0000..0003}.tar'"),
+        ({"train": "train-*.tar"}, "for several, use braces, 'train-{0000..0003}.tar'"),
         ({"train": "train-{000..005}.tar|many"}, "names no shards"),
         ({"train": "train-{000..005}.tar|-3"}, "train-{000..005}.tar|-3"),
         ({"train": f"train-{{000..005}}.tar|{10**30}"}, "train-{000..005}.tar|1000"),
-        ({"train": "train-{a..c}{a..c}{a..c}{a..c}.tar"}, "81 of 81 shards are not there"),
+        ({"train": "train-{a..c}{a..c}{a..c}{a..c}.tar"}, "81 of 81 shards do not exist"),
         ({"classes": "nowhere.txt"}, "nowhere.txt"),
         ({"classes": 0}, "classes: found 0"),
         ({"classes": 10**12}, "classes: found 1000000000000"),
@@ -549,9 +549,9 @@ def test_what_is_not_known_is_asked_for(tmp_path):
     assert "--data.options.train" in error_of(load, tmp_path)
     write_shard(tmp_path / "a.tar", members(range(3)))
     assert "--data.options.classes" in error_of(load, tmp_path, train="a.tar", test="a.tar")
-    assert "to test on" in error_of(load, tmp_path, train="a.tar")
+    assert "--data.options.test" in error_of(load, tmp_path, train="a.tar")
     assert "after a bar" in error_of(load, tmp_path, train="http://127.0.0.1/a.tar", test="a.tar", classes=2)
 
 
 def test_shards_have_no_parts(made):
-    assert "read whole" in error_of(load(made).train.subset, 3)
+    assert "no subsets" in error_of(load(made).train.subset, 3)

@@ -1,4 +1,4 @@
-"""Data sets of images with labels and masks, transforms and loaders."""
+"""Image data sets with labels and masks, transforms and loaders."""
 
 from regard.data.annotation import annotated
 from regard.data.augmentation import Augmentation, Mixing

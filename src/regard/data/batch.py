@@ -1,4 +1,4 @@
-"""Batches, and the base class of all loaders, whose epochs can begin at any step."""
+"""Batches, their sampling, and the base class of all loaders."""
 
 from __future__ import annotations
 
@@ -23,16 +23,15 @@ class Batch(NamedTuple):
 
     Attributes:
         images: float32 (B, 3, h, w), normalised: (byte / 255 - mean) / std. With objects, a list of B images float32
-            (3, h, w) in [0, 1], each of its own size.
+            (3, h, w) in [0, 1], of different sizes.
         labels: int64 (B,), -1 for an image without a label.
-        index: int64 (B,), the index of each image in the data set; for shards, a unique number of each image in an
-            epoch.
+        index: int64 (B,), the index of each image in the data set; for shards, a number that is unique in the epoch.
         total: size of the whole batch over all processes, including skipped images.
-        masks: bool (B, h, w); None if the data set has none, or the loader was made without masks.
-        skipped: "key: reason" of each image of the batch that could not be read.
-        targets: the objects of each image, as torchvision's detectors take them: a dict of boxes (float32 (n, 4), left,
-            top, right, bottom), labels (int64 (n,)), masks (bool (n, h, w)) if the loader was made with masks, crowd
-            (bool (n,)) and area (float32 (n,)). None if the loader was made without objects.
+        masks: bool (B, h, w); None if the data set or the loader has no masks.
+        skipped: "key: reason" for each image of the batch that could not be read.
+        targets: the objects of each image, in the form that torchvision's detectors expect: a dict of boxes (float32
+            (n, 4), left, top, right, bottom), labels (int64 (n,)), crowd (bool (n,)), area (float32 (n,)) and, if the
+            loader returns masks, masks (bool (n, h, w)). None if the loader returns no objects.
     """
 
     images: Any
@@ -45,17 +44,20 @@ class Batch(NamedTuple):
 
     def row(self, number: int) -> Batch:
         """A batch of one image."""
-        one = slice(number, number + 1)
-        masks = None if self.masks is None else self.masks[one]
-        targets = None if self.targets is None else self.targets[one]
-        return Batch(self.images[one], self.labels[one], self.index[one], 1, masks, targets=targets)
+        row = slice(number, number + 1)
+        masks = None if self.masks is None else self.masks[row]
+        targets = None if self.targets is None else self.targets[row]
+        return Batch(self.images[row], self.labels[row], self.index[row], 1, masks, targets=targets)
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """Order of the images and their distribution to ranks; attributes as in `create_loader`. `repeats` is the number of
-    times in a row that each image appears. `groups`, bool (N,), tells two groups of images apart: every shuffled batch
-    is of one of them, except for the last two of an epoch at most."""
+    """The order of the images and their distribution to ranks.
+
+    Attributes are as in `create_loader`. Each image is repeated `repeats` times in a row. `groups`, bool (N,), assigns
+    each image to one of two groups: a shuffled batch has images of one group, except for at most the last two batches
+    of an epoch.
+    """
 
     batch_size: int
     shuffle: bool = False
@@ -81,28 +83,28 @@ class Sampling:
         return order if self.repeats == 1 else np.repeat(order[: -(-count // self.repeats)], self.repeats)[:count]
 
     def _grouped(self, order: Integers, group: NDArray[np.bool_]) -> Integers:
-        """The order, with batches of one group, as their last images come in it, and then what is left of both."""
+        """Reorders images to batches of one group, sorted by their last image, and then the rest of both groups."""
         batches, rest = [], []
-        for places in (np.flatnonzero(group), np.flatnonzero(~group)):
-            whole = len(places) // self.batch_size * self.batch_size
-            batches.append(places[:whole].reshape(-1, self.batch_size))
-            rest.append(places[whole:])
-        full = np.concatenate(batches)
-        return order[np.concatenate([full[np.argsort(full[:, -1])].reshape(-1), *rest])]
+        for positions in (np.flatnonzero(group), np.flatnonzero(~group)):
+            full = len(positions) // self.batch_size * self.batch_size
+            batches.append(positions[:full].reshape(-1, self.batch_size))
+            rest.append(positions[full:])
+        full_batches = np.concatenate(batches)
+        return order[np.concatenate([full_batches[np.argsort(full_batches[:, -1])].reshape(-1), *rest])]
 
     def rows(self, total: int) -> Integers:
-        """The rank's rows of a batch of `total` images, increasing; those of all ranks are the batch."""
-        # Mixing pairs row i of a batch with row total - 1 - i. Every slice contains both rows of its pairs, so that
-        # images are mixed in the same way for any number of processes.
+        """The rank's rows of a batch of `total` images, in increasing order."""
+        # Mixing pairs row i of a batch with row total - 1 - i. A slice contains both rows of a pair, so that images are
+        # mixed in the same way for any number of processes.
         if total % (2 * self.world_size) == 0:
             half = total // (2 * self.world_size)
             front = np.arange(self.rank * half, (self.rank + 1) * half, dtype=np.int64)
             return np.concatenate([front, total - 1 - front[::-1]])
-        first, end = (one * total // self.world_size for one in (self.rank, self.rank + 1))
-        return np.arange(first, end, dtype=np.int64)
+        start, end = (rank * total // self.world_size for rank in (self.rank, self.rank + 1))
+        return np.arange(start, end, dtype=np.int64)
 
     def check(self, dataset: ImageDataset | WebDataset) -> None:
-        """Raises InputError for a batch size that is invalid for the images and processes."""
+        """Raises InputError for values that are invalid for the data set and the processes."""
         check_seed(self.seed)
         count, size, world_size = len(dataset), self.batch_size, self.world_size
         check_number("batch size", size, "[1, inf)", whole=True)
@@ -115,29 +117,29 @@ class Sampling:
             raise InputError("augmentation: repeats is for batches in random order; leave it out, or shuffle")
         if self.drop_last and size > count:
             raise InputError(
-                f"batch size {size} is more than the {count} images, and without the last batch none is left; give "
-                f"at most {count}"
+                f"batch size {size} is more than the {count} images, and incomplete batches are dropped; give at most "
+                f"{count}"
             )
         last = size if self.drop_last else count % size or size
-        if self.shuffle and min(size, last) < world_size:  # in order, a process may have nothing of the last batch
-            fitting = [one for one in range(world_size, count + 1) if count % one == 0 or count % one >= world_size]
-            best = min(fitting, key=lambda one: abs(one - size), default=world_size)
+        if self.shuffle and min(size, last) < world_size:  # without shuffle, a slice of the last batch may be empty
+            valid = [value for value in range(world_size, count + 1) if not 0 < count % value < world_size]
+            best = min(valid, key=lambda value: abs(value - size), default=world_size)
             raise InputError(
-                f"with batch size {size} the last batch of an epoch of {count} images has {last}, less than the "
+                f"with batch size {size} the last batch of an epoch of {count} images has {last}, fewer than the "
                 f"{world_size} processes that share it; give another batch size, such as {best} "
                 "(--schedule.batch_size)"
             )
 
 
 class Loader(ABC):
-    """The batches of a data set, epoch after epoch.
+    """The batches of a data set, by epoch.
 
-    The random changes of an image depend only on the seed, the epoch and its position in the epoch's order. So an epoch
+    The augmentation of an image depends only on the seed, the epoch and its position in the epoch's order. So an epoch
     can begin at any step, and batches are the same for any number of DataLoader workers and processes.
 
     Attributes:
         dataset: the data set.
-        batch_size: images in a batch, over all processes; the last of an epoch has what is left.
+        batch_size: images in a batch, over all processes; the last batch of an epoch may have fewer.
         device: device of the batches.
         world_size: number of processes that share the batches.
         image_size: (h, w) of the images in a batch; None if images keep the size of their files.
@@ -163,8 +165,8 @@ class Loader(ABC):
         """The rank's slices of the batches of an epoch (from 0), beginning at step `start`.
 
         Raises:
-            InputError: an epoch or step out of range; during iteration, an image that cannot be read, unless such
-                images are skipped, or a DataLoader worker that died.
+            InputError: an epoch or step out of range; during iteration, an image that cannot be read and is not
+                skipped, or a DataLoader worker that died.
         """
         if number < 0:
             raise InputError(f"epoch {number} does not exist; give 0 or more")
@@ -173,9 +175,9 @@ class Loader(ABC):
         return self._batches(number, start)
 
     def sample(self, epoch: int, position: int) -> Batch:
-        """A batch of the image at a position of an epoch's order, exactly as in its step.
+        """A batch of one image, by its position in an epoch's order, exactly as in the epoch.
 
-        It may be called during an epoch. For a skipped image the batch is empty, and `Batch.skipped` has the reason.
+        Can be called during an epoch. For a skipped image the batch is empty, and `Batch.skipped` has the reason.
 
         Raises:
             InputError: the position does not exist or belongs to another process, or the image cannot be read.
@@ -186,7 +188,7 @@ class Loader(ABC):
         total = min(self.batch_size, len(self.dataset) - step * self.batch_size)
         (matches,) = np.nonzero(self._sampling.rows(total) == row)
         if not len(matches):
-            raise InputError(f"position {position} is that of another process; ask a loader of all images")
+            raise InputError(f"position {position} belongs to another process; use a loader with world_size 1")
         return self._sample(epoch, step, int(matches[0]))
 
     def _sample(self, epoch: int, step: int, row: int) -> Batch:
@@ -198,13 +200,13 @@ class Loader(ABC):
         """The batches of an epoch from step `start` on; `epoch` has checked both arguments."""
 
 
-def stacked(images: Sequence[Tensor], names: Sequence[str]) -> Tensor:
-    """Stack images, uint8 (3, h, w) each, to (B, 3, h, w). Raises InputError if their sizes differ."""
+def stack_images(images: Sequence[Tensor], names: Sequence[str]) -> Tensor:
+    """Stacks images, uint8 (3, h, w) each, to (B, 3, h, w). Raises InputError if their sizes differ."""
     for image, name in zip(images, names, strict=True):
         if image.shape != images[0].shape:
-            (_, height, width), (_, *other) = image.shape, images[0].shape
+            (_, height, width), (_, first_height, first_width) = image.shape, images[0].shape
             raise InputError(
-                f"images of different sizes: {name!r} has {width} x {height} pixels, {names[0]!r} {other[1]} x "
-                f"{other[0]}; give one size for all (--data.size)"
+                f"images of different sizes: {name!r} has {width} x {height} pixels, {names[0]!r} {first_width} x "
+                f"{first_height}; give one size for all (--data.size)"
             )
     return torch.stack(tuple(images)) if images else torch.empty(0, 3, 0, 0, dtype=torch.uint8)

@@ -27,21 +27,21 @@ Mask = NDArray[np.bool_]
 
 
 class ImageDataset(ABC):
-    """Images with labels and, where they are known, masks of the object.
+    """A map-style data set of images with labels and optional object masks.
 
-    A data set is one class with `image` and `mask`. Opening it checks that its files are there; images and masks are
-    read one by one, from any process or thread.
+    A subclass implements `image` and `mask`, and sets the attributes below. It checks that its files exist when it is
+    opened; images and masks are read one at a time, from any process or thread.
 
     Attributes:
         name: name of the data set: "coco", "voc", "masks", …
         split: "train", "val", "test" or "".
-        classes: the names of its classes; may be empty.
-        keys: unique name of each image: its path below the folder of images.
+        classes: class names; may be empty.
+        keys: unique name of each image: its path relative to the image folder.
         labels: int64 (N,), indices into `classes`; -1 for an image without a label.
-        has_masks: whether masks are known.
-        has_objects: whether single objects are known, with boxes and classes.
-        has_object_masks: whether the masks of single objects are known.
-        category_ids: the id of each class in the annotation file; without such, 1, 2, ….
+        has_masks: whether there are masks.
+        has_objects: whether there are single objects, with boxes and classes.
+        has_object_masks: whether there is a mask for each object.
+        category_ids: id of each class in the annotation file, or 1, 2, … without one.
         mean, std: of each channel, for values in [0, 1]; None if the data set does not define them.
         skipped: images that could not be read when the data set was opened.
     """
@@ -71,34 +71,35 @@ class ImageDataset(ABC):
 
     @abstractmethod
     def mask(self, index: int) -> Mask | None:
-        """The region of the object, bool (H, W), in the size of the upright image. It is empty if nothing is marked,
-        and None if the region is unknown. Raises Unreadable if it cannot be read or does not fit the image."""
+        """The object mask, bool (H, W), in the size of the upright image: empty if nothing is marked, None if the
+        region is unknown. Raises Unreadable if it cannot be read or does not fit the image."""
 
     def objects(self, index: int, masks: bool = True) -> Objects | None:
-        """The objects in the image, with their masks if these are known and wanted; None if the set knows no objects.
-        Raises Unreadable as `mask` does."""
+        """The objects in the image, with `masks` also their masks if there are any; None without objects. Raises
+        Unreadable as `mask` does."""
         return None
 
     def instances(self, index: int, masks: bool = True) -> Instances | None:
-        """The objects as the evaluation of detectors takes them."""
+        """The objects in COCO's format, for the evaluation of detectors."""
         objects = self.objects(index, masks)
         return None if objects is None else Instances.of(objects, self.dimensions(index))
 
     def dimensions(self, index: int) -> tuple[int, int]:
-        """(width, height) of the image, for grouping by shape. Raises Unreadable if it cannot be read."""
+        """(width, height) of the upright image. Raises Unreadable if it cannot be read."""
         return self.image(index).size
 
     def image_id(self, index: int) -> int | str:
-        """The id of the image in the annotation file; without such, its key."""
+        """The id of the image in the annotation file, or its key without one."""
         return self.keys[index]
 
     @property
     def category_ids(self) -> tuple[int | str, ...]:
-        """The id of each class in the annotation file; without such, its number from 1."""
+        """The id of each class in the annotation file, or 1, 2, … without one."""
         return tuple(range(1, len(self.classes) + 1))
 
     def fingerprint(self) -> str:
-        """A hexadecimal digest that changes if images, labels or masks do; here, of 64 images and masks."""
+        """A hexadecimal digest that changes with the images, labels or masks. By default, of up to 64 images and
+        masks, evenly spaced."""
         digest = hashlib.sha256(repr((self.classes, tuple(self.keys))).encode() + self.labels.numpy().tobytes())
         for i in range(min(len(self), 64)):
             index = i * len(self) // min(len(self), 64)
@@ -110,18 +111,18 @@ class ImageDataset(ABC):
         """A subset with the same classes.
 
         Args:
-            which: indices of the images, in any order; or the number of images. A number takes the classes in turn, so
-                that classes are balanced to within one image, and the images of a class in a fixed random order, which
-                is the same on every machine: a smaller subset is the beginning of a larger one.
+            which: indices of the images, in any order; or a number of images. A number selects one image of each class
+                in turn, so classes are balanced to within one image. Images of a class come in a fixed random order,
+                the same on every machine. A smaller subset is the beginning of a larger one.
 
         Raises:
             InputError: a count outside 1 to N, an index outside 0 to N - 1.
         """
-        return Subset(self, chosen(which, self.labels))
+        return Subset(self, subset_indices(which, self.labels))
 
 
 class Subset(ImageDataset):
-    """A subset of the images of a data set, in any order."""
+    """The images of a data set at the given indices, in any order."""
 
     def __init__(self, dataset: ImageDataset, index: Tensor) -> None:
         self._dataset, self._index = dataset, index
@@ -162,17 +163,17 @@ class Subset(ImageDataset):
 
 @dataclass(frozen=True, eq=False)
 class InMemoryDataset(ImageDataset):
-    """Labelled images of one size, as bytes on one device; each has a label.
+    """Images of one size, as bytes on one device; each has a label.
 
-    It has these besides the attributes of every `ImageDataset`.
+    It adds these attributes to those of `ImageDataset`.
 
     Attributes:
         images: uint8 (N, 3, H, W), RGB.
-        mean, std: over the training split; both splits carry them.
-        regions: bool (N, H, W), the mask of the object in each image, or None where it is not known.
+        mean, std: of the training split, in both splits.
+        regions: bool (N, H, W), the object mask of each image; None without masks.
 
     Raises:
-        InputError: a shape, dtype, length or label that does not agree with the above.
+        InputError: a tensor has another shape or dtype, or a label is out of range.
     """
 
     images: Tensor
@@ -210,7 +211,7 @@ class InMemoryDataset(ImageDataset):
         return None if self.regions is None else self.regions[index].cpu().numpy()
 
     def objects(self, index: int, masks: bool = True) -> Objects | None:
-        """The one object of the image, if its mask is known and not empty."""
+        """The single object of the image, or none if its mask is empty; None without masks."""
         if self.regions is None:
             return None
         mask = self.regions[index].cpu().numpy()[None]
@@ -220,27 +221,27 @@ class InMemoryDataset(ImageDataset):
         return objects if masks else objects._replace(masks=None)
 
     def fingerprint(self) -> str:
-        """A digest of all images, labels and regions, independent of process and device."""
+        """A digest of all images, labels and regions, the same in every process and on every device."""
         digest = hashlib.sha256()
-        for part in (self.images, self.labels, self.regions):
-            if part is not None:
-                digest.update(f"{part.dtype} {tuple(part.shape)}".encode())
-                digest.update(part.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        for tensor in (self.images, self.labels, self.regions):
+            if tensor is not None:
+                digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+                digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
     def to(self, device: torch.device | str) -> Self:
-        """The same set with its tensors on the device; the tensors are shared if they are there already."""
-        return self._with_each(lambda values: values.to(device))
+        """The data set with its tensors on the device; tensors that are already on it are shared."""
+        return self._map_tensors(lambda tensor: tensor.to(device))
 
     def subset(self, which: int | Sequence[int] | NDArray[np.int64] | Tensor) -> Self:
         """A subset as in `ImageDataset.subset`, with the same mean and std."""
-        index = chosen(which, self.labels)
-        return self._with_each(lambda values: values[index.to(values.device)])
+        index = subset_indices(which, self.labels)
+        return self._map_tensors(lambda tensor: tensor[index.to(tensor.device)])
 
-    def _with_each(self, function: Callable[[Tensor], Tensor]) -> Self:
-        """The same set with each of its tensors, which have a value for each image, replaced by its function."""
-        values = {one.name: getattr(self, one.name) for one in fields(self)}
-        changed: dict[str, Any] = {name: function(one) for name, one in values.items() if isinstance(one, Tensor)}
+    def _map_tensors(self, function: Callable[[Tensor], Tensor]) -> Self:
+        """A copy with the function applied to every tensor field; their first dimension is the image."""
+        values = {attribute.name: getattr(self, attribute.name) for attribute in fields(self)}
+        changed: dict[str, Any] = {name: function(value) for name, value in values.items() if isinstance(value, Tensor)}
         return replace(self, **changed)
 
 
@@ -254,13 +255,13 @@ class Splits(NamedTuple, Generic[Images]):
     test: Images
 
 
-def chosen(which: int | Sequence[int] | NDArray[np.int64] | Tensor, labels: Tensor) -> Tensor:
-    """The indices of a subset, int64, of a data set with labels (N,); see `ImageDataset.subset`."""
+def subset_indices(which: int | Sequence[int] | NDArray[np.int64] | Tensor, labels: Tensor) -> Tensor:
+    """The indices, int64, that `ImageDataset.subset` selects from a data set with labels (N,)."""
     count = len(labels)
     if isinstance(which, int):
         if not 1 <= which <= count:
             raise InputError(f"subset of {which} images of {count}; give a number from 1 to {count}")
-        return torch.from_numpy(_by_turns(labels.cpu().numpy() + 1)[:which])
+        return torch.from_numpy(_balanced_order(labels.cpu().numpy() + 1)[:which])
     index = torch.as_tensor(which)
     if index.ndim != 1 or (index.numel() and (index.is_floating_point() or index.dtype == torch.bool)):
         raise InputError(f"indices are {_describe(index)}; expected a list of integers")
@@ -271,10 +272,9 @@ def chosen(which: int | Sequence[int] | NDArray[np.int64] | Tensor, labels: Tens
 
 
 def channel_statistics(images: Tensor) -> tuple[Channels, Channels]:
-    """Mean and standard deviation of each channel, exact to float64, of images uint8 (N, 3, H, W), N at least 1.
+    """The mean and standard deviation of each channel of images uint8 (N, 3, H, W), with bytes scaled to [0, 1].
 
-    Bytes 0 to 255 are scaled to 0 to 1. A channel of one single value has std 0 and gets 1 instead, so that dividing by
-    it is harmless.
+    They are exact to float64. A constant channel gets the std 1 instead of 0, so that images can be divided by it.
     """
     # Histograms are exact integers, independent of the order. Chunks bound the memory.
     counts = np.zeros((3, 256), dtype=np.int64)
@@ -289,14 +289,13 @@ def channel_statistics(images: Tensor) -> tuple[Channels, Channels]:
     return tuple(mean.tolist()), tuple(std.tolist())
 
 
-def _by_turns(labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """All indices of labels (N,), which start at 0, in an order that takes the classes in turn."""
+def _balanced_order(labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The indices of labels (N,), which are at least 0, in an order that takes one image of each class in turn."""
     order = RandomStream(0).permutation(len(labels))
     by_class = order[np.argsort(labels[order], kind="stable")]
     sizes = np.bincount(labels)
-    # Rank of each image within its class.
-    turn = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    return by_class[np.argsort(turn, kind="stable")]
+    rank_in_class = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return by_class[np.argsort(rank_in_class, kind="stable")]
 
 
 def _describe(tensor: Tensor) -> str:

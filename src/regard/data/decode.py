@@ -1,4 +1,4 @@
-"""Decodes image files to upright RGB images."""
+"""Decoding of image files to upright RGB images."""
 
 from __future__ import annotations
 
@@ -52,15 +52,15 @@ class Unreadable(Exception):
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Suppress Pillow's warnings: regard raises errors instead, or they are irrelevant. Not thread-safe."""
+    """Suppresses Pillow's warnings, which are irrelevant or replaced by errors. Not thread-safe."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")
         yield
 
 
 class Frame(NamedTuple):
-    """Stored size and orientation of an image file: width and height in pixels before the EXIF orientation (1 to 8) is
-    applied."""
+    """Width and height of the stored image in pixels, and the EXIF orientation (1 to 8), which is not applied to
+    them."""
 
     path: Path
     width: int
@@ -78,7 +78,7 @@ class Frame(NamedTuple):
         return (self.height, self.width) if self.orientation >= 5 else self.size
 
     def check(self, size: tuple[int, int], source: Path) -> None:
-        """Raises Unreadable if the (width, height) of an annotation, from the file `source`, does not fit the image."""
+        """Raises Unreadable if the (width, height) of an annotation, from the file `source`, differs from the image."""
         if size not in (self.size, self.upright):
             raise Unreadable(
                 f"{str(self.path)!r} has {self.width} x {self.height} pixels, but {str(source)!r} is for "
@@ -86,19 +86,19 @@ class Frame(NamedTuple):
             )
 
     def turn(self, mask: NDArray[np.bool_], source: Path) -> NDArray[np.bool_]:
-        """Apply the EXIF orientation to a mask (H, W) from the file `source`. A mask that only fits the upright
-        image is returned unchanged. Raises Unreadable if the size fits neither."""
+        """Applies the EXIF orientation to a mask (H, W) from the file `source`. A mask that only fits the upright
+        image is returned unchanged. Raises Unreadable if it fits neither the stored nor the upright image."""
         size = mask.shape[1], mask.shape[0]
         self.check(size, source)
         # Most image readers, and so most annotation tools, ignore the EXIF orientation. Annotations are therefore
-        # taken to be of the stored pixels, unless only the upright image has their size.
+        # assumed to be in stored pixels, unless only the upright image has their size.
         turn = _UPRIGHT.get(self.orientation)
         if turn is None or size != self.size:
             return mask
         return np.asarray(Image.fromarray(mask.view(np.uint8)).transpose(turn)).view(np.bool_)
 
     def turn_boxes(self, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Apply the EXIF orientation to boxes (n, 4), (left, top, right, bottom) in the stored image."""
+        """Applies the EXIF orientation to boxes (n, 4), (left, top, right, bottom) in the stored image."""
         if self.orientation >= 5:
             boxes = boxes[:, [1, 0, 3, 2]]
         width, height = self.upright
@@ -110,12 +110,12 @@ class Frame(NamedTuple):
 
 
 def read_image(path: Path, file: IO[bytes] | None = None) -> tuple[Image.Image, Frame]:
-    """Read an image as upright RGB, with its stored size and orientation.
+    """Reads an image as upright RGB, with its stored size and orientation. Raises Unreadable as `open_image` does.
 
-    With an open `file`, that is read, and the path is only its name in messages. Raises Unreadable as `opened` does.
+    If an open `file` is given, the path is only its name in messages.
     """
-    with opened(path, file) as image:
-        # Load first: reading the EXIF of a PNG decodes it, and errors would be lost there.
+    with open_image(path, file) as image:
+        # Load before reading the EXIF, which decodes a PNG and hides errors.
         image.load()
         frame = Frame(path, *image.size, _orientation(image))
         converted = upright(image)
@@ -124,8 +124,8 @@ def read_image(path: Path, file: IO[bytes] | None = None) -> tuple[Image.Image, 
 
 
 def read_square(path: Path, size: int) -> Image.Image:
-    """Read the central square of an image, resized to size x size pixels, as upright RGB. Raises Unreadable."""
-    with opened(path) as image:
+    """Reads the central square of an image, resized to size x size pixels, as upright RGB. Raises Unreadable."""
+    with open_image(path) as image:
         # A much larger JPEG is decoded directly at 1/2, 1/4 or 1/8 of its size.
         image.draft(None, (2 * size, 2 * size))
         image.load()
@@ -142,26 +142,23 @@ def square(image: Image.Image, size: int) -> Image.Image:
     return image.resize((size, size), Image.Resampling.BILINEAR, box=box)
 
 
-def as_grey(mask: NDArray[np.bool_]) -> Image.Image:
-    """A mask (H, W) as an image of black and white, to resize it as its image."""
+def mask_to_grey(mask: NDArray[np.bool_]) -> Image.Image:
+    """Converts a mask (H, W) to a black and white image, to be resized like its image."""
     return Image.fromarray(np.where(mask, np.uint8(255), np.uint8(0)))
 
 
-def of_grey(image: Image.Image) -> NDArray[np.bool_]:
-    """The mask of what is at least half white."""
+def grey_to_mask(image: Image.Image) -> NDArray[np.bool_]:
+    """The mask of the pixels that are at least half white."""
     return np.asarray(image) >= 128
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Convert a loaded image to RGB with its EXIF orientation applied.
+    """Converts a loaded image to RGB with its EXIF orientation applied.
 
-    Only the upper 8 of 16 bits are kept, and transparency is dropped.
-
-    Raises:
-        ValueError: its pixels have 32 bits.
+    Only the upper 8 of 16 bits are kept, and transparency is dropped. Raises ValueError for pixels of 32 bits.
     """
     if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
-        raise ValueError("its pixels have 32 bits, of a range that is not known; save it with 8 or 16 bits")
+        raise ValueError("its pixels have 32 bits of unknown range; save it with 8 or 16 bits")
     # Read the orientation first: conversion loses the EXIF.
     turn = _UPRIGHT.get(_orientation(image))
     image = image if turn is None else image.transpose(turn)
@@ -173,20 +170,20 @@ def upright(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def frame_of(path: Path) -> Frame:
-    """The stored size and orientation of an image, from the file's header. Raises Unreadable."""
-    with opened(path) as image:
+def read_frame(path: Path) -> Frame:
+    """Reads the stored size and orientation of an image from the file's header. Raises Unreadable."""
+    with open_image(path) as image:
         return Frame(path, *image.size, _orientation(image))
 
 
 @contextlib.contextmanager
-def opened(path: Path, file: IO[bytes] | None = None) -> Iterator[Image.Image]:
-    """Open an image file without decoding it, from a path or an open file, as a context manager.
+def open_image(path: Path, file: IO[bytes] | None = None) -> Iterator[Image.Image]:
+    """Context manager that opens an image file, from a path or an open file, without decoding it.
 
-    Errors within the context, except MemoryError, are raised as `Unreadable`, too.
+    Errors within the context, except MemoryError, become `Unreadable`, too.
 
     Raises:
-        Unreadable: the file is no image, corrupt, empty or truncated, or has more than PIL.Image.MAX_IMAGE_PIXELS
+        Unreadable: the file is not an image, corrupt, empty or truncated, or has more than PIL.Image.MAX_IMAGE_PIXELS
             pixels.
     """
     try:
@@ -199,7 +196,7 @@ def opened(path: Path, file: IO[bytes] | None = None) -> Iterator[Image.Image]:
             yield image
     except (Unreadable, MemoryError):
         raise
-    except Exception as error:  # a decoder may raise any exception on corrupt bytes
+    except Exception as error:  # decoders raise various exceptions on corrupt bytes
         raise _unreadable(path, error) from error
 
 

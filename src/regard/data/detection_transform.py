@@ -1,4 +1,4 @@
-"""The transform of images with objects for training detectors, by torchvision."""
+"""The transform of images with objects for training detectors, with torchvision."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from regard.data.objects import Objects, areas_of, boxes_of
 from regard.data.random import seeded
 from regard.errors import InputError, check_fields, first_line
 
-_PURPOSE = 10  # of the stream, among those of a seed
-_FILL = (124, 116, 104)  # ImageNet's mean, in bytes: a detector's normalisation makes about 0 of it
+_PURPOSE = 10  # part of the key of the random stream
+_FILL = (124, 116, 104)  # ImageNet's mean as bytes, about 0 after a detector's normalisation
 
 
 @dataclass(frozen=True)
 class DetectionTransform:
-    """Resizing and random changes of images and their objects, for training.
+    """Resizing and augmentation of images and their objects for training.
 
-    Random changes depend only on the seed, the epoch and the position. Boxes and masks follow the image. Crowds are
-    left out, and objects of which less than a pixel is left.
+    Random changes depend only on the seed, the epoch and the position. Boxes and masks are transformed with the image.
+    Crowds and objects smaller than a pixel in the result are dropped.
 
     Attributes:
-        short_side: side in pixels to resize the shorter side to; of several one is drawn for each image.
-        long_side: upper limit of the longer side in pixels; the shorter side is then smaller than `short_side`.
-        flip: mirror every second image left to right, on average.
-        jitter: least and largest factor of large-scale jitter (arXiv 2012.07177), such as (0.1, 2): the image is
-            resized by a random factor from fitting the square of `crop` pixels, and cropped or padded to that square.
-            None for none; else it takes the place of `short_side` and `long_side`.
+        short_side: length in pixels to resize the shorter side to; one of several is drawn for each image.
+        long_side: upper limit of the longer side in pixels; the shorter side may become smaller than `short_side`.
+        flip: mirror images left to right with probability 1/2.
+        jitter: smallest and largest factor of large-scale jitter (arXiv 2012.07177), such as (0.1, 2), instead of
+            `short_side` and `long_side`: images are scaled by a random factor, where 1 fits them into a square, and
+            cropped or padded to the square. None for none.
         crop: side in pixels of the square of large-scale jitter.
-        photometric: change brightness, contrast, saturation, hue and the order of channels at random, as SSD does
-            (arXiv 1512.02325, section 2.2).
+        photometric: change brightness, contrast, saturation, hue and the channel order at random, as in SSD (arXiv
+            1512.02325, section 2.2).
 
     Raises:
-        InputError: a value other than these.
+        InputError: a value is outside its range.
     """
 
     short_side: tuple[int, ...] = (800,)
@@ -57,17 +57,14 @@ class DetectionTransform:
             )
         if self.jitter is not None and not (len(self.jitter) == 2 and 0 < self.jitter[0] <= self.jitter[1] <= 16):
             raise InputError(
-                f"jitter is {list(self.jitter)}; give the least and the largest factor, above 0 and at most 16, such "
-                "as [0.1, 2]"
+                f"jitter is {list(self.jitter)}; give the smallest and the largest factor, above 0 and at most 16, "
+                "such as [0.1, 2]"
             )
 
     def __call__(
         self, image: Image.Image, objects: Objects, seed: int, epoch: int, position: int
     ) -> tuple[Tensor, Objects]:
-        """Transform an upright RGB image and its objects, at a position of an epoch's order.
-
-        Returns:
-            uint8 (3, h, w), and the objects of the result.
+        """Transforms an upright RGB image to uint8 (3, h, w) and its objects, at a position of an epoch's order.
 
         Raises:
             InputError: the image is so long and narrow that a side would be 0 after resizing.
@@ -80,12 +77,12 @@ class DetectionTransform:
         sample: dict[str, Any] = {
             "image": tv_tensors.Image(v2.functional.pil_to_tensor(image)),
             "boxes": tv_tensors.BoundingBoxes(objects.boxes, format="XYXY", canvas_size=image.size[::-1]),
-            # Resized as the image is, and cut at a half: the nearest pixel, as of tv_tensors.Mask, would shift them.
+            # Masks are resized like images and thresholded, because the nearest pixels of tv_tensors.Mask are shifted.
             "masks": None if masks is None else tv_tensors.Video(masks[:, None].view(torch.uint8) * 255),
         }
         with seeded(seed, epoch, _PURPOSE, position):
             try:
-                sample = self._steps(sample)
+                sample = self._pipeline(sample)
                 if self.photometric:
                     sample["image"] = v2.RandomPhotometricDistort()(sample["image"])
             except RuntimeError as error:
@@ -102,7 +99,7 @@ class DetectionTransform:
         return pixels, objects.where((sides >= 1).all(1) & (area > 0))
 
     @cached_property
-    def _steps(self) -> Any:
+    def _pipeline(self) -> Any:
         from torchvision import tv_tensors
         from torchvision.transforms import v2
 

@@ -16,27 +16,27 @@ from PIL import Image
 from torch import Tensor
 
 from regard.data.dataset import ImageDataset, Mask
-from regard.data.decode import Frame, Unreadable, frame_of, read_image, read_square
+from regard.data.decode import Frame, Unreadable, read_frame, read_image, read_square
 from regard.data.objects import Objects
 from regard.data.text_files import Strings
 
-_MOST_FILES = 8192  # files read for a fingerprint
-_MOST_BYTES = 2**28  # bytes read for a fingerprint, over all files
+_MAX_FILES = 8192  # files read for a fingerprint
+_MAX_BYTES = 2**28  # bytes read for a fingerprint, over all files
 
 
 class FileDataset(ImageDataset):
-    """Image files below one folder. The key of an image is its path in the folder.
+    """Image files below one folder. The key of an image is its path relative to the folder.
 
     Args:
         name, split, keys, labels, classes: as in `ImageDataset`.
         folder: folder of the images.
-        annotations: annotation file of each image, None for one whose region is not known; None without such files.
-        region: function from an annotation file, the image's `Frame` and its label to the region, bool (H, W), of the
-            stored or the upright image; None without masks.
-        objects: function from an annotation file, the image's `Frame`, its label and whether masks are wanted to
-            the objects; None if single objects are not known.
-        object_masks: whether it gives masks.
-        options: options that define the regions, for the fingerprint; None without options.
+        annotations: annotation file of each image, None for an image without one; None if no image has one.
+        region: maps an annotation file, the image's `Frame` and its label to the region, bool (H, W), of the stored or
+            the upright image; None without masks.
+        objects: maps an annotation file, the image's `Frame`, its label and whether to read masks to the objects; None
+            without objects.
+        object_masks: whether `objects` returns masks.
+        options: options that define the regions, as a part of the fingerprint.
     """
 
     def __init__(
@@ -58,16 +58,16 @@ class FileDataset(ImageDataset):
         self.labels = torch.from_numpy(np.array(labels, dtype=np.int64).reshape(len(keys)))
         self.has_masks = region is not None
         self._annotations = None if annotations is None else Strings(str(path or "") for path in annotations)
-        self._region_of, self._options, self._objects_of = region, options, objects
+        self._read_region, self._options, self._read_objects = region, options, objects
         self.has_objects, self.has_object_masks = objects is not None, object_masks
-        self._last: Frame | None = None
+        self._last_frame: Frame | None = None
 
     def path(self, index: int) -> Path:
         """The path of an image file."""
         return self.folder / self.keys[index]
 
     def image(self, index: int) -> Image.Image:
-        image, self._last = read_image(self.path(index))
+        image, self._last_frame = read_image(self.path(index))
         return image
 
     def square(self, index: int, size: int) -> Image.Image:
@@ -75,16 +75,16 @@ class FileDataset(ImageDataset):
 
     def mask(self, index: int) -> Mask | None:
         annotation = self._annotation(index)
-        if self._region_of is None or annotation is None:
+        if self._read_region is None or annotation is None:
             return None
         frame = self._frame(index)
-        return frame.turn(self._region_of(annotation, frame, int(self.labels[index])), annotation)
+        return frame.turn(self._read_region(annotation, frame, int(self.labels[index])), annotation)
 
     def objects(self, index: int, masks: bool = True) -> Objects | None:
         annotation = self._annotation(index)
-        if self._objects_of is None or annotation is None:
+        if self._read_objects is None or annotation is None:
             return None
-        return self._objects_of(annotation, self._frame(index), int(self.labels[index]), masks)
+        return self._read_objects(annotation, self._frame(index), int(self.labels[index]), masks)
 
     def dimensions(self, index: int) -> tuple[int, int]:
         return self._frame(index).upright
@@ -94,13 +94,15 @@ class FileDataset(ImageDataset):
         return Path(path) if path else None
 
     def _frame(self, index: int) -> Frame:
-        """The stored size and orientation of an image, without opening the file again if it has just been read."""
-        path, last = self.path(index), self._last
-        return last if last is not None and last.path == path else frame_of(path)
+        """The stored size and orientation of an image; the image that was read last is not opened again."""
+        path, last_frame = self.path(index), self._last_frame
+        return last_frame if last_frame is not None and last_frame.path == path else read_frame(path)
 
     def fingerprint(self) -> str:
-        """A digest of keys, labels and region annotations, and of the size and first bytes of up to 8,192 evenly spaced
-        image files. Files of small data sets are read completely. Folders and modification times do not matter.
+        """A digest of keys, labels and annotations, and of the size and first bytes of up to 8,192 evenly spaced image
+        files.
+
+        Files of small data sets are read completely. The folder and modification times do not matter.
         """
         digest = files_digest(self.labels, self.keys.__getitem__, lambda i: open_regular(self.path(i)))
         digest.update(self._regions_digest())
@@ -115,24 +117,24 @@ class FileDataset(ImageDataset):
         return options + digest.digest()
 
 
-def files_digest(labels: Tensor, name: Callable[[int], str], opened: Callable[[int], IO[bytes]]) -> hashlib._Hash:
+def files_digest(labels: Tensor, name: Callable[[int], str], open_file: Callable[[int], IO[bytes]]) -> hashlib._Hash:
     """A digest of all labels (N,), and of the name, size and first bytes of up to 8,192 evenly spaced files.
 
-    At most 256 MiB are read. `name` and `opened` are functions from an index to the name and the open file.
+    At most 256 MiB are read. `name` and `open_file` map an index to the name and the open file.
     """
-    count, most = len(labels), min(len(labels), _MOST_FILES)
+    count, sampled = len(labels), min(len(labels), _MAX_FILES)
     digest = hashlib.sha256(f"{count}\n".encode() + labels.numpy().tobytes())
-    for i in (place * count // most for place in range(most)):
+    for i in (sample * count // sampled for sample in range(sampled)):
         digest.update(f"{name(i)}\n".encode(errors="surrogateescape"))
-        with suppress(OSError, Unreadable), opened(i) as file:
+        with suppress(OSError, Unreadable), open_file(i) as file:
             digest.update(f"{file.seek(0, os.SEEK_END)}\n".encode())
             file.seek(0)
-            digest.update(file.read(_MOST_BYTES // most))
+            digest.update(file.read(_MAX_BYTES // sampled))
     return digest
 
 
 def open_regular(path: Path) -> IO[bytes]:
-    """Open a file to read. Raises Unreadable if it cannot be opened, or is a pipe or the like, which could block."""
+    """Opens a file for reading. Raises Unreadable if it cannot be opened, or is not regular: a pipe could block."""
     if path.exists() and not path.is_file():
         raise Unreadable(f"{str(path)!r} is no file")
     try:

@@ -1,4 +1,4 @@
-"""Streamed data sets of Hugging Face, read with the library datasets."""
+"""Streamed data sets of Hugging Face, read with the library `datasets`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from regard.data.text_files import Strings
 from regard.errors import InputError, one_line
 from regard.optional import require
 
-_MANY = 100_000  # a column with more classes is not one of labels
+_MAX_CLASSES = 100_000
 
 
 class HuggingFaceDataset(ImageDataset):
@@ -48,12 +48,11 @@ class HuggingFaceDataset(ImageDataset):
         return None
 
     def fingerprint(self) -> str:
-        """A digest of all labels, and of the name, size and first bytes of up to 8,192 images, as in
-        `FileDataset.fingerprint`."""
+        """A digest of all labels, and of the name, size and first bytes of up to 8,192 evenly spaced images."""
         return files_digest(self.labels, self._name, self._open).hexdigest()
 
     def _name(self, index: int) -> str:
-        """The key of an image without the absolute path of its folder, which differs between machines."""
+        """The key of an image, without the absolute path of its folder, which differs between machines."""
         return os.path.basename(self.keys[index]) if os.path.isabs(self.keys[index]) else self.keys[index]
 
     def _open(self, index: int) -> IO[bytes]:
@@ -76,10 +75,10 @@ def load_hfds(
     input_key: str = "image",
     target_key: str = "label",
 ) -> Splits[HuggingFaceDataset]:
-    """Open a training and a test split of a data set.
+    """Opens a training and a test split of a data set.
 
     Args:
-        path: cache folder of the library `datasets`, None for its default; or without `dataset` the folder of the data
+        path: cache folder of the library `datasets`, None for its default; without `dataset`, the folder of the data
             set.
         download: download the data set if it is not in the cache.
         dataset: name on the Hugging Face hub, or a folder of Parquet files or images.
@@ -102,26 +101,28 @@ def load_hfds(
         dataset = os.path.expanduser(dataset)
         if not os.path.isdir(dataset):
             raise InputError(f"no folder {dataset!r}; give one with Parquet files or images, or the name of a data set")
-    first, second = _tables(dataset, cache, train, test, download)
-    columns = ", ".join(map(repr, first.column_names))
+    train_table, test_table = _tables(dataset, cache, train, test, download)
+    columns = ", ".join(map(repr, train_table.column_names))
     for option, column, role in (("input_key", input_key, "images"), ("target_key", target_key, "classes")):
-        if column not in first.column_names:
+        if column not in train_table.column_names:
             raise InputError(
-                f"{dataset!r} has no column {column!r} with {role}, but {columns}; say which one has them "
+                f"{dataset!r} has no column {column!r} with {role}, but {columns}; name the column of the {role} "
                 f"(--data.options.{option})"
             )
-    if first.features[target_key] != second.features[target_key]:
-        raise InputError(f"the splits {train!r} and {test!r} of {dataset!r} have other classes; give two with the same")
-    classes, numbers = _classes(first, target_key, dataset)
+    if train_table.features[target_key] != test_table.features[target_key]:
+        raise InputError(
+            f"the splits {train!r} and {test!r} of {dataset!r} have different classes; give splits with the same"
+        )
+    classes, label_of = _classes(train_table, target_key, dataset)
     sets = []
-    for split, table in (("train", first), ("test", second)):
-        labels = _labels(table.data.column(target_key).to_pylist(), numbers, split)
-        sets.append(HuggingFaceDataset(split, _encoded(table, input_key), labels, classes))
+    for split, table in (("train", train_table), ("test", test_table)):
+        labels = _labels(table.data.column(target_key).to_pylist(), label_of, split)
+        sets.append(HuggingFaceDataset(split, _encoded_images(table, input_key), labels, classes))
     return Splits(*sets)
 
 
 def _tables(dataset: str, cache: str | None, train: str, test: str | None, download: bool) -> list[Any]:
-    """Both splits as `datasets.Dataset`. Raises InputError."""
+    """Both splits as `datasets.Dataset`."""
     require("the data set hfds", "datasets")
     import datasets
 
@@ -132,72 +133,73 @@ def _tables(dataset: str, cache: str | None, train: str, test: str | None, downl
                 test = next((name for name in TEST_NAMES if name in splits), None)
             if test is not None:
                 return list(datasets.load_dataset(dataset, cache_dir=cache, split=[train, test]))
-    except Exception as error:  # the hub and Arrow raise many kinds
+    except Exception as error:  # the hub and Arrow raise various exceptions
         reason = one_line(error)
-        hint = "; have it fetched (--data.download true), or give the folder that it is in"
+        hint = "; have it downloaded (--data.download true), or give its folder"
         hint = "" if download or "Unknown split" in reason else hint
         raise InputError(f"data set {dataset!r} cannot be opened ({reason[:300]}){hint}") from error
     raise InputError(
-        f"{dataset!r} has no split {', '.join(TEST_NAMES[:-1])} or {TEST_NAMES[-1]}; say which one to test on "
+        f"{dataset!r} has no split {', '.join(TEST_NAMES[:-1])} or {TEST_NAMES[-1]}; name the split to test on "
         "(--data.options.test)"
     )
 
 
-def _encoded(table: Any, column: str) -> Any:
-    """A table with only the column of images, not decoded. Raises InputError."""
+def _encoded_images(table: Any, column: str) -> Any:
+    """A table of only the column of images, not decoded."""
     import datasets
 
     try:
         return table.select_columns([column]).cast_column(column, datasets.Image(decode=False))
-    except Exception as error:  # Arrow cannot cast numbers to images, for example
+    except Exception as error:  # Arrow cannot cast other types to images
         raise InputError(
-            f"column {column!r} has no images ({one_line(error)[:300]}); say which one has (--data.options.input_key)"
+            f"column {column!r} has no images ({one_line(error)[:300]}); name the column of the images "
+            "(--data.options.input_key)"
         ) from error
 
 
 @contextlib.contextmanager
 def _quietly(*, offline: bool) -> Iterator[None]:
-    """Disable the library's progress bars, and with `offline` its access to the network."""
+    """Disables the library's progress bars, and with `offline` its access to the network."""
     import datasets
     from huggingface_hub import constants
 
-    bars = datasets.are_progress_bars_disabled()
-    before = datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE
+    bars_disabled = datasets.are_progress_bars_disabled()
+    offline_flags = datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE
     datasets.disable_progress_bars()
     if offline:
         datasets.config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
     try:
         yield
     finally:
-        datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = before
-        if not bars:
+        datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = offline_flags
+        if not bars_disabled:
             datasets.enable_progress_bars()
 
 
 def _classes(table: Any, column: str, dataset: str) -> tuple[tuple[str, ...], dict[Any, int]]:
-    """The class names, and the class index of each value in the column. Raises InputError."""
+    """The class names, and the class index of each value in the column."""
     import datasets
 
     names = getattr(table.features[column], "names", None)
     if names is not None:  # ClassLabel
         return tuple(names), {label: label for label in range(len(names))}
-    simple = isinstance(table.features[column], datasets.Value)
-    values: set[Any] = set(table.data.column(column).to_pylist()) if simple else {None}
-    if values and len(values) <= _MANY and all(isinstance(value, str) for value in values):
+    is_scalar = isinstance(table.features[column], datasets.Value)
+    values: set[Any] = set(table.data.column(column).to_pylist()) if is_scalar else {None}
+    if values and len(values) <= _MAX_CLASSES and all(isinstance(value, str) for value in values):
         return tuple(sorted(values)), {value: label for label, value in enumerate(sorted(values))}
-    if values and all(type(value) is int and 0 <= value < _MANY for value in values):
+    if values and all(type(value) is int and 0 <= value < _MAX_CLASSES for value in values):
         labels = range(max(values) + 1)
         return tuple(map(str, labels)), {label: label for label in labels}
     raise InputError(
-        f"column {column!r} of {dataset!r} has no classes (such as {first_of(list(values), 1)}); say which one has "
-        "(--data.options.target_key)"
+        f"column {column!r} of {dataset!r} has no classes (but {first_of(list(values), 1)}); name the column of the "
+        "classes (--data.options.target_key)"
     )
 
 
-def _labels(values: list[Any], numbers: dict[Any, int], split: str) -> Tensor:
+def _labels(values: list[Any], label_of: dict[Any, int], split: str) -> Tensor:
     try:
-        return torch.tensor([numbers[value] for value in values], dtype=torch.int64)
+        return torch.tensor([label_of[value] for value in values], dtype=torch.int64)
     except KeyError as error:
         raise InputError(
-            f"images to {split} have the label {error}, which is no class of the training images; leave them out"
+            f"{split} images have the label {error}, which is not a class of the training images; leave them out"
         ) from error

@@ -1,4 +1,4 @@
-"""Reads data sets into memory as one tensor of images of the same size."""
+"""Reads data sets of image files into memory, as one tensor of images of the same size."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from regard import host
 from regard.data.dataset import ImageDataset, InMemoryDataset, Splits, channel_statistics
-from regard.data.decode import OnUnreadable, Unreadable, as_grey, of_grey, quiet, square
+from regard.data.decode import OnUnreadable, Unreadable, grey_to_mask, mask_to_grey, quiet, square
 from regard.data.file_dataset import FileDataset
 from regard.data.listing import show
 from regard.errors import InputError, check_number
 
 MEMORY_LIMIT = 4 * 2**30
 
-_IMAGES_A_TASK = 64
+_IMAGES_PER_TASK = 64
 
 
 def read_into_memory(
@@ -30,22 +30,20 @@ def read_into_memory(
     unreadable: OnUnreadable = "error",
     memory_limit: int = MEMORY_LIMIT,
 ) -> InMemoryDataset:
-    """Read all images of a data set into memory, with their masks if it has any; an unknown one is empty.
+    """Reads all images of a data set into memory, with their masks if it has masks; an unknown mask becomes empty.
+
+    The result has the mean and std of its images.
 
     Args:
         dataset: the data set.
         size: side of the images in pixels: the shorter side is resized to it (bilinear, antialiased), then the centre
             is cropped. Required if the images have different sizes.
-        unreadable: on an image that cannot be read, "error", or "skip" it and list it in `skipped` of the result.
-        memory_limit: maximum number of bytes for the images, each of 3 x height x width bytes; 4 GiB by default.
-
-    Returns:
-        the images in memory, with their mean and std.
+        unreadable: on an image that cannot be read, raise an "error", or "skip" it and list it in `skipped`.
+        memory_limit: maximum number of bytes for the images, 3 x height x width each; 4 GiB by default.
 
     Raises:
         InputError: an image cannot be read, or with "skip" no image of a class; the images have different sizes and
-            `size` is None; or they need more bytes than `memory_limit` or than the machine has, which is checked
-            before they are read.
+            `size` is None; or, checked before reading, they need more memory than `memory_limit` or the machine has.
     """
     check_reading(size, unreadable, memory_limit)
     with quiet():
@@ -55,24 +53,25 @@ def read_into_memory(
 def read_splits(
     train: ImageDataset, test: ImageDataset, *, size: int | None, unreadable: OnUnreadable, memory_limit: int
 ) -> Splits[InMemoryDataset]:
-    """Read a training and a test split as `read_into_memory` does, with its options; the memory limit applies to each.
+    """Reads both splits as `read_into_memory` does, each within the memory limit, with the mean and std of `train`.
 
-    Both get the mean and std of the training images. Raises InputError as `read_into_memory` does, and if the splits
-    have images of different sizes; size and memory of both are checked before any image is read.
+    Raises InputError as `read_into_memory` does, and if the splits have images of different sizes; both are checked
+    before any image is read.
     """
     with quiet():
-        pixels, others = (_size_in_memory(images, size, unreadable, memory_limit) for images in (train, test))
-        if pixels != others:
+        pixels, test_pixels = (_size_in_memory(images, size, unreadable, memory_limit) for images in (train, test))
+        if pixels != test_pixels:
             raise InputError(
-                f"images {_where(train)} have {_by(*pixels)} pixels, {_where(test)} {_by(*others)}; give one size for "
-                f"all (--data.size {min(pixels)})"
+                f"images {_location(train)} have {_pixels(*pixels)} pixels, {_location(test)} {_pixels(*test_pixels)}; "
+                f"give one size for all (--data.size {min(pixels)})"
             )
-        first, second = (_read(images, pixels, size, unreadable) for images in (train, test))
-    return Splits(replace(first, split="train"), replace(second, split="test", mean=first.mean, std=first.std))
+        in_memory, test_in_memory = (_read(images, pixels, size, unreadable) for images in (train, test))
+    test_in_memory = replace(test_in_memory, split="test", mean=in_memory.mean, std=in_memory.std)
+    return Splits(replace(in_memory, split="train"), test_in_memory)
 
 
 def check_reading(size: int | None = None, unreadable: str = "error", memory_limit: int = MEMORY_LIMIT) -> None:
-    """Raises InputError if the size or the memory limit is no positive integer, or `unreadable` is unknown."""
+    """Raises InputError if the size or the memory limit is not a positive integer, or `unreadable` is unknown."""
     for name, value in (("size", size), ("memory_limit", memory_limit)):
         if value is not None:
             check_number(name, value, "[1, inf)", whole=True)
@@ -83,11 +82,11 @@ def check_reading(size: int | None = None, unreadable: str = "error", memory_lim
 def _read(
     dataset: ImageDataset, pixels: tuple[int, int], size: int | None, unreadable: OnUnreadable
 ) -> InMemoryDataset:
-    """Reads all images, of this width and height, as `read_into_memory` says."""
+    """Reads all images, which have this width and height in memory, as `read_into_memory` does."""
     width, height = pixels
     images = np.empty((len(dataset), 3, height, width), dtype=np.uint8)
     regions = np.zeros((len(dataset), height, width), dtype=np.bool_) if dataset.has_masks else None
-    failed = _fill(images, regions, dataset, size, unreadable)
+    failed = _read_images(images, regions, dataset, size, unreadable)
     labels = dataset.labels
     if failed:
         readable = torch.ones(len(labels), dtype=torch.bool)
@@ -96,8 +95,8 @@ def _read(
             members = torch.nonzero(labels == label).flatten().tolist()
             if not readable[members].any():
                 raise InputError(
-                    f"not one of the {len(members)} images {_where(dataset, dataset.classes[label])} can be read (the "
-                    f"first: {failed[members[0]]}); give readable ones, or leave the class out"
+                    f"not one of the {len(members)} images {_location(dataset, dataset.classes[label])} can be read "
+                    f"(the first: {failed[members[0]]}); give readable ones, or leave the class out"
                 )
         images, labels = images[readable.numpy()], labels[readable]
         regions = None if regions is None else regions[readable.numpy()]
@@ -112,50 +111,49 @@ def _read(
 def _size_in_memory(
     dataset: ImageDataset, size: int | None, unreadable: OnUnreadable, memory_limit: int
 ) -> tuple[int, int]:
-    """(width, height) of the images in memory: `size`, or the size of the first readable image.
-
-    Raises InputError if the images do not fit in memory.
-    """
+    """(width, height) of the images in memory: `size`, or the size of the first readable image. Raises InputError if
+    the images do not fit in memory."""
     width, height = _first_size(dataset, unreadable) if size is None else (size, size)
     count, machine, planes = len(dataset), host.total_memory(), 4 if dataset.has_masks else 3
-    needed, most = count * planes * height * width, min(memory_limit, machine)
-    if needed > most:
-        fitting = int((min(memory_limit, machine // 2) / (planes * count)) ** 0.5)  # other programs need memory, too
+    needed, limit = count * planes * height * width, min(memory_limit, machine)
+    if needed > limit:
+        max_size = int((min(memory_limit, machine // 2) / (planes * count)) ** 0.5)  # leaves memory to other programs
         larger = ", or a larger limit (--data.options.memory_limit, in bytes)" if needed <= machine else ""
         raise InputError(
-            f"the {count} images {_where(dataset)} would take {gib(needed)} of memory at {_by(width, height)} pixels, "
-            f"and {'the limit is' if needed > memory_limit else 'this machine has'} {gib(most)}; give a smaller size "
-            f"(--data.size{f', at most {fitting}' if fitting else ''}), fewer images{larger}"
+            f"the {count} images {_location(dataset)} would take {gib(needed)} of memory at {_pixels(width, height)} "
+            f"pixels, and {'the limit is' if needed > memory_limit else 'this machine has'} {gib(limit)}; give a "
+            f"smaller size (--data.size{f', at most {max_size}' if max_size else ''}), fewer images{larger}"
         )
     return width, height
 
 
 def _first_size(dataset: ImageDataset, unreadable: OnUnreadable) -> tuple[int, int]:
     """(width, height) of the first readable image."""
-    first: Unreadable | None = None
+    first_error: Unreadable | None = None
     for i in range(len(dataset)):
         try:
             return dataset.image(i).size
         except Unreadable as error:
-            first = first or _skippable(error, unreadable)
+            first_error = first_error or _skippable(error, unreadable)
     raise InputError(
-        f"not one of the {len(dataset)} images {_where(dataset)} can be read (the first: {first}); give readable ones"
+        f"not one of the {len(dataset)} images {_location(dataset)} can be read (the first: {first_error}); give "
+        "readable ones"
     )
 
 
-def _fill(
+def _read_images(
     images: NDArray[np.uint8],
     regions: NDArray[np.bool_] | None,
     dataset: ImageDataset,
     size: int | None,
     unreadable: OnUnreadable,
 ) -> dict[int, Unreadable]:
-    """Reads every image into a tensor (3, H, W), and its mask. Returns the reason for each skipped image, by index."""
+    """Fills `images` (N, 3, H, W) and `regions`. Returns the error for each skipped image, by index."""
     height, width = images.shape[2:]
 
     def read(start: int) -> dict[int, Unreadable]:
         failed = {}
-        for i in range(start, min(start + _IMAGES_A_TASK, len(dataset))):
+        for i in range(start, min(start + _IMAGES_PER_TASK, len(dataset))):
             try:
                 image = dataset.image(i) if size is None else dataset.square(i, size)
                 mask = None if regions is None else dataset.mask(i)
@@ -164,17 +162,17 @@ def _fill(
                 continue
             if image.size != (width, height):
                 raise InputError(
-                    f"images of different sizes: {_name(dataset, i)!r} has {_by(*image.size)} pixels, the first "
-                    f"{_by(width, height)}; give one size for all (--data.size {min(width, height)})"
+                    f"images of different sizes: {_name(dataset, i)!r} has {_pixels(*image.size)} pixels, the first "
+                    f"{_pixels(width, height)}; give one size for all (--data.size {min(width, height)})"
                 )
             images[i] = np.asarray(image).transpose(2, 0, 1)
             if regions is not None and mask is not None:
                 if size is not None:
-                    mask = of_grey(square(as_grey(mask), size))
+                    mask = grey_to_mask(square(mask_to_grey(mask), size))
                 if mask.shape != regions.shape[1:]:
                     raise InputError(
-                        f"the mask of {_name(dataset, i)!r} has {_by(*reversed(mask.shape))} pixels, the image "
-                        f"{_by(width, height)}; give one of its size"
+                        f"the mask of {_name(dataset, i)!r} has {_pixels(*reversed(mask.shape))} pixels, the image "
+                        f"{_pixels(width, height)}; give one of its size"
                     )
                 regions[i] = mask
         return failed
@@ -182,9 +180,9 @@ def _fill(
     failed: dict[int, Unreadable] = {}
     pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
     try:
-        # Results are collected in order, so that the first of several errors is reported.
-        for part in pool.map(read, range(0, len(dataset), _IMAGES_A_TASK)):
-            failed |= part
+        # Results are collected in order, so that the first of several errors is raised.
+        for task_failed in pool.map(read, range(0, len(dataset), _IMAGES_PER_TASK)):
+            failed |= task_failed
     finally:
         pool.shutdown(cancel_futures=True)
     return failed
@@ -198,10 +196,10 @@ def _skippable(error: Unreadable, unreadable: OnUnreadable) -> Unreadable:
     return error
 
 
-def _where(dataset: ImageDataset, part: str = "") -> str:
+def _location(dataset: ImageDataset, class_name: str = "") -> str:
     if isinstance(dataset, FileDataset):
-        return f"in {show(dataset.folder / part)}"
-    return f"of {dataset.name!r}" + (f", class {part!r}," if part else "")
+        return f"in {show(dataset.folder / class_name)}"
+    return f"of {dataset.name!r}" + (f", class {class_name!r}," if class_name else "")
 
 
 def _name(dataset: ImageDataset, index: int) -> str:
@@ -213,5 +211,5 @@ def gib(count: int) -> str:
     return f"{count / 2**30:.2g} GiB" if count < 100 * 2**30 else f"{count / 2**30:.0f} GiB"
 
 
-def _by(width: int, height: int) -> str:
+def _pixels(width: int, height: int) -> str:
     return f"{width} x {height}"

@@ -1,4 +1,4 @@
-"""`create_loader`, for every data set."""
+"""`create_loader`, which creates the loader of any data set."""
 
 from __future__ import annotations
 
@@ -37,40 +37,39 @@ def create_loader(
     masks: bool = False,
     objects: bool = False,
 ) -> Loader:
-    """Creates the loader of a data set, for training, testing and everything else.
+    """Creates the loader of a data set, for training and evaluation.
 
     Images in memory are cropped and flipped as tensors on their device. Streamed images are read by DataLoader workers
     in the background; at most a few batches are in memory.
 
     Args:
-        dataset: the images.
-        batch_size: images in a batch, over all processes, 1 or more; the last of an epoch has what is left. None for
-            250 of images in memory, else 32.
+        dataset: the data set.
+        batch_size: images in a batch, over all processes, 1 or more; the last batch of an epoch may have fewer. None
+            for 250 with images in memory, else 32.
         transform: resizing, cropping and augmentation of images and masks; None for none. For images in memory only its
             augmentation is used. With objects, a `DetectionTransform`.
-        shuffle: use a new random order in every epoch instead of the order of the data set. An image that cannot be
-            read is then replaced by the next one, so that batches are full; without shuffle it is left out. Epochs of
-            shuffled shards have a fixed length: some images may be left out and others appear twice.
+        shuffle: use a new random order in every epoch instead of the order of the data set. An unreadable image is then
+            replaced by the next one, so that batches are full; without shuffle it is left out. Epochs of shuffled
+            shards have a fixed length, so some images may be left out and others appear twice.
         seed: seed of all random numbers, 0 to 2^64 - 1.
-        rank: rank of the process, from 0, which gets the rank's slice of every batch. Without shuffle, a rank may get
-            nothing of the last batch.
+        rank: rank of the process, from 0; each process gets its slice of every batch. Without shuffle, the slice of the
+            last batch may be empty.
         world_size: number of processes.
         device: device of the batches; None for the device of the data set, or the CPU.
-        mean: mean of each channel, 0 to 1; None for that of the data set.
-        std: standard deviation of each channel, above 0; None for that of the data set.
-        workers: DataLoader workers that read images; 0 reads them inline.
-        unreadable: on an image that cannot be read, "error", or "skip" it and list it in `Batch.skipped`.
-        drop_last: leave out the last batch of an epoch if it is not full.
+        mean: mean of each channel, 0 to 1; None for the mean of the data set.
+        std: standard deviation of each channel, above 0; None for the std of the data set.
+        workers: number of DataLoader workers; 0 reads in the main process.
+        unreadable: on an image that cannot be read, raise an "error", or "skip" it and list it in `Batch.skipped`.
+        drop_last: drop the last batch of an epoch if it is incomplete.
         channels_last: return images in torch.channels_last memory format.
-        masks: return masks, too, if the data set has them; with objects, those of the single objects.
-        objects: return the objects of each image as `Batch.targets`, and the images as a list, in [0, 1] and not
-            normalised, because detectors do that. Shuffled batches are of wide images or of tall ones, which need less
-            padding.
+        masks: also return masks, if the data set has them; with objects, a mask for each object.
+        objects: return the objects of each image as `Batch.targets`, and images as a list of tensors in [0, 1], which
+            detectors normalise themselves. Shuffled batches have only wide or only tall images, to reduce padding.
 
     Raises:
-        InputError: an argument is outside its range, the data set is empty, the augmentation is for streamed images and
-            these are in memory (or the reverse) or does not fit the images, mean or std is unknown, the batch size does
-            not suit the number of processes, or the device has not enough memory for the data set.
+        InputError: an argument is outside its range, the data set is empty, the augmentation does not apply to
+            streamed images or to images in memory or does not fit the images, mean or std is unknown, the batch size
+            does not suit the number of processes, or the device has not enough memory for the data set.
     """
     check_number("workers", workers, "[0, inf)", whole=True)
     check_reading(unreadable=unreadable)
@@ -78,21 +77,23 @@ def create_loader(
     if objects:
         images = with_objects(dataset, masks=masks)
         if isinstance(transform, Transform):
-            raise InputError("objects follow a DetectionTransform; give one, or none")
+            raise InputError("with objects, transform must be a DetectionTransform; give one, or none")
         groups = wide_images(images) if shuffle else None
         sampling = Sampling(batch_size, shuffle, seed, rank, world_size, drop_last, groups=groups)
         objects_reader = ObjectsReader(images, unreadable == "skip", shuffle, transform, seed, masks)
         return StreamedLoader(objects_reader, sampling, Prefetcher(None, torch.device(device or "cpu")), workers)
     if isinstance(transform, DetectionTransform):
-        raise InputError("a DetectionTransform is for images with objects; make the loader with objects=True")
+        raise InputError("a DetectionTransform is for images with objects; create the loader with objects=True")
     transform = transform or Transform()
     mean, std = mean or dataset.mean, std or dataset.std
     if mean is None or std is None:
-        raise InputError(f"images of {dataset.name!r} are bytes; say how the network wants them (mean, std)")
-    varied = transform.augmentation
-    repeats = 1 if varied is None else varied.repeats
-    if masks and varied is not None and varied.policy is not None:
-        raise InputError(f"augmentation.policy {varied.policy} moves images, and masks do not follow; leave it out")
+        raise InputError(f"data set {dataset.name!r} has no mean and std to normalise images with; give mean and std")
+    augmentation = transform.augmentation
+    repeats = 1 if augmentation is None else augmentation.repeats
+    if masks and augmentation is not None and augmentation.policy is not None:
+        raise InputError(
+            f"augmentation.policy {augmentation.policy} moves images without their masks; leave it out, or the masks"
+        )
     drop_last = drop_last or (shuffle and isinstance(dataset, WebDataset))
     sampling = Sampling(batch_size, shuffle, seed, rank, world_size, drop_last, repeats)
     if device is None:
@@ -100,7 +101,7 @@ def create_loader(
     device = torch.device(device)
     normalise = Normalisation(mean, std, device=device, channels_last=channels_last)
     if isinstance(dataset, InMemoryDataset):
-        return InMemoryLoader(dataset, sampling, varied, normalise, device, masks=masks)
+        return InMemoryLoader(dataset, sampling, augmentation, normalise, device, masks=masks)
     seeded_transform = SeededTransform(transform, mean, std, seed)
     prefetch, skip = Prefetcher(normalise, device), unreadable == "skip"
     if isinstance(dataset, WebDataset):
@@ -110,5 +111,5 @@ def create_loader(
 
 
 def default_batch_size(dataset: object) -> int:
-    """Default batch size: 250 for images in memory, which are usually small, else 32."""
+    """The default batch size: 250 for images in memory, which are usually small, else 32."""
     return 250 if isinstance(dataset, InMemoryDataset) else 32

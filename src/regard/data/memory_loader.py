@@ -1,7 +1,7 @@
-"""Loader of images in memory, which are bytes on the device: order, crops and flips are tensor operations.
+"""The loader of images in memory: order, crops and flips are tensor operations on their device.
 
-An image is padded and cropped, or gets a random resized crop (Szegedy et al. 2015, arXiv 1409.4842, section 6): a box
-of random size, aspect ratio and position, resized to the same size for all images.
+Images are padded and cropped, or get random resized crops (Szegedy et al. 2015, arXiv 1409.4842, section 6): boxes of
+random size, aspect ratio and position, resized to one size.
 """
 
 from __future__ import annotations
@@ -22,22 +22,21 @@ from regard.data.normalisation import Normalisation
 from regard.data.random import Integers, RandomStream
 from regard.errors import InputError
 
-SHRUNK = 128  # maximum downscaling factor; beyond it the integer weights below would be too coarse
-
+_MAX_SHRINKING = 128  # with a larger downscaling factor, the integer weights below would be too coarse
 _TRIES = 10
-# Aspect ratios, width to height, from 3/4 to 4/3, evenly spaced in the logarithm. Rounded, because machines may differ
+# Aspect ratios, width / height, from 3/4 to 4/3, evenly spaced in the logarithm. Rounded, because machines may differ
 # in the last bit of an exponential.
 _RATIOS = np.exp(np.linspace(-1, 1, 4097) * np.log(4 / 3)).round(9)
-_ONE = 2048  # sum of the weights of an output pixel before each is rounded to an integer
-_PARTS = 8  # between the two passes values are rounded to 1/8 of a grey level
+_WEIGHT_SUM = 2048  # sum of the weights of an output pixel before each is rounded to an integer
+_SUBLEVELS = 8  # between the two passes, values are rounded to 1/8 of a grey level
 
 
 class InMemoryLoader(Loader):
     """Batches of an in-memory data set; see `create_loader`.
 
-    The order, crops and flips of an epoch are drawn at its start on the CPU, from separate random streams that depend
-    only on the seed and the epoch. So batches are the same on every device, and turning off one kind of randomness
-    does not change the others.
+    The order, crops and flips of an epoch are drawn on the CPU when it starts, from separate random streams that depend
+    only on the seed and the epoch. So batches are the same on every device, and each kind of randomness can be turned
+    off without a change to the others.
     """
 
     dataset: InMemoryDataset
@@ -57,12 +56,12 @@ class InMemoryLoader(Loader):
         if augmentation is not None:
             augmentation.check(streamed=False)
             size = _crop_size(augmentation, height, width)
-        super().__init__(_placed(dataset, device), sampling, device, size)
+        super().__init__(_move(dataset, device), sampling, device, size)
         self.image_size: tuple[int, int] = size
         self._augmentation, self._normalise = augmentation, normalise
         self._masks = self.dataset.regions if masks else None
         if augmentation is not None and augmentation.scale is None:
-            self._rows, self._columns = (_padded(length, augmentation, device) for length in (height, width))
+            self._rows, self._columns = (_padded_index(length, augmentation, device) for length in (height, width))
 
     def _batches(self, number: int, start: int) -> Iterator[Batch]:
         order = torch.from_numpy(self._sampling.order(number, len(self.dataset))).to(self.device)
@@ -85,14 +84,14 @@ class InMemoryLoader(Loader):
             )
             assert images is not None and labels is not None
             if crop:
-                images = self._cut(images, *crop)
-                if masks is not None:  # as an image of black and white would be
-                    masks = self._cut(masks[:, None].to(torch.uint8) * 255, *crop)[:, 0] >= 128
+                images = self._crop(images, *crop)
+                if masks is not None:  # as black and white images
+                    masks = self._crop(masks[:, None].to(torch.uint8) * 255, *crop)[:, 0] >= 128
             yield Batch(self._normalise(images), labels, index, total, masks)
 
     def _draw_crops(self, number: int) -> list[Tensor]:
-        """The crop parameters of `_cut` for every position in the epoch's order, (N,) each: whether to flip, top and
-        left, and for resized crops height and width. Empty without augmentation."""
+        """The arguments of `_crop` for every position in the epoch's order, (N,) each: whether to flip, top and left,
+        and for resized crops height and width. Empty without augmentation."""
         augmentation, count = self._augmentation, len(self.dataset)
         if augmentation is None:
             return []
@@ -108,16 +107,16 @@ class InMemoryLoader(Loader):
                 crops.append(position_stream.integers(0, len(sources) - length, count))
         return [torch.from_numpy(values).to(self.device) for values in crops]
 
-    def _cut(self, images: Tensor, flipped: Tensor, top: Tensor, left: Tensor, *resized_from: Tensor) -> Tensor:
-        """Crop and flip images: uint8 (B, C, H, W) and crop parameters, (B,) each -> uint8 (B, C, h, w)."""
+    def _crop(self, images: Tensor, flipped: Tensor, top: Tensor, left: Tensor, *resized_from: Tensor) -> Tensor:
+        """Crops and flips images: uint8 (B, C, H, W) and parameters, (B,) each -> uint8 (B, C, h, w)."""
         if resized_from:
-            return resized(images, self.image_size, flipped, top, left, *resized_from)
+            return resize_crops(images, self.image_size, flipped, top, left, *resized_from)
         height, width = self.image_size
         rows = top[:, None] + torch.arange(height, device=self.device)  # (B, h) in the padded image
         columns = torch.arange(width, device=self.device)
         columns = left[:, None] + torch.where(flipped[:, None], width - 1 - columns, columns)  # (B, w)
         (row_index, row_inside), (column_index, column_inside) = self._rows, self._columns
-        # Gather pixels from the images, without a padded copy.
+        # Pixels are gathered from the images, without a padded copy.
         pixel = row_index[rows][:, :, None] * images.shape[3] + column_index[columns][:, None, :]  # (B, h, w)
         pixel = pixel.flatten(1)[:, None].expand(-1, images.shape[1], -1)
         crops = images.flatten(2).gather(2, pixel).unflatten(2, (height, width))
@@ -126,8 +125,8 @@ class InMemoryLoader(Loader):
         return crops
 
 
-def _placed(dataset: InMemoryDataset, device: torch.device) -> InMemoryDataset:
-    """The data set on the device. Raises InputError if the device is out of memory."""
+def _move(dataset: InMemoryDataset, device: torch.device) -> InMemoryDataset:
+    """Moves the data set to the device. Raises InputError if the device is out of memory."""
     if dataset.images.device == device:
         return dataset
     try:
@@ -143,10 +142,10 @@ def _crop_size(augmentation: Augmentation, height: int, width: int) -> tuple[int
     """(h, w) of the crop. Raises InputError if it does not fit the images."""
     padding, crop = augmentation.border, augmentation.crop
     if augmentation.scale is not None:
-        if crop is not None and crop * SHRUNK < max(height, width):
+        if crop is not None and crop * _MAX_SHRINKING < max(height, width):
             raise InputError(
-                f"augmentation: crop {crop} is too small for images of {height} x {width}, which are shrunk "
-                f"{SHRUNK} times at most; give at least {-(-max(height, width) // SHRUNK)}"
+                f"augmentation: crop {crop} is too small for images of {height} x {width}, which can be shrunk by a "
+                f"factor of {_MAX_SHRINKING} at most; give at least {-(-max(height, width) // _MAX_SHRINKING)}"
             )
         return (height, width) if crop is None else (crop, crop)
     if augmentation.padding_mode == "reflect" and padding >= min(height, width):
@@ -164,11 +163,10 @@ def _crop_size(augmentation: Augmentation, height: int, width: int) -> tuple[int
     return crop, crop
 
 
-def _padded(length: int, augmentation: Augmentation, device: torch.device) -> tuple[Tensor, Tensor | None]:
-    """The index of the image pixel at each position along one side of the padded image, int64 (length + 2 padding,).
+def _padded_index(length: int, augmentation: Augmentation, device: torch.device) -> tuple[Tensor, Tensor | None]:
+    """The index of the image pixel at each position along a side of the padded image, int64 (length + 2 padding,).
 
-    With zero padding the second tensor is uint8 of the same length, 1 on the image and 0 on the padding; else it is
-    None.
+    With zero padding, the second tensor is 1 on the image and 0 on the padding, uint8; else it is None.
     """
     positions = torch.arange(-augmentation.border, length + augmentation.border)
     if augmentation.padding_mode == "reflect":
@@ -186,70 +184,58 @@ def draw_boxes(
     width: int,
     scale: tuple[float, float],
 ) -> tuple[Integers, Integers, Integers, Integers]:
-    """Draw the boxes of random resized crops: top, left, height and width in whole pixels, int64 (count,) each.
+    """Draws the boxes of random resized crops: top, left, height and width in whole pixels, int64 (count,) each.
 
     The area, as a fraction of the height x width image, is drawn uniformly from `scale`, the aspect ratio log-uniformly
-    from 3/4 to 4/3, and the position uniformly. Area and aspect ratio of a box that does not fit into the image are
-    drawn again, at most ten times in all; after that the largest box with an aspect ratio in this range is used.
+    from 3/4 to 4/3, and the position uniformly. The area and aspect ratio of a box that does not fit into the image are
+    drawn again. After ten draws, the largest box with an aspect ratio in this range is used.
     """
     low, high = scale
     ratio = min(max(width / height, _RATIOS[0]), _RATIOS[-1])
     box_height = np.full(count, min(height, round(width / ratio)), dtype=np.int64)
     box_width = np.full(count, min(width, round(height * ratio)), dtype=np.int64)
-    waiting = np.ones(count, dtype=np.bool_)
+    pending = np.ones(count, dtype=np.bool_)
     for _ in range(_TRIES):
         area = height * width * (low + (high - low) * (size_stream.integers(0, 2**32 - 1, count) / 2**32))
         ratios = _RATIOS[size_stream.integers(0, len(_RATIOS) - 1, count)]
-        tall, wide = _side(area / ratios), _side(area * ratios)
-        fits = waiting & (tall <= height) & (wide <= width)
-        box_height[fits], box_width[fits] = tall[fits], wide[fits]
-        waiting &= ~fits
+        new_height, new_width = _side(area / ratios), _side(area * ratios)
+        fits = pending & (new_height <= height) & (new_width <= width)
+        box_height[fits], box_width[fits] = new_height[fits], new_width[fits]
+        pending &= ~fits
     top = position_stream.integers(0, height - box_height, count)
     left = position_stream.integers(0, width - box_width, count)
     return top, left, box_height, box_width
 
 
-def resized(
+def resize_crops(
     images: Tensor, size: tuple[int, int], flipped: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor
 ) -> Tensor:
-    """Crop each image to its box and resize it, bilinear with antialiasing.
+    """Crops images, uint8 (B, C, H, W), to boxes and resizes them to uint8 (B, C, h, w), bilinear with antialiasing.
 
     An output pixel is a weighted mean of the input pixels near its centre. The weights form a triangle, twice as wide
     as the larger of an output and an input pixel. Pixels outside the box have weight 0. The mean is computed as two
     matrix products, along the columns and along the rows. Their operands are integers, small enough for factors to be
-    exact in TF32 and sums in float32, so results are bit-identical on all devices, whatever the order of summation.
+    exact in TF32 and sums in float32, so results are bit-identical on all devices, in any order of summation.
 
-    Args:
-        images: uint8 (B, C, H, W).
-        size: (h, w) of the result.
-        flipped: whether to mirror the result left to right, bool (B,).
-        top: first row of each box, int64 (B,).
-        left: first column of each box, int64 (B,).
-        height: height of each box, int64 (B,).
-        width: width of each box, int64 (B,).
-
-    Returns:
-        uint8 (B, C, h, w).
+    `size` is (h, w); `flipped`, bool (B,), mirrors results left to right; the boxes are int64 (B,).
     """
     rows, row_sums = _weights(top, height, images.shape[2], size[0])  # (B, h, H), (B, h)
     columns, column_sums = _weights(left, width, images.shape[3], size[1], flipped)  # (B, w, W), (B, w)
     with torch.autocast(images.device.type, enabled=False):
         lines = images.permute(0, 2, 1, 3).to(torch.float32, memory_format=torch.contiguous_format)  # (B, H, C, W)
-        shrunk = torch.bmm(rows, lines.flatten(2)).div_((row_sums / _PARTS)[:, :, None]).round_()  # (B, h, C W)
-        shrunk = torch.bmm(shrunk.view(len(images), -1, images.shape[3]), columns.mT)  # (B, C h, w)
-        shrunk.div_((column_sums * _PARTS)[:, None, :]).round_()
-    return shrunk.to(torch.uint8).unflatten(1, (size[0], images.shape[1])).transpose(1, 2)
+        crops = torch.bmm(rows, lines.flatten(2)).div_((row_sums / _SUBLEVELS)[:, :, None]).round_()  # (B, h, C W)
+        crops = torch.bmm(crops.view(len(images), -1, images.shape[3]), columns.mT)  # (B, h C, w)
+        crops.div_((column_sums * _SUBLEVELS)[:, None, :]).round_()
+    return crops.to(torch.uint8).unflatten(1, (size[0], images.shape[1])).transpose(1, 2)
 
 
 def _weights(
     start: Tensor, length: Tensor, total: int, size: int, flipped: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The weight of each of `total` input pixels for each of `size` output pixels along one side.
+    """The weights of `total` input pixels for `size` output pixels along one side, and the sums of the weights.
 
-    The box covers `length` (B,) input pixels from `start` (B,) on.
-
-    Returns:
-        the weights, integers as float32 (B, size, total), and their sums over the last dimension, (B, size).
+    The box covers `length` (B,) input pixels from `start` (B,) on. Weights are integers as float32 (B, size, total),
+    sums (B, size).
     """
     # Distances in units of 1 / (2 size) of an input pixel, so that all of them are integers.
     centres = 2 * torch.arange(size, device=start.device, dtype=torch.int32) + 1
@@ -258,13 +244,13 @@ def _weights(
     positions = torch.arange(total, device=start.device, dtype=torch.int32)
     start, length = start.to(torch.int32)[:, None], length.to(torch.int32)[:, None]  # (B, 1)
     inside = (positions >= start) & (positions < start + length)  # (B, total)
-    away = ((2 * (positions - start) + 1) * size)[:, None, :] - (centres * length)[:, :, None]  # (B, size, total)
-    near = (2 * length.clamp(min=size)[:, :, None] - away.abs_()).clamp_(min=0).mul_(inside[:, None, :])
-    weights = near.to(torch.float32)
-    weights = weights.mul_(_ONE).div_(near.sum(2, keepdim=True)).round_()
+    distance = ((2 * (positions - start) + 1) * size)[:, None, :] - (centres * length)[:, :, None]  # (B, size, total)
+    triangle = (2 * length.clamp(min=size)[:, :, None] - distance.abs_()).clamp_(min=0).mul_(inside[:, None, :])
+    weights = triangle.to(torch.float32)
+    weights = weights.mul_(_WEIGHT_SUM).div_(triangle.sum(2, keepdim=True)).round_()
     return weights, weights.sum(2)
 
 
 def _side(area: NDArray[np.float64]) -> Integers:
-    """The side of a square of the given area, in whole pixels, at least 1."""
+    """The side of a square of this area in whole pixels, at least 1."""
     return np.maximum(np.rint(np.sqrt(area)), 1).astype(np.int64)

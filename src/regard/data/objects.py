@@ -17,13 +17,13 @@ class Objects(NamedTuple):
     """The n objects in an image, in the order of its annotations.
 
     Attributes:
-        boxes: float32 (n, 4), (left, top, right, bottom) in pixels of the upright image, clipped to it. A box that lies
-            outside has no area.
+        boxes: float32 (n, 4), (left, top, right, bottom) in pixels of the upright image, clipped to it. A box outside
+            the image has no area.
         labels: int64 (n,), indices into the classes of the data set.
-        masks: bool (n, H, W); None if only boxes are known, or masks were left out.
-        crowd: bool (n,), whether it is a group of objects in one annotation.
-        area: float32 (n,), in pixels, as COCO's evaluation sorts objects by: that of the annotation, if it states one.
-        ids: int64 (n,), of the annotations; without such, numbers from 0.
+        masks: bool (n, H, W); None if there are only boxes, or masks were left out.
+        crowd: bool (n,), whether the annotation is a group of objects.
+        area: float32 (n,), in pixels, for the size classes of COCO's evaluation; as in the annotation, if it has one.
+        ids: int64 (n,), the ids of the annotations, or 0, 1, … without ids.
     """
 
     boxes: Tensor
@@ -34,15 +34,15 @@ class Objects(NamedTuple):
     ids: Tensor
 
     def where(self, which: Tensor) -> Objects:
-        """Those of the objects for which `which`, bool (n,), is true."""
+        """The objects where `which`, bool (n,), is true."""
         if which.all():  # masks are not copied
             return self
-        kept: dict[str, Any] = {name: None if part is None else part[which] for name, part in self._asdict().items()}
-        return Objects(**kept)
+        tensors: dict[str, Any] = {name: None if item is None else item[which] for name, item in self._asdict().items()}
+        return Objects(**tensors)
 
 
 class Instances(NamedTuple):
-    """The n objects in an image as COCO's format has them, unclipped and with masks as codes, for the evaluation.
+    """The n objects in an image in COCO's format, with unclipped boxes and encoded masks, for the evaluation.
 
     Attributes:
         size: (width, height) of the upright image.
@@ -64,7 +64,7 @@ class Instances(NamedTuple):
 
     @classmethod
     def of(cls, objects: Objects, size: tuple[int, int]) -> Instances:
-        """Those of the objects of an image of (width, height)."""
+        """Converts the objects of an image of size (width, height)."""
         masks = None if objects.masks is None else encoded(objects.masks.numpy())
         boxes = objects.boxes.double().numpy()
         return cls(
@@ -78,6 +78,7 @@ class Instances(NamedTuple):
         )
 
     def objects(self) -> Objects:
+        """Converts the instances back, with clipped boxes and decoded masks."""
         width, height = self.size
         masks = None
         if self.counts is not None:
@@ -98,7 +99,8 @@ def objects_of(
     area: NDArray[np.float64] | None = None,
     ids: NDArray[np.int64] | None = None,
 ) -> Objects:
-    """`Objects` of an image of (width, height), with boxes clipped. Without areas, those of masks or boxes."""
+    """Creates the `Objects` of an image of size (width, height), with clipped boxes. Areas default to those of masks,
+    or of boxes without masks."""
     n = len(labels)
     clipped = torch.from_numpy(np.clip(boxes.reshape(n, 4), 0, (*size, *size)).astype(np.float32))
     if area is not None:
@@ -119,12 +121,12 @@ def objects_of(
 
 def areas_of(masks: Tensor) -> Tensor:
     """The areas of masks on the CPU, bool (n, H, W) -> float32 (n,), in pixels."""
-    # Far faster than the sum of a tensor of booleans.
+    # Far faster than the sum of a boolean tensor.
     return torch.tensor([np.count_nonzero(mask) for mask in masks.numpy()], dtype=torch.float32)
 
 
 def boxes_of(masks: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """The boxes around masks, bool (n, H, W) -> (n, 4), left, top, right, bottom; zeros for an empty mask."""
+    """The bounding boxes of masks: bool (n, H, W) -> (n, 4), left, top, right, bottom; zeros for an empty mask."""
     boxes = np.zeros((len(masks), 4))
     for box, mask in zip(boxes, masks, strict=True):
         rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))

@@ -27,7 +27,7 @@ _STATISTICS: dict[str, tuple[Channels, Channels]] = {  # mean and std of the tra
 
 
 def _root(name: str, path: str | os.PathLike[str] | None) -> Path:
-    """The folder that torchvision expects: the parent of the one of the files."""
+    """The folder that torchvision expects: the parent of the folder of the files."""
     root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "regard") if path is None else Path(path)
     root = root.expanduser()
     return root.absolute().parent if root.name == _FILES[name] else root
@@ -44,15 +44,15 @@ def _load(name: str, path: str | os.PathLike[str] | None = None, *, download: bo
         )
     sets = []
     for split in ("train", "test"):
-        which: dict[str, Any] = {"split": split} if name == "stl10" else {"train": split == "train"}
+        split_option: dict[str, Any] = {"split": split} if name == "stl10" else {"train": split == "train"}
         try:
-            raw: Any = getattr(datasets, name.upper())(root, download=download, **which)
-        except Exception as error:  # RuntimeError from torchvision, almost any other from the network and pickle
+            raw: Any = getattr(datasets, name.upper())(root, download=download, **split_option)
+        except Exception as error:  # torchvision raises RuntimeError, the network and pickle various exceptions
             problem = f"could not be downloaded to {str(root)!r}" if download else "is incomplete or corrupted"
             hint = "check the network and the folder" if download else "have it downloaded (--data.download true)"
             raise InputError(
-                f"{title} under {str(root / files)!r} {problem} ({one_line(error)}); {hint}, or give a folder that "
-                "has it (--data.folder)"
+                f"{title} under {str(root / files)!r} {problem} ({one_line(error)}); {hint}, or give another folder "
+                "(--data.folder)"
             ) from error
         images = torch.from_numpy(np.ascontiguousarray(raw.data))
         if images.shape[3] == 3:  # CIFAR comes as (N, H, W, 3)
@@ -65,18 +65,18 @@ def _load(name: str, path: str | os.PathLike[str] | None = None, *, download: bo
 def _load_stl10(
     path: str | os.PathLike[str] | None = None, *, download: bool = False, regions: str | None = None
 ) -> Splits[InMemoryDataset]:
-    """STL10; `regions` is the folder of its annotations, see `open_stl10`. The regions of other images are empty."""
+    """STL10, with the annotations in the folder `regions` (see `open_stl10`); images without one get empty regions."""
     splits = _load("stl10", path, download=download)
     if regions is None:
         return splits
-    marks, root = existing_folder(regions), str(_root("stl10", path))
-    return Splits(*(_marked(images, open_stl10(marks, images.split, root)) for images in splits))
+    folder, root = existing_folder(regions), str(_root("stl10", path))
+    return Splits(*(_with_regions(images, open_stl10(folder, images.split, root)) for images in splits))
 
 
-def _marked(images: InMemoryDataset, marked: Stl10Dataset) -> InMemoryDataset:
+def _with_regions(images: InMemoryDataset, annotated: Stl10Dataset) -> InMemoryDataset:
     masks = torch.zeros(len(images), *images.images.shape[2:], dtype=torch.bool)
-    for i, position in enumerate(marked.positions.tolist()):
-        masks[position] = torch.from_numpy(marked.mask(i))
+    for i, position in enumerate(annotated.positions.tolist()):
+        masks[position] = torch.from_numpy(annotated.mask(i))
     return replace(images, regions=masks)
 
 

@@ -1,4 +1,4 @@
-"""Opens data sets by name, for training and for evaluation."""
+"""Opens data sets by name, for training and evaluation."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ _ = builtin, composites, huggingface, published, regions, wds
 
 
 def names() -> list[str]:
-    """The names that `load` knows, sorted."""
+    """The names of all data sets that `load` can load, sorted."""
     return sorted(SOURCES)
 
 
 def is_streamed(name: str) -> bool:
-    """Whether the images of a data set are streamed, and not in memory. Raises InputError."""
+    """Whether the images of a data set are streamed; else they are in memory. Raises InputError for an unknown name."""
     return _source(name).streamed
 
 
 def all_options(name: str, /, **options: Any) -> dict[str, Any]:
-    """All options of a data set: its defaults, and the given ones. Runs record them, because defaults may change.
-    Raises InputError: an unknown name, an option that the data set does not have, or of another type."""
+    """All options of a data set, given or default. Runs record them, because defaults may change. Raises InputError
+    for an unknown name or option, or a value of the wrong type."""
     return _source(name).all_options(options)
 
 
@@ -49,7 +49,7 @@ def load(
     objects: bool = False,
     **options: Any,
 ) -> Splits:
-    """Load a data set into memory, or open a streamed one. Returns the training and the test split.
+    """Loads a data set into memory, or opens a streamed data set. Returns the training and the test split.
 
     The mean and std are ImageNet's if the data set does not define them.
 
@@ -59,19 +59,20 @@ def load(
             class folders.
             Streamed: "files", images in class folders, such as ImageNet; "wds", WebDataset shards; "hfds", data sets of
             Hugging Face; the other data sets of `open_regions`, such as "voc", and registered data sets (see
-            `register`), whose images without a label are left out.
+            `register`), without their unlabelled images.
         folder: folder of the files: the parent of `train/` and `test/` (or `val/`, …), or the root of torchvision's
             data sets, by default `regard` in the user's cache folder. None for "clutter" and "composites".
         download: download "cifar10", "cifar100", "stl10" or "hfds" if the files are missing.
-        size: side in pixels of images that are read from files into memory; "cub" and "scenes" require it.
+        size: side in pixels of images that are read from files into memory; required for "cub" and "scenes".
         unreadable: on an image that cannot be read into memory, raise an "error" or "skip" the image.
-        objects: load it to detect objects. Test images without any then stay, as a detector can be wrong on them.
+        objects: load the data set for detection. It then includes test images without objects, because a detector can
+            make errors on them.
         options: options of the data set; for data sets read into memory also `memory_limit`, the maximum number of
             bytes per split.
 
     Raises:
-        InputError: an unknown name, a missing or incomplete folder, an option that the data set does not have, or
-            objects are not known.
+        InputError: an unknown name or option, a missing or incomplete folder, or a data set without objects for
+            detection.
     """
     source = _source(name)
     options = source.all_options(options)
@@ -80,9 +81,9 @@ def load(
     if size is not None and not source.takes_size:
         raise InputError(f"data set {name!r} has images of one size; leave size out (found {size})")
     if source.load is None:
-        splits = _opened_splits(source, folder, options, objects)
+        splits = _open_splits(source, folder, options, objects)
     else:
-        splits = _loaded_splits(source, folder, options, {"download": download, "unreadable": unreadable})
+        splits = _load_splits(source, folder, options, {"download": download, "unreadable": unreadable})
     if source.resized:
         splits = read_splits(*splits, size=size, unreadable=unreadable, memory_limit=memory_limit)
     for images in splits:
@@ -98,29 +99,29 @@ def load(
 def open_regions(
     where: str | os.PathLike[str], *, split: str | None = None, limit: int | None = None, **options: Any
 ) -> ImageDataset:
-    """Open a data set of image files with regions. All files must exist, but only the annotations are read.
+    """Opens a data set of image files with regions. All files must exist, but only the annotations are read.
 
     `docs/how-to/regions.md` describes the expected files of each kind.
 
     Args:
         where: "KIND:PATH", where KIND is "coco", "cub", "folder", "imagenet", "masks", "pets", "scenes", "stl10", "voc"
-            or a registered name (see `register`); or only a path, whose kind is recognised from its files.
+            or a registered name (see `register`); or only a path, if the kind can be recognised from the files.
         split: name of the split; None for the held-out split, if there is one.
         limit: maximum number of images, which are evenly spaced in the data set.
         options: options of the kind; None for an option's default. `images`, for "coco", "imagenet", "masks" and
             "stl10": the folder of the images, if it differs from the usual layout. `region`: for "coco" and "voc",
-            "all" objects of an image or only those of its "label"; for "cub", the "segmentation" or the "box".
+            "all" objects of an image or only the objects of its "label"; for "cub", the "segmentation" or the "box".
             `boundary`, for "pets" and "voc": whether border pixels are "inside" or "outside" the region.
 
     Returns:
-        the data set, in the order of the annotations or of the image paths.
+        the images in the order of the annotations or of the image paths.
 
     Raises:
         InputError: the path does not exist, the kind or an option is unknown, or files are missing or malformed.
     """
     if limit is not None:
         check_number("limit", limit, "[1, inf)", whole=True)
-    source, path = _parsed(os.fspath(where))
+    source, path = _parse(os.fspath(where))
     options = {
         name: os.fspath(value) if isinstance(value, os.PathLike) else value
         for name, value in options.items()
@@ -139,7 +140,7 @@ def _source(name: str) -> Source:
     return SOURCES[name]
 
 
-def _folder(source: Source, folder: str | os.PathLike[str] | None) -> str | os.PathLike[str]:
+def _require_folder(source: Source, folder: str | os.PathLike[str] | None) -> str | os.PathLike[str]:
     if folder is None:
         layout = f" ({source.layout.removeprefix('expected ')})" if source.layout else ""
         raise InputError(f"data set {source.name!r} needs a folder{layout}; give one (--data.folder)")
@@ -153,55 +154,55 @@ def _open(source: Source, path: Path, split: str | None, options: dict[str, Any]
     return source.open(path, split=split, **options)
 
 
-def _loaded_splits(
+def _load_splits(
     source: Source, folder: str | os.PathLike[str] | None, options: dict[str, Any], fields: dict[str, Any]
 ) -> Splits:
-    """What the `load` of a data set gives, with those of the fields that it takes."""
+    """Calls the `load` of a data set with its options, and with the fields that it has as parameters."""
     assert source.load is not None
-    takes = inspect.signature(source.load).parameters
-    options = options | {field: fields[field] for field in FIELDS if field in takes}
-    if "path" in takes:
-        options["path"] = folder if takes["path"].default is None else _folder(source, folder)
+    parameters = inspect.signature(source.load).parameters
+    options = options | {field: fields[field] for field in FIELDS if field in parameters}
+    if "path" in parameters:
+        options["path"] = folder if parameters["path"].default is None else _require_folder(source, folder)
     elif folder is not None:
         raise InputError(
-            f"data set {source.name!r} is made, not read from a folder (found {str(folder)!r}); leave the folder out, "
-            "or say what it holds (--data.name folder, files, coco, …)"
+            f"data set {source.name!r} is generated, not read from a folder (found {str(folder)!r}); leave the folder "
+            "out, or name its kind of data (--data.name folder, files, coco, …)"
         )
     splits: Splits = source.load(**options)
     return splits
 
 
-def _opened_splits(
+def _open_splits(
     source: Source, folder: str | os.PathLike[str] | None, options: dict[str, Any], objects: bool
 ) -> Splits:
-    """The training and the held-out split of a data set whose splits are opened separately."""
-    path = Path(_folder(source, folder)).expanduser()
+    """Opens the training and the held-out split of a data set separately."""
+    path = Path(_require_folder(source, folder)).expanduser()
     test = _open(source, path, None, options)
     if not test.split or (source.one_file and path.is_file()):
-        train, test = _held_out(test)
+        train, test = _hold_out(test)
     else:
         train = _open(source, path, "train", options)
     if test.split == train.split:
         raise InputError(f"data set {source.name!r} has no split in {show(path)} to test on; add one")
     if objects:
-        return Splits(_labelled(with_objects(train), "objects"), test)
-    return Splits(_labelled(train), _labelled(test))
+        return Splits(_labelled_subset(with_objects(train), "objects"), test)
+    return Splits(_labelled_subset(train), _labelled_subset(test))
 
 
-def _held_out(images: ImageDataset) -> tuple[ImageDataset, ImageDataset]:
-    """Training and test images of a set without splits: every fifth is a test image."""
+def _hold_out(images: ImageDataset) -> tuple[ImageDataset, ImageDataset]:
+    """Splits a data set into training and test images; every fifth is a test image."""
     count = len(images)
     if count < 2:
-        raise InputError(f"data set {images.name!r} has one image; give two or more, as one of five is to test on")
-    chosen = np.arange(count) % 5 == min(4, count - 1)
-    train, test = (images.subset(np.flatnonzero(which)) for which in (~chosen, chosen))
+        raise InputError(f"data set {images.name!r} has one image; give two or more, as every fifth is to test on")
+    is_test = np.arange(count) % 5 == min(4, count - 1)
+    train, test = (images.subset(np.flatnonzero(members)) for members in (~is_test, is_test))
     train.split, test.split = "train", "test"
     message = f"data set {images.name!r} has no splits: {len(test)} of its {count} images are held out to test on"
     warnings.warn(message, DataWarning, stacklevel=2)
     return train, test
 
 
-def _labelled(images: ImageDataset, kind: str = "labels") -> ImageDataset:
+def _labelled_subset(images: ImageDataset, kind: str = "labels") -> ImageDataset:
     labelled = (images.labels >= 0).nonzero().flatten()
     unlabelled = len(images) - len(labelled)
     if not len(labelled):
@@ -213,8 +214,8 @@ def _labelled(images: ImageDataset, kind: str = "labels") -> ImageDataset:
     return images.subset(labelled) if unlabelled else images
 
 
-def _parsed(where: str) -> tuple[Source, Path]:
-    """The kind of data set, given or recognised from the files, and the path. Raises InputError."""
+def _parse(where: str) -> tuple[Source, Path]:
+    """The data set and the path in "KIND:PATH", or in a path whose kind is recognised from its files."""
     kinds = {name: source for name, source in SOURCES.items() if source.open is not None}
     name, colon, rest = where.partition(":")
     if colon and name in kinds:
@@ -222,20 +223,20 @@ def _parsed(where: str) -> tuple[Source, Path]:
             raise InputError(f"no path after {where!r}; {kinds[name].layout}")
         return kinds[name], Path(rest).expanduser()
     path = Path(where).expanduser()
-    # A colon may belong to a path; one after a single letter is a drive's.
+    # A colon may belong to the path; after a single letter it marks a drive.
     if colon and re.fullmatch(r"[a-z0-9_-]{2,}", name) and not path.exists():
         if name in SOURCES:
             raise InputError(
-                f"{name} is no KIND of KIND:PATH; give --data.name {name} --data.folder {rest or 'FOLDER'}"
+                f"{name} cannot be the KIND of KIND:PATH; give --data.name {name} --data.folder {rest or 'FOLDER'}"
             )
         raise unknown("kind of data", name, kinds)
     if not path.exists():
         raise InputError(f"no file or folder {show(path)}; give KIND:PATH, with KIND one of {', '.join(sorted(kinds))}")
-    for kind in kinds.values():
-        if kind.recognised(path):
-            return kind, path
+    for source in kinds.values():
+        if source.recognised(path):
+            return source, path
     raise InputError(
-        f"{show(path)} is none of the known kinds of data: no annotations/instances_….json or .json file (coco), "
+        f"{show(path)} is not a known kind of data: no annotations/instances_….json or .json file (coco), "
         "image_class_labels.txt (cub), annotations/trimaps/ (pets), ImageSets/Segmentation/ (voc), stl10_….json "
         "(stl10), Annotations/CLS-LOC/ (imagenet), masks/ (masks), or folders of images (folder)"
     )

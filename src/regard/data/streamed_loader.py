@@ -1,4 +1,4 @@
-"""Loader of streamed images: DataLoader workers read them by the batch and transform them."""
+"""The loader of streamed images, which DataLoader workers read and transform batch by batch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from regard.data.batch import Batch, Loader, Sampling, stacked
+from regard.data.batch import Batch, Loader, Sampling, stack_images
 from regard.data.dataset import ImageDataset
 from regard.data.decode import SKIPPED_IN_A_RUN, Unreadable, quiet
 from regard.data.detection_transform import DetectionTransform
@@ -41,20 +41,20 @@ class StreamedLoader(Loader):
     ) -> None:
         super().__init__(reader.dataset, sampling, prefetch.device, image_size)
         self._reader, self._prefetch = reader, prefetch
-        # Workers of training persist; workers of a test would only use memory until the next test.
+        # Workers persist in training only: between tests, they would only use memory.
         self._workers = Workers(
-            reader, min(workers, len(self)), pinned=prefetch.device.type == "cuda", lasting=sampling.shuffle
+            reader, min(workers, len(self)), pin_memory=prefetch.device.type == "cuda", persistent=sampling.shuffle
         )
 
     def _batches(self, number: int, start: int) -> Iterator[Batch]:
         return self._prefetch(self._workers.read(self._requests(number, start)))
 
     def _sample(self, epoch: int, step: int, row: int) -> Batch:
-        # Read without workers, which may be reading an epoch, and alone, because other images may be skipped.
-        request = next(self._requests(epoch, step))
-        one = slice(row, row + 1)
-        alone = Request(epoch, request.positions[one], request.indices[one], 1)
-        return next(self._prefetch(Workers(self._reader, 0).read([alone])))
+        # Without workers, which may be reading an epoch, and without the rest of the batch, which may be unreadable.
+        batch_request = next(self._requests(epoch, step))
+        single = slice(row, row + 1)
+        request = Request(epoch, batch_request.positions[single], batch_request.indices[single], 1)
+        return next(self._prefetch(Workers(self._reader, 0).read([request])))
 
     def _requests(self, number: int, start: int) -> Iterator[Request]:
         order = self._sampling.order(number, len(self.dataset))
@@ -62,15 +62,13 @@ class StreamedLoader(Loader):
             first = step * self.batch_size
             total = min(self.batch_size, len(order) - first)
             positions = first + self._sampling.rows(total)
-            if len(positions):  # without shuffle, a rank may get no image of the last batch
+            if len(positions):  # without shuffle, a slice of the last batch may be empty
                 yield Request(number, positions, order[positions], total)
 
 
 class Request(NamedTuple):
-    """One rank's slice of a batch.
-
-    Positions in the epoch's order and indices in the data set are int64 (B,); `total` is the size of the whole batch.
-    """
+    """One rank's slice of a batch: int64 (B,) positions in the epoch's order and indices in the data set, and the size
+    of the whole batch."""
 
     epoch: int
     positions: Integers
@@ -82,8 +80,7 @@ class Request(NamedTuple):
 class Reader(ABC):
     """Reads one rank's slices of batches, in the DataLoader workers.
 
-    With `skip`, images that cannot be read are skipped; with `substitute`, each of them is replaced by the next
-    readable image.
+    With `skip`, unreadable images are skipped; with `substitute`, they are replaced by the next readable image.
     """
 
     dataset: ImageDataset
@@ -110,7 +107,7 @@ class Reader(ABC):
         skipped: list[str] = []
         count, keys = len(self.dataset), self.dataset.keys
         for position, first in zip(request.positions.tolist(), request.indices.tolist(), strict=True):
-            for i in ((first + away) % count for away in range(count if self.substitute else 1)):
+            for i in ((first + offset) % count for offset in range(count if self.substitute else 1)):
                 try:
                     with quiet():
                         samples.append(self._sample(i, request.epoch, position))
@@ -118,8 +115,8 @@ class Reader(ABC):
                     reason = error if isinstance(error, Unreadable) else f"{keys[i]!r} cannot be fitted: {error}"
                     if not self.skip:
                         raise InputError(
-                            f"{reason}; remove or replace it, or have such images skipped (--unreadable skip; of a "
-                            f"run {SKIPPED_IN_A_RUN})"
+                            f"{reason}; remove or replace it, or have such images skipped (--unreadable skip; in a run "
+                            f"{SKIPPED_IN_A_RUN})"
                         ) from error
                     skipped.append(f"{keys[i]}: {reason}")
                 else:
@@ -135,13 +132,13 @@ class Reader(ABC):
 
 @dataclass(eq=False)
 class PixelsReader(Reader):
-    """Reads images of one size, uint8 (B, 3, h, w), and with `masks` their masks."""
+    """Reads images of one size, uint8 (B, 3, h, w), and optionally their masks."""
 
     transform: SeededTransform
     masks: bool
 
     def _sample(self, index: int, epoch: int, position: int) -> tuple[Tensor, Tensor | None]:
-        """One transformed image and its mask, which is empty if the region of this image is not known."""
+        """A transformed image and its mask, which is empty if the region is unknown."""
         image = self.dataset.image(index)
         pixels = self.transform(image, epoch, position)
         if not self.masks:
@@ -159,7 +156,7 @@ class PixelsReader(Reader):
     def _batch(self, samples: list[Any], index: list[int], total: int) -> Batch:
         masks = [mask for _, mask in samples if mask is not None]
         return Batch(
-            stacked([image for image, _ in samples], [self.dataset.keys[i] for i in index]),
+            stack_images([image for image, _ in samples], [self.dataset.keys[i] for i in index]),
             self.dataset.labels[index],
             torch.tensor(index, dtype=torch.int64),
             total,
@@ -182,7 +179,7 @@ class ObjectsReader(Reader):
             pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
         else:
             pixels, objects = self.transform(image, objects, self.seed, epoch, position)
-        # Arrays travel between processes by value; every tensor would need a file of its own in shared memory.
+        # Arrays are pickled; every tensor would need a separate file in shared memory.
         target: dict[str, Any] = {name: getattr(objects, name).numpy() for name in ("boxes", "labels", "crowd", "area")}
         return pixels, target if objects.masks is None else {**target, "masks": objects.masks}
 
@@ -192,7 +189,7 @@ class ObjectsReader(Reader):
 
 
 def with_objects(dataset: ImageDataset | WebDataset, *, masks: bool = False) -> ImageDataset:
-    """The data set. Raises InputError if its objects, or with `masks` their masks, are not known."""
+    """The data set. Raises InputError if it has no objects, or with `masks` no masks of objects."""
     if isinstance(dataset, WebDataset) or not dataset.has_objects:
         raise InputError(
             f"data set {dataset.name!r} has no objects with a class; expected annotations of COCO with categories, "
@@ -200,13 +197,13 @@ def with_objects(dataset: ImageDataset | WebDataset, *, masks: bool = False) -> 
         )
     if masks and not dataset.has_object_masks:
         raise InputError(
-            f"data set {dataset.name!r} has boxes without masks; give segmentations, or take a detector of boxes"
+            f"data set {dataset.name!r} has boxes without masks; give segmentations, or use a detector of boxes"
         )
     return dataset
 
 
 def wide_images(dataset: ImageDataset) -> NDArray[np.bool_]:
-    """Which images are at least as wide as high, bool (N,); unreadable ones, which raise later, count as wide."""
+    """Whether each image is at least as wide as high, bool (N,); true for unreadable images, which raise later."""
     wide = np.ones(len(dataset), dtype=np.bool_)
     for i in range(len(dataset)):
         with contextlib.suppress(Unreadable):

@@ -16,27 +16,27 @@ from regard.files import MOST_BYTES, read_regular
 
 
 def read_text(path: Path) -> str:
-    """Read a text file. Raises InputError if it cannot be read, is larger than 64 MiB, or is no text."""
+    """Reads a text file. Raises InputError if it cannot be read, is larger than 64 MiB, or is not text."""
     try:
         text = read_bytes(path, MOST_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError:
         text = "\0"
-    if "\0" in text:  # UTF-16 has one beside every letter of English
-        raise InputError(f"{show(path)} is no text in UTF-8; save it as such, or get it again")
+    if "\0" in text:  # UTF-16 has a zero byte for every ASCII character
+        raise InputError(f"{show(path)} is not text in UTF-8; save it as UTF-8, or get it again")
     return text
 
 
-def read_bytes(path: Path, most: int = 2**48) -> bytes:
-    """Read a file of at most `most` bytes. Raises InputError if it cannot be read."""
+def read_bytes(path: Path, limit: int = 2**48) -> bytes:
+    """Reads a file of at most `limit` bytes. Raises InputError if it cannot be read."""
     try:
-        return read_regular(path, most)
-    except (OSError, ValueError) as error:  # a name with a zero byte is a ValueError
+        return read_regular(path, limit)
+    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{show(path)} cannot be read ({reason}); it should be there") from error
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file of any size. Raises InputError if it cannot be read or is no JSON."""
+    """Reads a JSON file of any size. Raises InputError if it cannot be read or is not JSON."""
     content = read_bytes(path)
     try:
         return json.loads(content)
@@ -45,10 +45,9 @@ def read_json(path: Path) -> Any:
 
 
 def read_lines(path: Path, expected: str) -> list[str]:
-    """Read the lines of a text file without the space around them, empty lines and comments ('#').
+    """Reads the stripped lines of a text file, without empty lines and comments ('#').
 
-    Raises:
-        InputError: the file cannot be read, or has no lines; `expected` says what each holds.
+    Raises InputError if the file cannot be read or has no lines; the message says that each should hold `expected`.
     """
     lines = [line for line in map(str.strip, read_text(path).splitlines()) if line and not line.startswith("#")]
     if not lines:
@@ -57,7 +56,7 @@ def read_lines(path: Path, expected: str) -> list[str]:
 
 
 def read_rows(path: Path, least: int, expected: str) -> list[list[str]]:
-    """The lines as lists of words. Raises InputError as `read_lines`, and for a line with fewer than `least` words."""
+    """Reads lines as lists of words. Raises InputError as `read_lines`, and for a line of fewer than `least` words."""
     rows = [line.split() for line in read_lines(path, expected)]
     for row in rows:
         if len(row) < least:
@@ -66,23 +65,23 @@ def read_rows(path: Path, least: int, expected: str) -> list[list[str]]:
 
 
 def read_class_names(path: Path) -> tuple[str, ...]:
-    """Read class names, one per line. Raises InputError if the file cannot be read, is empty, or repeats a name."""
+    """Reads class names, one per line. Raises InputError if the file cannot be read, is empty, or repeats a name."""
     names = [line.strip() for line in read_text(path).splitlines() if line.strip()]
     if not names:
-        raise InputError(f"{show(path)} names no classes; expected one a line")
+        raise InputError(f"{show(path)} names no classes; expected one name per line")
     return unique(names, show(path))
 
 
 def unique(names: Sequence[str], source: str) -> tuple[str, ...]:
-    """The names as a tuple. Raises InputError if a name is repeated; `source` names their origin in the message."""
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise InputError(f"{source}: {first_of(twice)} named twice; give each a name of its own")
+    """The names as a tuple. Raises InputError if a name is repeated; the message begins with `source`."""
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise InputError(f"{source}: {first_of(repeated)} named twice; give each a name of its own")
     return tuple(names)
 
 
 def check_inside(path: object, source: Path) -> str:
-    """A relative path from the annotation file `source`. Raises InputError if it leads out of the image folder."""
+    """Normalises a relative image path from the annotation file `source`. Raises InputError if it leaves the folder."""
     if isinstance(path, str) and path and "\0" not in path:
         pure = PurePosixPath(path.replace("\\", "/"))
         if not pure.is_absolute() and ".." not in pure.parts and pure.parts:

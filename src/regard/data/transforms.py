@@ -15,33 +15,32 @@ from torch import Tensor
 
 from regard.data.augmentation import Augmentation
 from regard.data.dataset import Channels, Mask
-from regard.data.decode import as_grey, of_grey
+from regard.data.decode import grey_to_mask, mask_to_grey
 from regard.data.random import seeded
 from regard.errors import InputError, check_fields, unknown
 
 CropMode = Literal["center", "squash", "border"]
 
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
-_PURPOSE = 8  # of the stream, among those of a seed
+_PURPOSE = 8  # part of the key of the random stream
 
 
 @dataclass(frozen=True)
 class Transform:
-    """Resizing and cropping of images for a network, as in timm, and augmentation in training.
+    """Resizing and cropping of images as in timm, or augmentation for training.
 
     Attributes:
         size: (height, width) of the network's input; None leaves images unchanged and ignores the other fields. Images
             in memory are not resized.
-        crop_pct: in evaluation, the side of the crop as a fraction of that of the resized image; above 0.
+        crop_pct: in evaluation, side of the crop as a fraction of the side of the resized image; above 0.
         crop_mode: "center" resizes the shorter side and crops the centre. "squash" resizes both sides, which changes
             the aspect ratio, and crops the centre. "border" resizes the longer side and fills the rest.
         interpolation: "nearest", "bilinear", "bicubic", "lanczos", "box" or "hamming".
-        fill: (red, green, blue), 0 to 255, of the border in mode "border". Where the other modes have to pad, they
-            pad with black.
-        augmentation: random changes, which replace all other fields but the size; None in evaluation.
+        fill: (red, green, blue), 0 to 255, of the border in mode "border". Other modes pad with black if they must.
+        augmentation: random augmentation, for which only the size of the other fields is used; None in evaluation.
 
     Raises:
-        InputError: a value other than these.
+        InputError: a value is outside its range.
     """
 
     size: tuple[int, int] | None = None
@@ -62,27 +61,22 @@ class Transform:
             raise InputError(f"crop_pct is {self.crop_pct}, which leaves nothing of an image; give 1 or less")
 
     def image(self, image: Image.Image) -> Tensor:
-        """Resize and crop an image for evaluation; the result is bit-identical to timm's before normalisation.
-
-        Args:
-            image: RGB.
-
-        Returns:
-            uint8 (3, h, w).
+        """Resizes and crops an RGB image to uint8 (3, h, w) for evaluation, bit for bit as timm before normalisation.
 
         Raises:
-            InputError: the image is so long and narrow that a side would be 0 after resizing, or the result too large.
+            InputError: the image is so long and narrow that a resized side would be 0, or that the resized image would
+                be too large.
         """
         if self.size is None:
             return torch.from_numpy(np.array(image)).permute(2, 0, 1)
         self._check_shape(*image.size)
-        return self._steps(image)
+        return self._pipeline(image)
 
     def mask(self, mask: Mask) -> Mask:
-        """Resize and crop a mask as `image` does with its image: bool (H, W) -> bool (h, w).
+        """Resizes and crops a mask as `image` does with its image: bool (H, W) -> bool (h, w).
 
-        A pixel belongs to the result if the mask covers at least half of its area in the original image. Along a side
-        that is enlarged, the original pixel at its centre decides. Padding does not belong to the mask.
+        A pixel is in the result if the mask covers at least half of its area in the original image. Along an enlarged
+        side, it has the value of the original pixel at its centre. Padding is outside the mask.
 
         Raises:
             InputError: as in `image`.
@@ -93,23 +87,23 @@ class Transform:
             return mask.copy()
         height, width = mask.shape
         self._check_shape(width, height)
-        new_width, new_height = self._nearest(Image.fromarray(mask.view(np.uint8))).size
-        covered, row_unit = _covered(mask, height, new_height)
-        covered, column_unit = _covered(covered.T, width, new_width)
+        new_width, new_height = self._nearest_resize(Image.fromarray(mask.view(np.uint8))).size
+        covered, row_unit = _interval_sums(mask, height, new_height)
+        covered, column_unit = _interval_sums(covered.T, width, new_width)
         half = 2 * covered >= row_unit * column_unit  # in integers, so that exactly one half counts
         return center_crop_or_pad(torch.from_numpy(half.T)[None], list(self.size))[0].numpy()
 
     @cached_property
-    def _steps(self) -> Any:
-        return self._timm(self.interpolation)
+    def _pipeline(self) -> Any:
+        return self._create_timm(self.interpolation)
 
     @cached_property
-    def _nearest(self) -> Any:
-        """timm's resizing with nearest interpolation: a fast way to get the size of the resized image."""
-        return self._timm("nearest").transforms[0]
+    def _nearest_resize(self) -> Any:
+        """timm's resizing with nearest interpolation, to get the size of the resized image quickly."""
+        return self._create_timm("nearest").transforms[0]
 
-    def _timm(self, interpolation: str) -> Any:
-        """timm's transform for evaluation, which returns bytes."""
+    def _create_timm(self, interpolation: str) -> Any:
+        """timm's transform for evaluation; the result is uint8."""
         from timm.data import create_transform
 
         assert self.size is not None
@@ -121,14 +115,16 @@ class Transform:
             crop_mode=self.crop_mode,
             interpolation=interpolation,
             mean=(red / 255, green / 255, blue / 255),  # timm's fill colour
-            use_prefetcher=True,  # return bytes
+            use_prefetcher=True,  # return uint8
         )
 
     def _check_shape(self, width: int, height: int) -> None:
         assert self.size is not None
         if self.crop_mode == "squash":
             return
-        ratios = [side / math.floor(one / self.crop_pct) for side, one in zip((height, width), self.size, strict=True)]
+        ratios = [
+            side / math.floor(target / self.crop_pct) for side, target in zip((height, width), self.size, strict=True)
+        ]
         ratio = min(ratios) if self.crop_mode == "center" else max(ratios)
         new_width, new_height, limit = round(width / ratio), round(height / ratio), Image.MAX_IMAGE_PIXELS
         if min(new_width, new_height) < 1 or (limit is not None and new_width * new_height > limit):
@@ -139,14 +135,9 @@ class Transform:
 
 
 class SeededTransform:
-    """Applies a transform to images. In training, random changes by timm's transform depend only on the seed, the epoch
-    and the position.
+    """Applies a transform to images. timm's augmentation depends only on the seed, the epoch and the position.
 
-    Args:
-        transform: the transform; in training its size must be square.
-        mean: mean of each channel, 0 to 1.
-        std: standard deviation of each channel.
-        seed: seed of the random changes.
+    With augmentation, the size of the transform must be square. `mean` (0 to 1) and `std` are those of each channel.
     """
 
     def __init__(self, transform: Transform, mean: Channels, std: Channels, seed: int) -> None:
@@ -155,14 +146,14 @@ class SeededTransform:
         from torchvision.transforms import RandomHorizontalFlip
 
         self.transform, self._seed = transform, seed
-        self._steps: Any = None
+        self._pipeline: Any = None
         self._erasing: Any = None
         augmentation = transform.augmentation
         if augmentation is None:
             return
         assert transform.size is not None
         augmentation.check(streamed=True)
-        self._steps = create_transform(
+        self._pipeline = create_transform(
             transform.size,
             is_training=True,
             scale=augmentation.scale,
@@ -175,66 +166,65 @@ class SeededTransform:
             std=std,
             use_prefetcher=True,
         )
-        moves = RandomResizedCropAndInterpolation | RandomHorizontalFlip
-        self._moves = [step for step in self._steps.transforms if isinstance(step, moves)]
+        geometric = RandomResizedCropAndInterpolation | RandomHorizontalFlip
+        self._geometric = [step for step in self._pipeline.transforms if isinstance(step, geometric)]
         if augmentation.erasing:
             self._erasing = RandomErasing(augmentation.erasing, mode=augmentation.erasing_mode, device="cpu")
             self._mean, self._std = (torch.tensor(values).view(3, 1, 1) for values in (mean, std))
 
     def __call__(self, image: Image.Image, epoch: int, position: int) -> Tensor:
-        """Transform the RGB image at a position of an epoch's order to uint8 (3, h, w)."""
-        if self._steps is None:
+        """Transforms the RGB image at a position of an epoch's order to uint8 (3, h, w)."""
+        if self._pipeline is None:
             return self.transform.image(image)
         with seeded(self._seed, epoch, _PURPOSE, position):
-            pixels: Tensor = self._steps(image)
-            return pixels if self._erasing is None else self._erased(pixels)
+            pixels: Tensor = self._pipeline(image)
+            return pixels if self._erasing is None else self._erase(pixels)
 
     def mask(self, mask: Mask, epoch: int, position: int) -> Mask:
-        """Transform the mask at a position of an epoch's order as its image: bool (H, W) -> (h, w).
+        """Transforms the mask at a position of an epoch's order as its image: bool (H, W) -> (h, w).
 
-        In training it is cropped, resized and flipped as an image of black and white would be; what is at least half
-        white belongs to the result. Erased boxes do not change it.
+        In training, the mask is cropped, resized and flipped as a black and white image, and pixels that are at least
+        half white are in the result. Random erasing does not change it.
         """
-        if self._steps is None:
+        if self._pipeline is None:
             return self.transform.mask(mask)
-        picture = as_grey(mask)
+        grey = mask_to_grey(mask)
         with seeded(self._seed, epoch, _PURPOSE, position):
-            for step in self._moves:  # the first steps, so that their draws are those of the image
-                picture = step(picture)
-        return of_grey(picture)
+            for step in self._geometric:  # they come first in the pipeline, so they draw the same numbers here
+                grey = step(grey)
+        return grey_to_mask(grey)
 
-    def _erased(self, pixels: Tensor) -> Tensor:
-        # timm erases normalised values and fills in normal noise. Pixels that are not erased keep their exact value.
+    def _erase(self, pixels: Tensor) -> Tensor:
+        # timm erases normalised values and fills with normal noise. Other pixels keep their exact value.
         values = pixels.float().div_(255).sub_(self._mean).div_(self._std)
         values = self._erasing(values).mul_(self._std).add_(self._mean).mul_(255)
         return values.round_().clamp_(0, 255).to(torch.uint8)
 
 
-def _covered(values: NDArray[Any], length: int, new_length: int) -> tuple[NDArray[Any], int]:
-    """The sum of values (length, ...) in the interval that each of `new_length` pixels covers.
+def _interval_sums(values: NDArray[Any], length: int, new_length: int) -> tuple[NDArray[Any], int]:
+    """The sums of values (length, ...) over the intervals that `new_length` pixels cover, scaled to integers.
 
-    Returns:
-        integers (new_length, ...), and the integer that results if all values are 1.
+    Returns the sums, (new_length, ...), and the sum for values that are all 1.
     """
     positions = np.arange(new_length)
     if new_length >= length:
         return values[(2 * positions + 1) * length // (2 * new_length)], 1
-    # Pixel i covers the interval from i * length to (i + 1) * length, in units in which each value is new_length long:
-    # part of its first value, all values between, and part of its last value.
+    # In units in which each value is new_length long, pixel i covers the interval from i * length to (i + 1) * length:
+    # a part of its first value, all inner values, and a part of its last value.
     edges, cut = np.divmod(np.arange(new_length + 1, dtype=np.int32) * length, new_length)
     values = np.concatenate([values, np.zeros_like(values[:1])]).astype(np.int32)
     first, last = edges[:-1], edges[1:]
-    covered = values[last] * cut[1:, None] + values[first] * (new_length - cut[:-1, None])
+    sums = values[last] * cut[1:, None] + values[first] * (new_length - cut[:-1, None])
     for step in range(1, int((last - first).max())):
-        between = np.where(first + step < last, new_length, 0)
-        covered += values[np.minimum(first + step, length)] * between[:, None].astype(np.int32)
-    return covered, length
+        weight = np.where(first + step < last, new_length, 0)
+        sums += values[np.minimum(first + step, length)] * weight[:, None].astype(np.int32)
+    return sums, length
 
 
 def _check_integers(name: str, values: object, expected: str, count: int, low: int, high: float) -> None:
     if not (
         isinstance(values, tuple)
         and len(values) == count
-        and all(isinstance(one, int) and not isinstance(one, bool) and low <= one <= high for one in values)
+        and all(isinstance(value, int) and not isinstance(value, bool) and low <= value <= high for value in values)
     ):
         raise InputError(f"{name} is {values!r}; give {expected}")

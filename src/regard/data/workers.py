@@ -17,7 +17,7 @@ from regard.errors import InputError, first_line
 class Failure(NamedTuple):
     """The one-line message of an InputError in a worker, and its traceback.
 
-    A raised exception would arrive in the main process with the traceback in its message.
+    It is returned, because the DataLoader would add the traceback to the message of a raised exception.
     """
 
     message: str
@@ -25,45 +25,45 @@ class Failure(NamedTuple):
 
 
 class Workers:
-    """DataLoader workers. Items come in the order of the requests, for any number of workers.
+    """DataLoader workers, whose items come in the order of the requests for any number of workers.
 
     Args:
-        source: a map-style source, read as `source[request]`, or an `IterableDataset`, which is iterated in each worker
-            in turn. It is sent to the workers once, when they start. A `Failure` among the items is raised.
+        source: a map-style source, read as `source[request]`, or an `IterableDataset`, which every worker iterates. It
+            is sent to the workers once, when they start. A `Failure` among the items is raised.
         count: number of workers; 0 reads in the main process.
-        pinned: put tensors into page-locked memory, for asynchronous copies to a GPU.
-        lasting: keep the workers for the next iteration.
+        pin_memory: put tensors into page-locked memory, for asynchronous copies to a GPU.
+        persistent: keep the workers for the next iteration.
     """
 
-    def __init__(self, source: Any, count: int, *, pinned: bool = False, lasting: bool = False) -> None:
+    def __init__(self, source: Any, count: int, *, pin_memory: bool = False, persistent: bool = False) -> None:
         self._source = source
         self._requests = _Requests()
         self._loader: DataLoader[Any] | None = None
-        self._running: Any = None
-        self._ending: weakref.finalize[Any, Any] | None = None  # ends the current workers
-        self._turn = 0
+        self._iterator: Any = None
+        self._finalizer: weakref.finalize[Any, Any] | None = None  # ends the current workers
+        self._iteration = 0
         if not count:
             return
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # more workers than CPU cores, which is the user's choice
+            warnings.simplefilter("ignore")  # torch warns of more workers than CPU cores
             self._loader = DataLoader(
                 source,
                 batch_size=None,
-                sampler=None if isinstance(source, IterableDataset) else self._requests,  # any iterable will do
+                sampler=None if isinstance(source, IterableDataset) else self._requests,
                 num_workers=count,
-                collate_fn=_as_it_is,
-                worker_init_fn=_begin,
-                pin_memory=pinned,
-                persistent_workers=lasting,
-                generator=torch.Generator(),  # a separate generator, so that other random numbers do not change
+                collate_fn=_identity,
+                worker_init_fn=_init_worker,
+                pin_memory=pin_memory,
+                persistent_workers=persistent,
+                generator=torch.Generator(),  # so that the global generator does not change
             )
 
     def read(self, requests: Iterable[Any] = ()) -> Iterator[Any]:
-        """The items of the requests, or of the iterable source.
+        """Yields the items of the requests, or of the iterable source.
 
         Raises:
             InputError: an item is a `Failure`, whose traceback becomes a note of the error; a worker died; or two
-                epochs are read at once.
+                iterations run at once.
         """
         for item in self._items(requests):
             if isinstance(item, Failure):
@@ -79,68 +79,68 @@ class Workers:
             else:
                 yield from (self._source[request] for request in requests)
             return
-        self._requests.now = requests
-        self._turn += 1
-        turn = self._turn
+        self._requests.current = requests
+        self._iteration += 1
+        iteration = self._iteration
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # as above
                 iterator = iter(self._loader)
-            if iterator is not self._running:
+            if iterator is not self._iterator:
                 # The iterator owns the queues that stop the workers. Without this reference, garbage collection of a
                 # reference cycle could delete the queues first, and Python's exit would wait for the workers forever.
-                self._running, self._ending = iterator, weakref.finalize(self, _end, iterator)
-            while turn == self._turn:
+                self._iterator, self._finalizer = iterator, weakref.finalize(self, _shut_down, iterator)
+            while iteration == self._iteration:
                 try:
                     item = next(iterator)
                 except StopIteration:
                     return
                 yield item
-            raise InputError("two epochs of one loader are read at once; read one after the other, or make two loaders")
+            raise InputError("two epochs of one loader are read at once; read one after the other, or use two loaders")
         except (RuntimeError, EOFError, ConnectionError) as error:
-            # The last two: the worker died while a tensor in shared memory was in transit.
+            # EOFError, ConnectionError: the worker died while a tensor in shared memory was in transit.
             if str(error).startswith("Caught "):
                 raise  # an error of the source, not of the worker
             raise InputError(
-                f"a DataLoader worker died ({first_line(error)}); if memory ran out, try fewer of them (--workers, or "
+                f"a DataLoader worker died ({first_line(error)}); if memory ran out, use fewer workers (--workers, or "
                 "--data.workers of a recipe) or smaller batches (--batch-size)"
             ) from error
         finally:
-            if turn == self._turn and not self._loader.persistent_workers:
+            if iteration == self._iteration and not self._loader.persistent_workers:
                 self.close()
 
     def close(self) -> None:
         """Ends the workers; the next iteration starts new ones."""
-        if self._ending is not None and self._loader is not None:
-            self._loader._iterator = self._running = None
-            self._ending()
+        if self._finalizer is not None and self._loader is not None:
+            self._loader._iterator = self._iterator = None
+            self._finalizer()
 
 
-def _end(running: Any) -> None:
-    running._shutdown_workers()
+def _shut_down(iterator: Any) -> None:
+    iterator._shutdown_workers()
 
 
 class _Requests:
     """The current requests. A separate object, because a reference to `Workers` would keep the workers alive."""
 
     def __init__(self) -> None:
-        self.now: Iterable[Any] = ()
+        self.current: Iterable[Any] = ()
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self.now)
+        return iter(self.current)
 
 
-def _as_it_is(part: Any) -> Any:
-    return part
+def _identity(batch: Any) -> Any:
+    return batch
 
 
-def _begin(_: int) -> None:
+def _init_worker(_: int) -> None:
     # Ctrl-C, and often a scheduler's termination signal, reach all processes; the main process ends the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _pass_over_once)
+    signal.signal(signal.SIGTERM, _ignore_once)
     torch.set_num_threads(1)
 
 
-def _pass_over_once(number: int, _: Any) -> None:
+def _ignore_once(number: int, _: Any) -> None:
     # A later signal comes from the main process, to end a worker that does not stop by itself.
     signal.signal(number, signal.SIG_DFL)

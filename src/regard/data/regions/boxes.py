@@ -1,9 +1,9 @@
 """Regions from bounding boxes, and a reader of PASCAL VOC's XML annotations, which ImageNet uses as well.
 
 Coordinates are in pixels, x to the right and y down from the upper left corner of the image: the pixel in row r and
-column c covers [c, c + 1) x [r, r + 1). A pixel belongs to a box if its centre (c + 0.5, r + 0.5) lies in the box.
-Centres on the upper or left edge are inside, centres on the lower or right edge are outside. Boxes are clipped to the
-image. Annotation files are not trusted: their size is limited, and document types are rejected.
+column c covers [c, c + 1) x [r, r + 1). A pixel belongs to a box if its centre (c + 0.5, r + 0.5) lies in the box, or
+on its upper or left edge. Boxes are clipped to the image. Annotation files are not trusted: their size is limited, and
+document types are rejected.
 """
 
 from __future__ import annotations
@@ -23,24 +23,21 @@ from regard.data.listing import show
 from regard.data.objects import Objects, objects_of
 from regard.files import read_regular
 
-_LARGEST = 2**20  # bytes; a typical annotation file has a few thousand
+_MAX_BYTES = 2**20  # bytes; a typical annotation file has a few thousand
 
 
 class Boxes(NamedTuple):
-    """The annotations in one file.
-
-    `size` is the (width, height) of the image, or None if it is not given. `objects` holds the class name and the box
-    (left, top, right, bottom) of each object.
-    """
+    """The annotations in one file: the (width, height) of the image, if given, and the class name and box (left, top,
+    right, bottom) of each object."""
 
     size: tuple[int, int] | None
     objects: tuple[tuple[str, tuple[float, float, float, float]], ...]
 
 
 def box_mask(boxes: Iterable[Iterable[float]], width: int, height: int) -> Mask:
-    """The union of boxes (left, top, right, bottom) as a mask, bool (H, W).
+    """The union of boxes (left, top, right, bottom), which may have fractional coordinates, as a mask, bool (H, W).
 
-    Coordinates may be fractions. A box whose right edge is left of its left edge, or likewise vertically, is empty.
+    A box is empty if its right edge is left of its left edge, or its bottom above its top.
     """
     mask = np.zeros((height, width), dtype=np.bool_)
     for box in boxes:
@@ -50,25 +47,17 @@ def box_mask(boxes: Iterable[Iterable[float]], width: int, height: int) -> Mask:
 
 
 def first_pixels(edges: NDArray[np.float64]) -> NDArray[np.int64]:
-    """The index of the first pixel whose centre is at the edge or after it. Not clipped to the image."""
+    """The index of the first pixel whose centre is at the edge or after it, not clipped to the image."""
     return np.ceil(edges - 0.5).astype(np.int64)
 
 
 def boxes_region(
     path: Path, frame: Frame, label: int, *, classes: Sequence[str], label_only: bool = True, first: int = 0
 ) -> Mask:
-    """The union of the boxes in an annotation file, bool (H, W).
+    """The union of the boxes in an annotation file, bool (H, W); with `label_only`, only of the image's label.
 
-    Args:
-        path: the annotation file.
-        frame: the stored size and orientation of the image.
-        label: class index of the image.
-        classes: class names.
-        label_only: use only the boxes of the label; else those of all classes.
-        first: coordinate of the first pixel. With 1, the right and bottom coordinates belong to the box.
-
-    Raises:
-        Unreadable: the file cannot be read, or is for an image of a different size.
+    `first` is the coordinate of the first pixel; with 1, the right and bottom coordinates are inside the box. Raises
+    Unreadable if the file cannot be read, or is for an image of a different size.
     """
     annotation = read_boxes(path)
     size = annotation.size or frame.size
@@ -80,9 +69,9 @@ def boxes_region(
 def boxes_objects(
     path: Path, frame: Frame, label: int, masks: bool, *, classes: Sequence[str], first: int = 0
 ) -> Objects:
-    """The objects of all classes in an annotation file, which has no masks; arguments and errors as in `boxes_region`.
+    """The objects of all classes in an annotation file, without masks; arguments and errors as in `boxes_region`.
 
-    Classes that are not among `classes` raise Unreadable, too.
+    Raises Unreadable also for a class that is not in `classes`.
     """
     annotation = read_boxes(path)
     size = annotation.size or frame.size
@@ -97,23 +86,22 @@ def boxes_objects(
 
 
 def read_boxes(path: Path) -> Boxes:
-    """Read the boxes in an annotation file.
+    """Reads the boxes in an annotation file.
 
-    Raises:
-        Unreadable: the file does not exist, is not XML of this format, is longer than 1 MiB, or declares a document
-            type, whose entities could expand a few lines to gigabytes.
+    Raises Unreadable if the file does not exist, is not XML of this format, is larger than 1 MiB, or declares a
+    document type, whose entities could expand to gigabytes.
     """
     try:
-        content = read_regular(path, _LARGEST)
+        content = read_regular(path, _MAX_BYTES)
     except OSError as error:
-        raise Unreadable(f"{show(path)} cannot be read ({error.strerror}), which a file of boxes can") from error
+        raise Unreadable(f"{show(path)} cannot be read as a file of boxes ({error.strerror})") from error
     try:
         root = fromstring(content, XMLParser(target=_WithoutDoctype()))
-        objects = tuple((_text(one, "name"), _box(one)) for one in root.findall("object"))
+        objects = tuple((_text(element, "name"), _box(element)) for element in root.findall("object"))
         size = root.find("size")
         return Boxes(None if size is None else _size(size), objects)
     except (ParseError, LookupError, ValueError) as error:  # LookupError: unknown encoding
-        raise Unreadable(f"{show(path)} is no file of boxes in XML ({error})") from error
+        raise Unreadable(f"{show(path)} is not an XML file of boxes ({error})") from error
 
 
 class _WithoutDoctype(TreeBuilder):
@@ -122,22 +110,22 @@ class _WithoutDoctype(TreeBuilder):
 
 
 def _size(size: Element) -> tuple[int, int] | None:
-    """(width, height), or None if one of them is 0, as in some published files."""
+    """(width, height), or None if one is 0, as in some published files."""
     width, height = (_number(size, name) for name in ("width", "height"))
     return (int(width), int(height)) if width > 0 and height > 0 else None
 
 
-def _box(one: Element) -> tuple[float, float, float, float]:
-    box = one.find("bndbox")
+def _box(element: Element) -> tuple[float, float, float, float]:
+    box = element.find("bndbox")
     if box is None:
         raise ValueError("an object has no bndbox")
     x1, y1, x2, y2 = (_number(box, name) for name in ("xmin", "ymin", "xmax", "ymax"))
-    # Two opposite corners in any order: some ImageNet boxes give the larger coordinate first.
+    # The corners may come in any order: some ImageNet boxes give the larger coordinate first.
     return min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)
 
 
-def _number(of: Element, name: str) -> float:
-    text = _text(of, name)
+def _number(element: Element, name: str) -> float:
+    text = _text(element, name)
     try:
         number = float(text)
     except ValueError:
@@ -147,8 +135,8 @@ def _number(of: Element, name: str) -> float:
     return number
 
 
-def _text(of: Element, name: str) -> str:
-    text = of.findtext(name)
+def _text(element: Element, name: str) -> str:
+    text = element.findtext(name)
     if text is None or not text.strip():
-        raise ValueError(f"{of.tag} has no {name}")
+        raise ValueError(f"{element.tag} has no {name}")
     return text.strip()

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from regard.data.dataset import ImageDataset, Mask, Splits
-from regard.data.decode import Unreadable, opened
+from regard.data.decode import Unreadable, open_image
 from regard.data.file_dataset import FileDataset
 from regard.data.listing import Tree, existing_folder, show
 from regard.data.regions.boxes import box_mask, first_pixels
@@ -21,7 +21,7 @@ from regard.data.registry import register, register_splits
 from regard.data.text_files import check_inside, read_rows
 from regard.errors import InputError, unknown
 
-_HALF = 128  # the grey value of a pixel is the fraction of annotators who marked it
+_MAJORITY = 128  # the grey value of a pixel is the fraction of annotators who marked it
 
 
 _LAYOUT = (
@@ -33,9 +33,8 @@ _LAYOUT = (
 class CubDataset(FileDataset):
     """The images of a split. The region of an image is the segmentation of the bird, or its box.
 
-    `boxes` is (N, 4): left, top, right and bottom, in pixels of the stored image. The boxes are the regions if
-    `segmentations`, the folder of the segmentations, is None. With `crop` "box", images and regions are cropped to the
-    boxes.
+    `boxes` (N, 4) are left, top, right and bottom in pixels of the stored images; they are the regions if the folder
+    `segmentations` is None. With `crop` "box", images and regions are cropped to the boxes.
     """
 
     def __init__(
@@ -49,7 +48,7 @@ class CubDataset(FileDataset):
         segmentations: Path | None,
         crop: str = "none",
     ) -> None:
-        files = None if segmentations is None else [segmentations / _picture(key) for key in keys]
+        files = None if segmentations is None else [segmentations / _segmentation_name(key) for key in keys]
         super().__init__("cub", split, root / "images", keys, labels, classes, files)
         self.has_masks = True
         self._boxes = boxes if boxes is not None else np.zeros((len(keys), 4))
@@ -57,7 +56,7 @@ class CubDataset(FileDataset):
 
     def image(self, index: int) -> Image.Image:
         image = super().image(index)
-        return image.crop(self._crop(index)) if self._cropped else image
+        return image.crop(self._crop_box(index)) if self._cropped else image
 
     def square(self, index: int, size: int) -> Image.Image:
         return ImageDataset.square(self, index, size) if self._cropped else super().square(index, size)
@@ -68,17 +67,17 @@ class CubDataset(FileDataset):
             mask = frame.turn(box_mask([self._boxes[index]], *frame.size), frame.path)
         else:
             mask = frame.turn(_segmentation(segmentation), segmentation)
-        left, top, right, bottom = self._crop(index) if self._cropped else (0, 0, *frame.upright)
+        left, top, right, bottom = self._crop_box(index) if self._cropped else (0, 0, *frame.upright)
         return mask[top:bottom, left:right]
 
-    def _crop(self, index: int) -> tuple[int, int, int, int]:
+    def _crop_box(self, index: int) -> tuple[int, int, int, int]:
         """The box of the bird in whole pixels of the upright image, clipped to it."""
         frame, pixels = self._frame(index), first_pixels(self._boxes[index])
         box = np.clip(pixels, 0, (*frame.size, *frame.size))
         if (box[:2] >= box[2:]).any():
             left, top, right, bottom = pixels.tolist()
             raise Unreadable(
-                f"{show(frame.path)} has {frame.width} x {frame.height} pixels, none of them in its box, from column "
+                f"{show(frame.path)} has {frame.width} x {frame.height} pixels, none of them in its box from column "
                 f"{left}, row {top} to column {right}, row {bottom}"
             )
         left, top, right, bottom = frame.turn_boxes(box[None].astype(np.float64))[0].astype(np.int64).tolist()
@@ -89,17 +88,18 @@ class CubDataset(FileDataset):
 
 
 def _segmentation(path: Path) -> Mask:
-    with opened(path) as image:
+    with open_image(path) as image:
         grey = np.asarray(image.getchannel(0) if image.mode in ("L", "LA", "RGB", "RGBA") else image.convert("L"))
-    return np.asarray(grey >= _HALF)
+    return np.asarray(grey >= _MAJORITY)
 
 
-def _picture(key: str) -> str:
+def _segmentation_name(key: str) -> str:
     return f"{key.rpartition('.')[0]}.png"
 
 
-def _root(where: Path) -> Path | None:
-    return next((path for path in (where, where / "CUB_200_2011") if (path / "image_class_labels.txt").is_file()), None)
+def _root(path: Path) -> Path | None:
+    folders = (path, path / "CUB_200_2011")
+    return next((folder for folder in folders if (folder / "image_class_labels.txt").is_file()), None)
 
 
 @register("cub", layout=_LAYOUT, recognised=lambda path: _root(path) is not None)
@@ -109,10 +109,10 @@ def open_cub(
     region: Literal["segmentation", "box"] | None = None,
     crop: Literal["box", "none"] = "none",
 ) -> CubDataset:
-    """Open a split of CUB-200-2011.
+    """Opens a split of CUB-200-2011.
 
     Args:
-        path: the folder `CUB_200_2011`, or the folder that contains it.
+        path: the folder `CUB_200_2011`, or its parent.
         split: "train" (5,994 images) or "test" (5,794 images); None for "test".
         region: the "segmentation" of the bird, or its "box"; None for the segmentation if its folder exists.
         crop: "box" crops every image to the box of its bird.
@@ -144,18 +144,17 @@ def open_cub(
             )
     keys = [paths[number] for number in members]
     Tree(root / "images").check(keys, "images that images.txt names", "unpack the set there again")
-    folder = next((one for one in (root / "segmentations", root.parent / "segmentations") if one.is_dir()), None)
+    folder = next((path for path in (root / "segmentations", root.parent / "segmentations") if path.is_dir()), None)
     if region == "segmentation" and folder is None:
         raise InputError(f"no segmentations/ in {show(root)} or beside it; unpack segmentations.tgz there")
     if region == "box":
         folder = None
     if folder is not None:
-        masks = [_picture(key) for key in keys]
+        masks = [_segmentation_name(key) for key in keys]
         Tree(folder).check(masks, f"segmentations of the {split} images", "unpack segmentations.tgz again")
     boxes = None if folder is not None and crop == "none" else _boxes(root / "bounding_boxes.txt", members)
-    return CubDataset(
-        split, root, keys, [order[labels[number]] for number in members], list(names.values()), boxes, folder, crop
-    )
+    image_labels = [order[labels[number]] for number in members]
+    return CubDataset(split, root, keys, image_labels, list(names.values()), boxes, folder, crop)
 
 
 @register_splits("cub", resized=True)
@@ -165,24 +164,24 @@ def load_cub(
     crop: Literal["box", "none"] = "box",
     region: Literal["box", "segmentation"] = "box",
 ) -> Splits[CubDataset]:
-    """Load both splits. Each needs 1.5 GiB of memory at 256 pixels.
+    """Loads both splits. Each needs 1.5 GiB of memory at 256 pixels.
 
     Images are cropped to the boxes of their birds, as in Attention Transfer (arXiv 1612.03928, section 4.2.1), unless
-    `crop` is "none". Then the shorter side is resized to the given size, and the centre is cropped. The region of an
+    `crop` is "none"; then the shorter side is resized to the given size and the centre is cropped. The region of an
     image is the box or the segmentation of the bird.
     """
-    where = existing_folder(path, _LAYOUT)
-    return Splits(*(open_cub(where, split, region, crop) for split in ("train", "test")))
+    folder = existing_folder(path, _LAYOUT)
+    return Splits(*(open_cub(folder, split, region, crop) for split in ("train", "test")))
 
 
-def _table(path: Path, count: int, what: str) -> list[tuple[str, str]]:
-    """The lines of a text file as pairs: a number, and the text after it."""
-    rows = read_rows(path, count, f"a number and {what}")
+def _table(path: Path, count: int, expected: str) -> list[tuple[str, str]]:
+    """The lines of a text file as pairs of a number and the text after it."""
+    rows = read_rows(path, count, f"a number and {expected}")
     return [(row[0], " ".join(row[1:])) for row in rows]
 
 
 def _boxes(path: Path, members: Sequence[str]) -> NDArray[np.float64]:
-    """The boxes of the images, float64 (N, 4): left, top, right, bottom. Raises InputError for a malformed box."""
+    """The boxes of the images, float64 (N, 4): left, top, right, bottom."""
     table = {row[0]: row[1:5] for row in read_rows(path, 5, "a number, and x, y, width and height")}
     boxes = []
     for number in members:

@@ -37,7 +37,7 @@ _LAYOUT = "it must hold train/ and test/ (or val/, valid/, validation/), each wi
     recognised=lambda path: bool(Tree(path).folders()),
 )
 def open_folder(path: Path, split: str | None = None) -> FileDataset:
-    """Open a split, or all images if the class folders are not divided into splits."""
+    """Opens a split, or all images if there are no splits."""
     splits = [name for name in SPLITS if (path / name).is_dir()]
     if not splits and split is None:
         return class_folders(path)
@@ -47,16 +47,17 @@ def open_folder(path: Path, split: str | None = None) -> FileDataset:
 
 @register_splits("folder", resized=True)
 def load_folder(path: str | os.PathLike[str]) -> Splits[FileDataset]:
-    """Load class folders in `train/` and in `test/`, or the first of `val/`, `valid/` and `validation/` that exists.
+    """Loads class folders in `train/` and in `test/`, or in the first of `val/`, `valid/` and `validation/` that
+    exists.
 
-    Test images may only have classes of the training images. A warning lists classes without test images.
+    Test images must have classes of the training images. A warning lists classes without test images.
     """
     return class_splits(path, "folder")
 
 
 @register_splits("files", streamed=True)
 def load_files(path: str | os.PathLike[str]) -> Splits[FileDataset]:
-    """The same folders, streamed from disk, in the order of timm's folder reader."""
+    """Opens the same folders for streaming, in the order of timm's folder reader."""
     return class_splits(path, "files")
 
 
@@ -69,7 +70,7 @@ def read_folder(
     split: str = "train",
     memory_limit: int = MEMORY_LIMIT,
 ) -> InMemoryDataset:
-    """Read a folder of class folders into memory, sorted by class and then by path.
+    """Reads a folder of class folders into memory, sorted by class and then by path.
 
     Images are files with an extension of `regard.data.EXTENSIONS`, in upper or lower case, anywhere below a class
     folder; symbolic links are followed. Other files, hidden files, and folders created by operating systems and
@@ -78,11 +79,9 @@ def read_folder(
 
     Args:
         path: the folder.
-        size: as in `read_into_memory`.
-        unreadable: as in `read_into_memory`.
+        size, unreadable, memory_limit: as in `read_into_memory`.
         classes: the expected names of the class folders, in order of the labels; None for all class folders, sorted.
         split: "train" or "test".
-        memory_limit: as in `read_into_memory`.
 
     Raises:
         InputError: the folder does not exist, has no class folders, or has a class without (readable) images; and as in
@@ -100,14 +99,14 @@ def class_folders(
     classes: Sequence[str] | None = None,
     testing: bool = False,
 ) -> FileDataset:
-    """List the images in a folder of class folders, sorted by class and then by path.
+    """Lists the images in a folder of class folders, sorted by class and then by path.
 
     Args:
         folder: the folder.
         split: as in `ImageDataset`.
-        name: as in `ImageDataset`; "files" sorts as timm does, numbers in file names by their value.
+        name: as in `ImageDataset`; with "files", numbers in file names are sorted by their value, as in timm.
         classes: the expected names of the class folders, in order of the labels; None for all class folders, sorted.
-        testing: allow classes without images, which a warning lists; `classes` are those of the training images.
+        testing: `classes` are those of the training images; classes without images are only listed in a warning.
 
     Raises:
         InputError: there are no class folders or no images, or the class folders differ from `classes`.
@@ -117,39 +116,39 @@ def class_folders(
     tree = Tree(folder)
     folders = tree.folders()
     if not folders:
-        loose = sum(map(is_image, tree.files()))
-        problem = f"{loose} images but no class folders" if loose else "no class folders"
+        images = sum(map(is_image, tree.files()))
+        problem = f"{images} images but no class folders" if images else "no class folders"
         raise InputError(f"{problem} in {show(folder)}; expected a folder for each class with its images in it")
     names = tuple(folders) if classes is None else unique(classes, "classes")
     missing, unexpected = sorted(set(names) - set(folders)), sorted(set(folders) - set(names))
     if unexpected or (missing and not testing):
-        both = {"missing": missing, "unexpected": unexpected}
-        parts = [f"{problem} {first_of(names)}" for problem, names in both.items() if names]
+        differences = {"missing": missing, "unexpected": unexpected}
+        parts = [f"{problem} {first_of(folders)}" for problem, folders in differences.items() if folders]
         raise InputError(
             f"the class folders of {show(folder)} differ: {', '.join(parts)}; expected the {len(names)} "
             f"{'of the training images' if testing else 'given as classes'}"
         )
     keys: list[str] = []
     counts: list[int] = []
-    for one in names:
-        files, other_files = images_below(folder / one) if one in folders else ([], 0)
+    for class_name in names:
+        files, other_files = images_below(folder / class_name) if class_name in folders else ([], 0)
         if not files and not testing:
-            raise InputError(f"{no_images(folder / one, other_files)}: add some, or remove the class")
+            raise InputError(f"{no_images(folder / class_name, other_files)}: add some, or remove the class")
         files.sort(key=lambda file: file.split("/"))
         if name == "files":
             files.sort(key=natural_key)
-        keys += [f"{one}/{file}" for file in files]
+        keys += [f"{class_name}/{file}" for file in files]
         counts.append(len(files))
-    without = [one for one, count in zip(names, counts, strict=True) if not count]
+    empty = [class_name for class_name, count in zip(names, counts, strict=True) if not count]
     if not keys:
         raise no_images(folder / folders[0])
-    if without:
-        warnings.warn(f"classes without test images in {show(folder)}: {first_of(without)}", DataWarning, stacklevel=2)
+    if empty:
+        warnings.warn(f"classes without test images in {show(folder)}: {first_of(empty)}", DataWarning, stacklevel=2)
     return FileDataset(name, split, folder, keys, np.repeat(np.arange(len(names)), counts), names)
 
 
 def class_splits(path: str | os.PathLike[str], name: str) -> Splits[FileDataset]:
-    """List the images for training and for testing in a folder; see `load_folder`."""
+    """Lists the images of both splits in a folder; see `load_folder`."""
     root = existing_folder(path, _LAYOUT)
     train = class_folders(existing_folder(root / "train", _LAYOUT), "train", name=name)
     folder = next((root / test for test in TEST_NAMES if (root / test).is_dir()), None)

@@ -46,7 +46,7 @@ def _recognised(path: Path) -> bool:
 
 @register("imagenet", layout=_LAYOUT, recognised=_recognised)
 def open_imagenet(path: Path, split: str | None = None, images: str | None = None) -> FileDataset:
-    """Open a split, "val" or "train". `images` is the folder of the images, if it differs from ILSVRC's layout."""
+    """Opens a split, "val" or "train". `images` is the folder of the images, if it differs from ILSVRC's layout."""
     root = _root(path)
     boxes = _folders(root, _BOXES)
     if not boxes:
@@ -65,14 +65,14 @@ def open_imagenet(path: Path, split: str | None = None, images: str | None = Non
             f"boxes but no images ({', '.join(f'{parent}/val' for parent in _IMAGES)}) in {show(root)}; {_LAYOUT}"
         )
     split = pick_split(split, splits, root, _SPLITS)
-    tree, marks = Tree(folders[split]), Tree(boxes[split])
-    keys, box_keys = _pairs(tree, marks, split)
+    tree, box_tree = Tree(folders[split]), Tree(boxes[split])
+    keys, box_keys = _pairs(tree, box_tree, split)
     by_class = "/" in keys[0]
-    synsets = [key.split("/")[0] for key in keys] if by_class else _first_synsets(marks.root, box_keys)
+    synsets = [key.split("/")[0] for key in keys] if by_class else _first_synsets(box_tree.root, box_keys)
     classes = sorted(set(synsets))
     label_of = {synset: i for i, synset in enumerate(classes)}
     labels = [label_of[synset] for synset in synsets]
-    files, region = [marks.root / key for key in box_keys], partial(boxes_region, classes=classes)
+    files, region = [box_tree.root / key for key in box_keys], partial(boxes_region, classes=classes)
     return FileDataset("imagenet", split, tree.root, keys, labels, classes, files, region)
 
 
@@ -82,34 +82,34 @@ def _pairs(images: Tree, boxes: Tree, split: str) -> tuple[list[str], list[str]]
     keys = images.images(folders) if folders else [name for name in images.files() if is_image(name)]
     if not keys:
         raise no_images(images.root)
-    pairs, without = {}, []
+    pairs, unpaired = {}, []
     for key in keys:
         stem = key.rpartition(".")[0]
         name = stem.rpartition("/")[2]
-        # Annotations of training images are in class folders as well, those of validation images are not.
+        # Annotations are in class folders for training images, but not for validation images.
         paths = [f"{stem}.xml", f"{name}.xml", f"{name.partition('_')[0]}/{name}.xml"]
         path = next((path for path in paths if boxes.has(path)), None)
         if path is None:
-            without.append(key)
+            unpaired.append(key)
         else:
             pairs[key] = path
     # Only some of the training images have boxes.
-    if without and (split != "train" or not pairs):
+    if unpaired and (split != "train" or not pairs):
         raise InputError(
-            f"{len(without)} of the {len(keys)} images in {show(images.root)} have no boxes in {show(boxes.root)} "
-            f"({first_of(without, 3)}); expected an .xml file of the same name"
+            f"{len(unpaired)} of the {len(keys)} images in {show(images.root)} have no boxes in {show(boxes.root)} "
+            f"({first_of(unpaired, 3)}); expected an .xml file of the same name"
         )
     return list(pairs), list(pairs.values())
 
 
 def _first_synsets(folder: Path, files: Sequence[str]) -> list[str]:
-    """The first class named in each annotation file. The XML is searched, not parsed: there may be 50,000 files."""
+    """The first class named in each annotation file. The XML is not parsed, because there may be 50,000 files."""
     synsets = []
     for name in files:
         match = _FIRST_NAME.search(read_bytes(folder / name))
         if match is None:
             raise InputError(
-                f"{show(folder / name)} names no class; get it again, or put the images into folders by class"
+                f"{show(folder / name)} names no class; get it again, or put the images into class folders"
             )
         synsets.append(match[1].decode())
     return synsets

@@ -12,7 +12,7 @@ from regard.data.dataset import Mask
 from regard.data.decode import Frame, Unreadable
 from regard.data.file_dataset import FileDataset
 from regard.data.listing import Tree, show
-from regard.data.regions.masks import numbers_of
+from regard.data.regions.masks import read_label_map
 from regard.data.registry import pick_split, register
 from regard.data.text_files import read_rows
 from regard.errors import InputError
@@ -24,14 +24,14 @@ _LAYOUT = "expected a folder with images/, annotations/trimaps/, annotations/tra
 
 @register("pets", layout=_LAYOUT, recognised=lambda path: (path / "annotations" / "trimaps").is_dir())
 def open_pets(path: Path, split: str | None = None, boundary: Literal["inside", "outside"] = "inside") -> FileDataset:
-    """Open a split, "test" or "train". With `boundary` "inside", the border pixels of a trimap belong to the region."""
+    """Opens a split, "test" or "train". With `boundary` "inside", the border pixels of trimaps are in the region."""
     lists = path / "annotations"
     splits = [name for name in _SPLITS if (lists / f"{name}.txt").is_file()]
     if not splits:
         raise InputError(f"neither test.txt nor trainval.txt in {show(lists)}; {_LAYOUT}")
     split = pick_split("trainval" if split == "train" else split, splits, lists, _SPLITS)
-    breeds: dict[int, str] = {}  # from both lists, so that labels agree between the splits
-    members: dict[str, int] = {}
+    breeds: dict[int, str] = {}  # by number; from both lists, so that the splits have the same labels
+    members: dict[str, int] = {}  # the number of the breed by image
     for name in splits:
         file = lists / f"{name}.txt"
         for row in read_rows(file, 2, "the name of an image and the number of its class"):
@@ -57,8 +57,8 @@ def open_pets(path: Path, split: str | None = None, boundary: Literal["inside", 
 
 
 def _region(path: Path, frame: Frame, label: int, *, border: bool) -> Mask:
-    numbers = numbers_of(path)
-    beyond = (numbers < _ANIMAL) | (numbers > _BORDER)
-    if beyond.any():
-        raise Unreadable(f"{show(path)} has the number {numbers[beyond][0]}; expected 1, 2 or 3")
+    numbers = read_label_map(path)
+    invalid = (numbers < _ANIMAL) | (numbers > _BORDER)
+    if invalid.any():
+        raise Unreadable(f"{show(path)} has the number {numbers[invalid][0]}; expected 1, 2 or 3")
     return np.asarray(numbers != _BACKGROUND if border else numbers == _ANIMAL)

@@ -16,7 +16,7 @@ _LAYOUT = f"expected a folder with Images/ (of class folders), {_LISTS['train']}
 
 @register("scenes", layout=_LAYOUT, recognised=lambda path: (path / _LISTS["train"]).is_file(), resized=True)
 def open_scenes(path: Path, split: str | None = None) -> FileDataset:
-    """Open a split, without masks: about 80 images per class in "train", about 20 in "test".
+    """Opens a split, without masks: about 80 images per class in "train", about 20 in "test".
 
     The training images need 1 GiB of memory at 256 pixels.
     """
@@ -42,7 +42,7 @@ def open_scenes(path: Path, split: str | None = None) -> FileDataset:
 
 
 def _keys(path: Path) -> list[str]:
-    """The image paths in a list file, relative to Images/: one class/file.jpg per line."""
+    """Reads a list of image paths relative to Images/, class/file.jpg."""
     if not path.is_file():
         raise InputError(f"no file {path.name} in {show(path.parent)}; {_LAYOUT}")
     keys = [check_inside(line, path) for line in read_lines(path, "an image, as class/file.jpg,")]

@@ -16,7 +16,7 @@ from regard.data.decode import Frame, Unreadable, quiet
 from regard.data.file_dataset import FileDataset
 from regard.data.listing import Tree, show
 from regard.data.regions.boxes import boxes_objects, boxes_region, read_boxes
-from regard.data.regions.masks import numbers_of
+from regard.data.regions.masks import read_label_map
 from regard.data.registry import pick_split, register
 from regard.data.text_files import check_inside, read_lines
 from regard.errors import InputError
@@ -40,33 +40,33 @@ _PREFERRED = ("val", "test", "train")
 
 
 def _region(path: Path, frame: Frame, label: int, *, label_only: bool, border: bool) -> Mask:
-    numbers = _numbers(path)
+    numbers = _read_classes(path)
     mask = (numbers > 0) & (numbers != _VOID)
     if label_only:
         mask &= numbers == label + 1
     return mask | (numbers == _VOID) if border else mask
 
 
-def _numbers(path: Path) -> NDArray[np.integer[Any]]:
+def _read_classes(path: Path) -> NDArray[np.integer[Any]]:
     """The class segmentation, integers (H, W): 0 for background, classes from 1, 255 for void (borders)."""
-    numbers = numbers_of(path)
-    beyond = (numbers > len(CLASSES)) & (numbers != _VOID)
-    if beyond.any():
-        raise Unreadable(f"{show(path)} has the number {numbers[beyond][0]}; expected 0 to {len(CLASSES)}, or {_VOID}")
+    numbers = read_label_map(path)
+    invalid = (numbers > len(CLASSES)) & (numbers != _VOID)
+    if invalid.any():
+        raise Unreadable(f"{show(path)} has the number {numbers[invalid][0]}; expected 0 to {len(CLASSES)}, or {_VOID}")
     return numbers
 
 
 def _label(path: Path) -> int:
     """The class index with the largest area; the lowest on a tie; -1 without objects or if the file is unreadable."""
     try:
-        numbers = _numbers(path)
+        numbers = _read_classes(path)
     except Unreadable:
         return -1  # `mask` raises the error
     counts = np.bincount(numbers.reshape(-1), minlength=len(CLASSES) + 1)[1 : len(CLASSES) + 1]
     return int(counts.argmax()) if counts.any() else -1
 
 
-def _areas(path: Path) -> dict[str, float]:
+def _box_areas(path: Path) -> dict[str, float]:
     """The total area of the boxes of each class, in pixels; empty if the file is unreadable."""
     areas: dict[str, float] = {}
     with suppress(Unreadable):  # `mask` raises the error
@@ -75,17 +75,15 @@ def _areas(path: Path) -> dict[str, float]:
     return areas
 
 
-def _root(where: Path) -> Path | None:
-    """The folder of one year: the given folder, or the latest year in it or in its VOCdevkit.
+def _root(path: Path) -> Path | None:
+    """The folder of one year: `path`, or the latest year in it or in its VOCdevkit.
 
     Folders with segmentations are preferred to folders with boxes only. None if there is neither.
     """
-    years = sorted(
-        (*where.glob("VOC20[0-9][0-9]"), *where.glob("VOCdevkit/VOC20[0-9][0-9]")), key=lambda path: path.name
-    )
-    places = [where, *reversed(years)]
-    return next((path for path in places if _has_segmentations(path)), None) or next(
-        (path for path in places if (path / _IMAGES).is_dir() and _xml_files(path)), None
+    years = sorted((*path.glob("VOC20[0-9][0-9]"), *path.glob("VOCdevkit/VOC20[0-9][0-9]")), key=lambda year: year.name)
+    folders = [path, *reversed(years)]
+    return next((folder for folder in folders if _has_segmentations(folder)), None) or next(
+        (folder for folder in folders if (folder / _IMAGES).is_dir() and _xml_files(folder)), None
     )
 
 
@@ -105,12 +103,12 @@ def open_voc(
     boundary: Literal["inside", "outside"] | None = None,
     annotations: Literal["segmentations", "boxes"] | None = None,
 ) -> FileDataset:
-    """Open a split with class segmentations, or with boxes if there are no segmentations. Boxes are single objects.
+    """Opens a split with class segmentations, or with boxes if there are no segmentations. Boxes are single objects.
 
     Args:
-        path: the folder of one year, or a folder that contains such folders.
+        path: the folder of one year, or its parent or grandparent.
         split: a list in ImageSets/; None for the first available of val, test and train.
-        region: the union of "all" objects, or only of those of the image's "label".
+        region: the union of "all" objects, or only of the objects of the image's "label".
         boundary: whether void borders are "inside" or "outside" the region; None for inside, but outside with region
             "label". Boxes have no borders.
         annotations: "segmentations" or "boxes"; None for segmentations if there are any.
@@ -128,16 +126,16 @@ def open_voc(
         raise InputError("boxes have no borders; leave the boundary out")
     # The void border does not name its object, so it cannot be inside the region of one class.
     if region == "label" and boundary == "inside":
-        raise InputError("borders do not say which object they are of; leave boundary='inside' out with region='label'")
+        raise InputError("borders belong to no class; leave boundary='inside' out with region='label'")
     label_only, border = region == "label", boundary == "inside" or (boundary is None and region == "all")
     split, keys, paths = _files(root, split, boxes)
     shared = "voc", split, root / _IMAGES, keys
     if not boxes:
         with quiet():
             labels = [_label(path) for path in paths]
-        drawn = partial(_region, label_only=label_only, border=border)
-        return FileDataset(*shared, labels, CLASSES, paths, drawn, (label_only, border))
-    areas = [_areas(path) for path in paths]
+        segmented = partial(_region, label_only=label_only, border=border)
+        return FileDataset(*shared, labels, CLASSES, paths, segmented, (label_only, border))
+    areas = [_box_areas(path) for path in paths]
     present = {name for area in areas for name in area}
     classes = CLASSES if present <= set(CLASSES) else tuple(sorted(present))
     # The class with the largest area; the first on a tie; -1 without objects.
@@ -149,15 +147,15 @@ def open_voc(
 
 
 def _files(root: Path, split: str | None, boxes: bool) -> tuple[str, list[str], list[Path]]:
-    """The name of a split, its images, and the annotation file of each. Raises InputError if files are missing."""
+    """The name of a split, its images, and the annotation file of each image."""
     lists, folder, extension = (_BOX_LISTS, _BOXES, "xml") if boxes else (_LISTS, _MAPS, "png")
     images = {path.rpartition(".")[0]: path for path in Tree(root / _IMAGES).images()}
-    # Lists such as cat_val.txt say which images contain a class; they are not splits.
-    splits = [name for name in _lists(root / lists) if "_" not in name or not boxes]
+    # Lists such as cat_val.txt are not splits: they list the images that contain a class.
+    splits = [name for name in _list_names(root / lists) if "_" not in name or not boxes]
     if splits or split is not None or not boxes:
         split = pick_split(split, splits, root / lists, _PREFERRED)
         source = f"{split}.txt"
-        names = _names(root / lists / source, images)
+        names = _read_names(root / lists / source, images)
     else:
         source = f"{_BOXES}/"
         names = [name.rpartition(".")[0] for name in _xml_files(root)]
@@ -167,15 +165,15 @@ def _files(root: Path, split: str | None, boxes: bool) -> tuple[str, list[str], 
     return split or "", keys, [root / folder / name for name in files]
 
 
-def _lists(folder: Path) -> list[str]:
+def _list_names(folder: Path) -> list[str]:
     return [name.removesuffix(".txt") for name in Tree(folder).files() if name.endswith(".txt")]
 
 
-def _names(file: Path, images: Collection[str]) -> list[str]:
-    """The image names in a list file without duplicates: one per line, followed by 1, 0 or -1 in lists of a class."""
+def _read_names(file: Path, images: Collection[str]) -> list[str]:
+    """Reads the unique image names in a list file: one per line, followed by 1, 0 or -1 in lists of a class."""
     names = []
     for line in read_lines(file, "the name of an image"):
         columns = line.split()
-        of_a_class = line not in images and len(columns) == 2 and columns[1] in ("1", "0", "-1")
-        names.append(check_inside(columns[0] if of_a_class else line, file))
+        has_flag = line not in images and len(columns) == 2 and columns[1] in ("1", "0", "-1")
+        names.append(check_inside(columns[0] if has_flag else line, file))
     return list(dict.fromkeys(names))
