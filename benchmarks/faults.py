@@ -686,8 +686,8 @@ Loop.clip = clip
 def no_numbers(lab: Lab) -> list[Check]:
     checks: list[Check] = []
     for what, spoil, words in (
-        ("a gradient is infinite", "self.learning[0].grad[0] = float('inf')", "gradient"),
-        ("the weights become NaN", "self.learning[0].data[0] = float('nan')", "loss"),
+        ("a gradient is infinite", "self.parameters[0].grad[0] = float('inf')", "gradient"),
+        ("the weights become NaN", "self.parameters[0].data[0] = float('nan')", "loss"),
     ):
         for count in (1, 2):
             run = lab.new()
@@ -704,7 +704,7 @@ def no_numbers(lab: Lab) -> list[Check]:
 
     run = lab.new()
     plan = (*SHORT, "--nonfinite=skip")
-    command = lab.start(plan, run, first=SPOILT.format(spoil="self.learning[0].grad[0] = float('inf')"))
+    command = lab.start(plan, run, first=SPOILT.format(spoil="self.parameters[0].grad[0] = float('inf')"))
     lost = [f"status {status}: {command.text()[-200:]}" for status in command.end() if status]
     counted = [row["skipped_steps"] for row in Run(run).metrics()]
     if counted != [0, 0, 1, 0, 0, 0]:
@@ -726,12 +726,12 @@ MEMORY_LIMIT = """
 import os, resource
 from pathlib import Path
 from regard.training.loop import Loop
-whole = Loop.run_on
-def run_on(self, interrupt):
+whole = Loop.run_epochs
+def run_epochs(self, interrupt):
     used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     resource.setrlimit(resource.RLIMIT_AS, (used + {spare}, used + {spare}))
     return whole(self, interrupt)
-Loop.run_on = run_on
+Loop.run_epochs = run_epochs
 """
 
 

@@ -115,7 +115,7 @@ class Ours:
         ):
             took = seconds(lambda: loop.train_epoch(), loop.processes.device)
         loop.epoch += 1
-        self.waiting.append(100 * loop.waited / took)
+        self.waiting.append(100 * loop.waiting_time / took)
         self.besides.append(100 * (1 - clock.total / took))
         return took
 

@@ -9,13 +9,13 @@ import threading
 import pytest
 
 from regard.errors import InputError
-from regard.files import check_replaceable, remove_files, write_text, written_aside, written_files
+from regard.files import atomic_write, check_replaceable, matching_files, remove_files, write_text
 
 
 def test_a_file_appears_whole_with_the_rights_of_any_new_one(tmp_path):
     plain, path = tmp_path / "plain", tmp_path / "file"
     plain.write_text("")
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         aside.touch(mode=0o600)  # as some writers do
         aside.write_text("new")
         assert not path.exists()
@@ -27,7 +27,7 @@ def test_a_file_appears_whole_with_the_rights_of_any_new_one(tmp_path):
 def test_what_was_there_stays_if_the_new_one_fails(tmp_path):
     path = tmp_path / "file"
     path.write_text("old")
-    with pytest.raises(ValueError, match="halfway"), written_aside(path) as aside:
+    with pytest.raises(ValueError, match="halfway"), atomic_write(path) as aside:
         aside.write_text("ne")
         raise ValueError("halfway")
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["file"]
@@ -63,7 +63,7 @@ def test_several_threads_write_one_file_without_touching_the_umask(tmp_path):
 
     def write(text):
         for _ in range(100):
-            with written_aside(path) as aside:
+            with atomic_write(path) as aside:
                 aside.write_text(text)
 
     watcher = threading.Thread(target=watch)
@@ -85,7 +85,7 @@ def test_only_files_of_known_names_are_removed(tmp_path):
         (tmp_path / name).write_text("")
     (tmp_path / "linked").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "part" / "34.pt").mkdir()
-    written = written_files(tmp_path, [f"{name}/[0-9][0-9].pt" for name in ("part", "whole", "linked", "absent")])
+    written = matching_files(tmp_path, [f"{name}/[0-9][0-9].pt" for name in ("part", "whole", "linked", "absent")])
     remove_files(tmp_path, written)
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()) == sorted(kept)
     assert not (tmp_path / "whole").exists() and (tmp_path / "linked").is_symlink()

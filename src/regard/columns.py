@@ -1,4 +1,4 @@
-"""Columns of tables of records: what each shows of a flat dict, in a notebook, in a terminal and on a page."""
+"""Columns of tables of records: how a notebook, a terminal and a page show the values of flat dicts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from regard.formatting import NONE, duration, interval, large, number, p_value, 
 Record = Mapping[str, Any]
 Kind = Literal["text", "count", "large", "percent", "number", "points", "signed", "p", "significant", "duration"]
 
-_WRITERS: Mapping[Kind, Callable[[Any], str]] = {
+_FORMATS: Mapping[Kind, Callable[[Any], str]] = {
     "text": printable,
     "count": "{:,}".format,
     "large": large,
@@ -23,7 +23,7 @@ _WRITERS: Mapping[Kind, Callable[[Any], str]] = {
     "p": p_value,
     "duration": duration,
 }
-_BETWEEN_LOW_AND_HIGH = ("value", "difference", "mean")
+_ESTIMATES = ("value", "difference", "mean")  # keys whose interval is under `low` and `high`
 _KINDS: Mapping[str, Kind] = {"p": "p", "p_adjusted": "p", "significant": "significant"}
 
 
@@ -32,16 +32,16 @@ class Column:
     """A column of a table of records.
 
     Attributes:
-        key: of the records. An estimate or difference has its interval under `key_low` and `key_high`, or of the keys
-            "value", "difference" and "mean" under `low` and `high`. It may have a standard deviation under
+        key: key of the values. An estimate or difference has its interval under `key_low` and `key_high`, or for the
+            keys "value", "difference" and "mean" under `low` and `high`, and its standard deviation, if any, under
             `key_deviation`.
-        label: the heading.
-        kind: "text"; "count", a whole number; "large", the same with a unit; "percent" and "number", an estimate in
-            [0, 1]; "points", a difference of percentages, and "signed", of numbers; "p"; "significant", whether it is;
-            "duration", in seconds.
-        term: of the glossary of pages; empty for none.
+        label: heading of the column.
+        kind: "text"; "count", an integer; "large", an integer with a unit; "percent" and "number", an estimate in [0,
+            1]; "points", a difference of percentages, and "signed", of numbers; "p"; "significant", a bool; "duration",
+            in seconds.
+        term: term of the glossary of pages; empty for none.
         detail: key of a text in small type; empty for none.
-        write: writes a value as text; None: as it is usual for the kind.
+        write: function that formats a value; None for the usual format of the kind.
     """
 
     key: str
@@ -53,18 +53,18 @@ class Column:
 
     @property
     def is_text(self) -> bool:
-        """Whether it is aligned at the left."""
+        """Whether the column is left-aligned."""
         return self.kind in ("text", "significant")
 
     def texts(self, record: Record) -> tuple[str, str]:
-        """What is shown of a record, and in small type its interval or detail; "" for none."""
-        value = _known(record.get(self.key))
+        """The text of a record's value, and its interval or detail for small type; "" for none."""
+        value = _nan_to_none(record.get(self.key))
         small = printable(record.get(self.detail) or "") if self.detail else self._interval(record)
         if self.kind == "significant":
             return "not tested" if value is None else "significant" if value else "not significant", small
         if value is None:
             return NONE, small
-        deviation = _known(record.get(f"{self.key}_deviation"))
+        deviation = _nan_to_none(record.get(f"{self.key}_deviation"))
         if deviation is None:
             return self._text(value), small
         if self.kind == "percent":
@@ -72,12 +72,12 @@ class Column:
         return f"{self._text(value)} ± {self._text(deviation)}", small
 
     def _text(self, value: Any) -> str:
-        return (self.write or _WRITERS[self.kind])(value)
+        return (self.write or _FORMATS[self.kind])(value)
 
     def _interval(self, record: Record) -> str:
-        low, high = (_known(record.get(f"{self.key}_{end}")) for end in ("low", "high"))
-        if low is None and self.key in _BETWEEN_LOW_AND_HIGH:
-            low, high = _known(record.get("low")), _known(record.get("high"))
+        low, high = (_nan_to_none(record.get(f"{self.key}_{end}")) for end in ("low", "high"))
+        if low is None and self.key in _ESTIMATES:
+            low, high = _nan_to_none(record.get("low")), _nan_to_none(record.get("high"))
         if low is None or high is None:
             return ""
         return interval(low, high, percent if self.kind == "percent" else self._text)
@@ -88,7 +88,8 @@ def filled(columns: Sequence[Column], records: Sequence[Record]) -> list[Column]
     return [
         column
         for column in columns
-        if column.kind == "significant" or any(_known(record.get(column.key)) not in (None, "") for record in records)
+        if column.kind == "significant"
+        or any(_nan_to_none(record.get(column.key)) not in (None, "") for record in records)
     ]
 
 
@@ -97,33 +98,33 @@ def columns_of(records: Sequence[Record], keys: Sequence[str] = ()) -> list[Colu
 
     Args:
         records: flat dicts.
-        keys: of the columns, in order; empty: all of the records but those of intervals.
+        keys: keys of the columns, in order; empty for all keys except those of intervals.
     """
     values: dict[str, list[Any]] = {}
     for record in records:
         for key, value in record.items():
             values.setdefault(key, []).append(value)
     ends = {f"{key}_{end}" for key in values for end in ("low", "high")}
-    if values.keys() & set(_BETWEEN_LOW_AND_HIGH):
+    if values.keys() & set(_ESTIMATES):
         ends |= {"low", "high"}
     columns = []
     for key in keys or [key for key in values if key not in ends]:
-        of_key = values.get(key, ())
-        is_text = any(isinstance(value, str | bool) and value != "" for value in of_key)
+        column = values.get(key, ())
+        is_text = any(isinstance(value, str | bool) and value != "" for value in column)
         kind = _KINDS.get(key, "text" if is_text else "number")
         label = "adjusted p" if key == "p_adjusted" else printable(key.replace("_", " "))
-        if not any(isinstance(value, Mapping) for value in of_key):
-            columns.append(Column(key, label, kind, write=None if key in _KINDS else _any_text))
+        if not any(isinstance(value, Mapping) for value in column):
+            columns.append(Column(key, label, kind, write=None if key in _KINDS else _text_of))
     return filled(columns, records)
 
 
-def _known(value: Any) -> Any:
+def _nan_to_none(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def _any_text(value: Any) -> str:
-    """A value by its type."""
-    if _known(value) in (None, ""):
+def _text_of(value: Any) -> str:
+    """Formats a value by its type."""
+    if _nan_to_none(value) in (None, ""):
         return NONE
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -132,5 +133,5 @@ def _any_text(value: Any) -> str:
     if isinstance(value, float):
         return number(value) if abs(value) < 1e-12 or 1e-3 <= abs(value) < 1e3 else f"{value:.3g}".replace("-", "−")
     if isinstance(value, list | tuple):
-        return ", ".join(map(_any_text, value)) or NONE
+        return ", ".join(map(_text_of, value)) or NONE
     return printable(value)

@@ -11,7 +11,7 @@ from rich.text import Text
 from regard import bias, report, training
 from regard.console import Console
 from regard.errors import InputError
-from regard.files import check_written
+from regard.files import check_overwritable
 from regard.formatting import printable
 from regard.report.template import MARK
 
@@ -89,7 +89,7 @@ def run_demo(
     folder = Path(folder)
     start = time.monotonic()
     console.print(f"making the built-in data; {len(NETWORKS)} networks to train")
-    check_written(folder / "report.html", MARK)
+    check_overwritable(folder / "report.html", MARK)
     recipes = {name: _recipe(folder, name, epochs, seed, device, quick) for name in NETWORKS}
     for name, recipe in recipes.items():
         run_folder = folder / run_name(name)

@@ -1,4 +1,4 @@
-"""The variables by which launchers tell a process its place among others: torchrun, accelerate, Slurm's srun, MPI."""
+"""Ranks and sizes from the environment variables of launchers: torchrun, accelerate, Slurm's srun, MPI."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ _NAMES = (
     *("GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK", "ROLE_WORLD_SIZE", "ROLE_NAME"),
 )
 _PORTS = 22739  # a prime
-_SPREAD = 14053  # about the golden section of it: multiples lie far apart
+_STRIDE = 14053  # about the golden section of the number of ports, so that its multiples lie far apart
 _PREFIXES = ("SLURM_", "TORCHELASTIC_", "ACCELERATE_", "OMPI_", "PMI_", "PMIX_", "MV2_", "I_MPI_", "MPI_")
 
 
 def rank_and_size() -> tuple[int, int]:
-    """The rank of this process, from 0, and how many were started together; (0, 1) without a launcher.
+    """The rank of this process, from 0, and the number of processes; (0, 1) without a launcher.
 
-    What `srun` says of its tasks is put under the names that torch knows, unless another launcher has set them. A
-    process at a terminal, as in the shell of `srun --pty bash`, was started by a person.
+    The variables of `srun` are copied to those that torch reads, unless another launcher has set them, or the process
+    is at a terminal, as in the shell of `srun --pty bash`.
 
     Raises:
-        InputError: the variables are no such numbers.
+        InputError: the values are not such numbers.
     """
     environ = os.environ
     tasks = _number("SLURM_STEP_NUM_TASKS", 1)
@@ -47,10 +47,10 @@ def rank_and_size() -> tuple[int, int]:
 
 
 def local_rank() -> int:
-    """The rank of this process among those on its machine, from 0.
+    """The rank of this process on its machine, from 0.
 
     Raises:
-        InputError: the variable is no such number.
+        InputError: the value is not such a number.
     """
     return _number("LOCAL_RANK", 0)
 
@@ -64,26 +64,26 @@ def _number(name: str, default: int) -> int:
 
 @contextmanager
 def without_launcher() -> Iterator[None]:
-    """Within it these variables are not there: for libraries that would wait for other processes, and for processes
-    that are no part of what the launcher started.
+    """Within the context, the variables of launchers are unset, so that libraries and new processes do not wait for
+    other processes.
     """
     names = [name for name in os.environ if name in _NAMES or name.startswith(_PREFIXES)]
-    removed = {name: os.environ.pop(name) for name in names}
+    variables = {name: os.environ.pop(name) for name in names}
     try:
         yield
     finally:
-        os.environ.update(removed)
+        os.environ.update(variables)
 
 
 def step_port(job: int, step: int) -> int:
-    """The port where the tasks of a step of Slurm's meet, in [10000, 32739), below those that systems hand out.
+    """The port at which the tasks of a Slurm step meet, in [10000, 32739), below the ports that systems hand out.
 
-    The steps of a job have ports of their own, and so have those of jobs that may be on the same machine: of jobs whose
-    numbers are less than 50 apart, the first 280 steps differ.
+    Steps of one job have different ports, and so have jobs that may share a machine: if the numbers of two jobs are
+    less than 50 apart, the ports of their first 280 steps differ.
     """
-    return 10000 + (job * _SPREAD + step) % _PORTS
+    return 10000 + (job * _STRIDE + step) % _PORTS
 
 
 def first_node(nodes: str) -> str:
-    """The first of Slurm's list of nodes: 'gpu[07-09,12],cpu1' -> 'gpu07'."""
+    """The first node in Slurm's list of nodes: 'gpu[07-09,12],cpu1' -> 'gpu07'."""
     return re.sub(r"\[([^\],-]+)[^\]]*\]", r"\1", re.split(r",(?![^\[]*\])", nodes)[0])

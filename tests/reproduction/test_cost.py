@@ -106,7 +106,7 @@ def test_of_gpus_elsewhere_only_earlier_runs_tell(plan: Plan, timed: list[str]) 
     earlier = [run(plan, "student-seed0", 20.0), run(plan, "student-seed0", 60.0, gpu="a GPU")]
     costs = estimate(plan, earlier, None)
     assert costs.rates["student-seed1"].images_per_second == 60.0
-    assert costs.unknown["teacher-seed0"] == "there is no earlier run on a GPU to go by"
+    assert costs.unknown["teacher-seed0"] == "there is no earlier run on a GPU to estimate from"
     assert not timed
 
 

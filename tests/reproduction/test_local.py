@@ -113,8 +113,8 @@ def test_two_schedulers_share_the_runs_of_one_store(
 ) -> None:
     """As when two machines fill one table: each run is trained once, and both tell the whole."""
     fork_runs()
-    monkeypatch.setattr(scheduler, "_LOCKED", 1.0)
-    monkeypatch.setattr("regard.store.locks._WAIT", 0.0)  # of the forked runs, which take no longer than a second
+    monkeypatch.setattr(scheduler, "_LOCK_SECONDS", 1.0)
+    monkeypatch.setattr("regard.store.locks._TIMEOUT", 0.0)  # of the forked runs, which take no longer than a second
     address, columns = str(tmp_path / "store"), ["student", "teacher"]
     where = {"threads": 1, "device": "cpu"}
     plan = make_plan(load_table(small), [], Overrides(), range(1), store=address, columns=columns, where=where)

@@ -74,7 +74,7 @@ def store(tmp_path: Path) -> Runs:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scheduler, "_LOCKED", 0.05)
+    monkeypatch.setattr(scheduler, "_LOCK_SECONDS", 0.05)
 
 
 def test_students_wait_for_their_teachers(store: Runs) -> None:

@@ -50,14 +50,14 @@ def refused(load: Load, old: str, new: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("title: Mine", "title: Mine\ntitle: Yours", "the key 'title' stands there twice (line 2)"),
-        ("c: {}\n", "c: {}\n  r: {title: S}\n", "the key 'r' stands there twice (line 11)"),
-        ("c: {}\n", "c: {}\n  1: {title: S}\n  '1': {title: T}\n", "the key '1' stands there twice (line 12)"),
-        ("c: C}", "c: C, a: D}", "the key 'a' stands there twice (line 3)"),
-        ("c: C}", "c: C, true: D, True: E}", "the key 'True' stands there twice"),
-        ("c: C}", 'c: C, "x\\ny": D, "x\\ny": E}', "the key 'x\\ny' stands there twice"),
-        ("c: {}", "c: {}\n    a: {published: 3}", "the key 'a' stands there twice (line 11)"),
-        ("{published: 1}", "{published: 1, published: 2}", "the key 'published' stands there twice (line 8)"),
+        ("title: Mine", "title: Mine\ntitle: Yours", "the key 'title' is given twice (line 2)"),
+        ("c: {}\n", "c: {}\n  r: {title: S}\n", "the key 'r' is given twice (line 11)"),
+        ("c: {}\n", "c: {}\n  1: {title: S}\n  '1': {title: T}\n", "the key '1' is given twice (line 12)"),
+        ("c: C}", "c: C, a: D}", "the key 'a' is given twice (line 3)"),
+        ("c: C}", "c: C, true: D, True: E}", "the key 'True' is given twice"),
+        ("c: C}", 'c: C, "x\\ny": D, "x\\ny": E}', "the key 'x\\ny' is given twice"),
+        ("c: {}", "c: {}\n    a: {published: 3}", "the key 'a' is given twice (line 11)"),
+        ("{published: 1}", "{published: 1, published: 2}", "the key 'published' is given twice (line 8)"),
     ],
 )
 def test_a_key_that_stands_there_twice_is_refused(load: Load, old: str, new: str, message: str) -> None:

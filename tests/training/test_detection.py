@@ -72,7 +72,7 @@ def test_a_loss_that_is_nan_stops_the_run(scenes, tmp_path, monkeypatch) -> None
     clip = Loop.clip
 
     def spoilt(loop: Loop) -> torch.Tensor:
-        gradient = loop.learning[0].grad
+        gradient = loop.parameters[0].grad
         assert gradient is not None
         gradient[0] = math.nan
         return clip(loop)

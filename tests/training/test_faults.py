@@ -21,7 +21,7 @@ from PIL import Image
 from regard import InputError, data, training
 from regard.models import read_checkpoint
 from regard.training import Run, load_recipe
-from regard.training.checkpoint import check_whole, read_newest
+from regard.training.checkpoint import read_newest, verify_checksums
 from regard.training.loop import Loop
 
 pytestmark = pytest.mark.slow
@@ -148,8 +148,8 @@ def test_two_processes_that_see_other_files_do_not_go_on_from_them(whole, tmp_pa
     other = shutil.copytree(whole.checkpoints, tmp_path / "checkpoints")
     older, newest = sorted(other.iterdir())
     monkeypatch.setattr(
-        "regard.training.checkpoint.check_whole",
-        lambda path: f"{threading.get_ident()}" if path.name == newest.name else check_whole(path),
+        "regard.training.checkpoint.verify_checksums",
+        lambda path: f"{threading.get_ident()}" if path.name == newest.name else verify_checksums(path),
     )
     assert resumed_by_two([whole.checkpoints, other]) == [2, 2]
     older.unlink()
@@ -240,13 +240,13 @@ def spoil(monkeypatch: pytest.MonkeyPatch, step: int, how: Callable[[Loop], obje
 
 
 def an_infinite_gradient(loop: Loop) -> None:
-    gradient = loop.learning[0].grad
+    gradient = loop.parameters[0].grad
     assert gradient is not None
     gradient[0] = float("inf")
 
 
 def weights_that_are_no_numbers(loop: Loop) -> None:
-    loop.learning[0].data[0] = float("nan")
+    loop.parameters[0].data[0] = float("nan")
 
 
 @pytest.mark.parametrize(

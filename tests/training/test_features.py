@@ -164,7 +164,7 @@ def test_a_scaled_loss_is_scaled_less_where_gradients_overflow(splits, plain, tm
 
     def overflowing(self):
         if self.steps_done in (0, 1):
-            self.learning[0].grad.fill_(math.inf)
+            self.parameters[0].grad.fill_(math.inf)
         return clip(self)
 
     monkeypatch.setattr(Accelerator, "prepare_optimizer", scaled)
@@ -202,7 +202,7 @@ class StopAfterAnEpoch(training.Hook):
 def test_checkpoints_within_an_epoch(splits, tmp_path, monkeypatch) -> None:
     saved = []
     monkeypatch.setattr("regard.training.loop.save_checkpoint", lambda loop, _: saved.append((loop.epoch, loop.step)))
-    monkeypatch.setattr("regard.training.loop._CHECK", 0.0)
+    monkeypatch.setattr("regard.training.loop._CHECK_SECONDS", 0.0)
     trained(tmp_path, splits, "--save_minutes=1e-9")
     assert saved == [(0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (2, 0)]
 

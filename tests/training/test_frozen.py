@@ -145,7 +145,7 @@ def test_norms_of_timm_and_of_attention_are_fixed() -> None:
         (["grup0"], False, "model.frozen: unknown layer 'grup0'; near: group0"),
         (["group0", ""], False, "unknown layer ''"),
         ("group0", False, "give a list of layers, [group0]"),
-        (["conv0", "group0", "group1", "group2", "bn", "fc"], False, "leave nothing that learns"),
+        (["conv0", "group0", "group1", "group2", "bn", "fc"], False, "leave no parameter to learn"),
         (["conv0", "group0.block0.conv0"], False, None),
     ],
 )
@@ -161,7 +161,7 @@ def test_what_is_wrong_is_said_in_a_line(frozen, fixed_norms, words) -> None:
 def test_a_network_without_batch_norms_has_none_to_fix() -> None:
     with pytest.raises(InputError, match="has no batch norms"):
         freeze(nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4)), fixed_norms=True)
-    with pytest.raises(InputError, match="model.fixed_norms leave nothing"):
+    with pytest.raises(InputError, match="model.fixed_norms leave no parameter"):
         freeze(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), ["0"], fixed_norms=True)
 
 

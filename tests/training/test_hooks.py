@@ -181,8 +181,8 @@ def test_a_term_of_the_loss_is_a_function_and_a_field(tmp_path, monkeypatch) -> 
     package = shutil.copytree(Path(regard.__file__).parent, "copy/regard", ignore=shutil.ignore_patterns("*.pyc.*"))
     losses, recipe = Path(package, "transfer/losses.py"), Path(package, "training/recipe.py")
     losses.write_text(losses.read_text() + TERM)
-    field = "    input_gradient: Weighing = 0.0\n"
-    recipe.write_text(recipe.read_text().replace(field, f"{field}    confidence: Weighing = 0.0\n"))
+    field = "    input_gradient: WeightValue = 0.0\n"
+    recipe.write_text(recipe.read_text().replace(field, f"{field}    confidence: WeightValue = 0.0\n"))
     run = "from regard.cli import main; import sys; sys.exit(main(sys.argv[1:7]) or main(sys.argv[7:]))"
     resumed = ["train", "--run=older", "--resume", "--schedule.epochs=2", "--device=cpu", "--threads=1"]
     anew = ["train", *SMALL, "--schedule.epochs=1", "--run=new", "--transfer.confidence=0.5"]

@@ -45,6 +45,6 @@ def test_golden_trajectory_through_the_loop(goldens, relative_error, tmp_path) -
         recipe, run, training.Classification(recipe, model, Objective(model, None), batches, batches), processes
     )
     assert loop.train_epoch()
-    measured = loop.measured().columns
+    measured = loop.epoch_losses().columns
     losses = measured["loss"] / measured["images"]
     assert relative_error(losses, goldens.outputs("trajectory_lsas")["losses"]) < 1e-9

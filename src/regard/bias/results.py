@@ -19,7 +19,7 @@ from regard.bias.metrics import CURVE_THRESHOLDS, check_focus, focus_measures
 from regard.bias.rows import CURVES, Rows
 from regard.bias.summary import Summary, comparable, rate
 from regard.errors import InputError, first_line, unknown
-from regard.files import MOST_BYTES, check_written, read_regular, utf8, writing, written_aside
+from regard.files import MOST_BYTES, atomic_write, check_overwritable, read_regular, utf8, write_errors
 from regard.notebook import Tabular, records_html
 from regard.stats import Estimate, mean, without_nan
 
@@ -318,10 +318,10 @@ class Results(Tabular):
         path = Path(path)
         beside = _rows_file(path)
         text = json.dumps({**self.to_dict(), "rows": beside.name}, allow_nan=False, separators=(",", ":"))
-        with writing(path):
+        with write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             Rows(self.keys, self.rows).write(beside)
-            with written_aside(path) as aside:
+            with atomic_write(path) as aside:
                 aside.write_text(text, encoding="utf-8")
         return path
 
@@ -334,7 +334,7 @@ class Results(Tabular):
         """
         path = Path(path)
         beside = _rows_file(path)
-        check_written(path, f'"format":"{_FORMAT}')
+        check_overwritable(path, f'"format":"{_FORMAT}')
         if not path.exists() and beside.exists() and not Rows.are_in(beside):
             raise InputError(f"{beside} is not overwritten, for it holds no rows of results; choose another folder")
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from regard.bias.interventions import VARIANTS
 from regard.bias.metrics import CURVE_THRESHOLDS
 from regard.errors import InputError, first_line
-from regard.files import utf8, written_aside
+from regard.files import atomic_write, utf8
 from regard.optional import require
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class Rows:
         require(_PARQUET, "pyarrow")
         from pyarrow import parquet
 
-        with written_aside(path) as aside, aside.open("wb") as file:  # pyarrow takes no path that is not UTF-8
+        with atomic_write(path) as aside, aside.open("wb") as file:  # pyarrow takes no path that is not UTF-8
             # Each count of a curve is close to the one before: delta coding, and zstd on top of it, take a third off.
             curves = {f"{name}.list.element": "DELTA_BINARY_PACKED" for name in CURVES[:2] if name in self.columns}
             parquet.write_table(

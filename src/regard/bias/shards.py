@@ -13,7 +13,7 @@ import torch
 from regard.bias.rows import Rows
 from regard.data.decode import SKIP, OnUnreadable
 from regard.errors import InputError, first_line
-from regard.files import MOST_BYTES, read_regular, remove_files, written_aside, written_files
+from regard.files import MOST_BYTES, atomic_write, matching_files, read_regular, remove_files
 
 _PLAN = "plan.json"
 _SHARDS = f"{'[0-9]' * 6}.parquet"
@@ -97,7 +97,7 @@ def remove_shards(folder: Path) -> None:
     """
     if _MADE not in _plan(folder):
         return
-    remove_files(folder, written_files(folder, (_SHARDS, _PLAN)))
+    remove_files(folder, matching_files(folder, (_SHARDS, _PLAN)))
     with suppress(OSError):
         folder.rmdir()
 
@@ -121,7 +121,7 @@ def _begin(folder: Path, plan: Mapping[str, Any]) -> None:
     """Makes the folder, or checks that it is of the same plan."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / _PLAN
-    there = written_files(folder, (_SHARDS,))  # before the plan: another process writes that first
+    there = matching_files(folder, (_SHARDS,))  # before the plan: another process writes that first
     wanted = json.loads(json.dumps(plan))
     if path.is_file():
         present = _plan(folder)
@@ -135,7 +135,7 @@ def _begin(folder: Path, plan: Mapping[str, Any]) -> None:
     elif there:
         raise InputError(f"{there[0]} is of no evaluation, and is not overwritten; choose another folder (--out)")
     else:
-        with written_aside(path) as aside:
+        with atomic_write(path) as aside:
             aside.write_text(json.dumps(wanted, indent=1))
 
 

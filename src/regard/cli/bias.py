@@ -27,7 +27,7 @@ from regard.cli.inputs import add_networks, cam_method, evaluations, join_proces
 from regard.cli.options import add_cam, make_parser
 from regard.data import InMemoryDataset
 from regard.errors import InputError
-from regard.files import check_written, utf8, write_text
+from regard.files import check_overwritable, utf8, write_text
 from regard.modes import check_image_size
 from regard.parser import Parser
 from regard.report import bias_records
@@ -123,8 +123,8 @@ def _run(command: Command, evaluated: Sequence[AnyEvaluation], processes: traini
         for name, evaluation in zip(names, evaluated, strict=True)
     ]
     if processes.main:
-        check_written(folder / "report.json", '"command": "regard bias')
-        check_written(folder / "report.html", MARK)
+        check_overwritable(folder / "report.json", '"command": "regard bias')
+        check_overwritable(folder / "report.html", MARK)
         for path in chain(*paths):
             bias.Results.check_path(path)
         for name in names if options.overwrite else ():

@@ -11,7 +11,7 @@ from regard import recipes
 from regard.cli.command import Command
 from regard.cli.options import make_parser
 from regard.errors import InputError, first_line
-from regard.files import written_aside
+from regard.files import atomic_write
 from regard.parser import Parser
 
 
@@ -59,7 +59,7 @@ def _copy(name: str, target: Path, *, overwrite: bool) -> Path:
     if target.exists() and not overwrite:
         raise InputError(f"{target} exists already; replace it (--overwrite) or give another file")
     try:
-        with written_aside(target) as temporary:
+        with atomic_write(target) as temporary:
             shutil.copyfile(path, temporary)
     except OSError as error:
         raise InputError(f"{target} cannot be written ({first_line(error)}); give another file") from error

@@ -8,7 +8,7 @@ from regard import report
 from regard.cli.command import Command
 from regard.cli.options import make_parser
 from regard.errors import InputError
-from regard.files import check_written
+from regard.files import check_overwritable
 from regard.parser import Parser, strings
 from regard.report.template import MARK
 from regard.store import Store
@@ -45,7 +45,7 @@ def parser() -> Parser:
 
 def main(command: Command) -> None:
     options = command.options
-    check_written(Path(options.out), MARK)  # fails before the long computation
+    check_overwritable(Path(options.out), MARK)  # fails before the long computation
     runs = report.report_runs(
         [folder for path in options.runs or ["runs"] for folder in _folders(path)],
         title=options.title,

@@ -15,7 +15,7 @@ from regard.cli.command import Command
 from regard.cli.evaluation import ClassifierEvaluation
 from regard.cli.inputs import add_networks
 from regard.errors import InputError
-from regard.files import check_written, write_text
+from regard.files import check_overwritable, write_text
 from regard.parser import Parser, strings
 from regard.report.studies import MOST_CLASSES, Results, spread_classes
 from regard.report.template import MARK
@@ -105,8 +105,8 @@ def folder_for(study: str, out: str | None, images: Sample) -> Path:
     folder = Path(out or "-".join([study, *images.data.split()]))
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; the study goes to a folder, choose another (--out)")
-    check_written(folder / f"{study}.json", f'"command": "regard {study}')
-    check_written(folder / f"{study}.html", MARK)
+    check_overwritable(folder / f"{study}.json", f'"command": "regard {study}')
+    check_overwritable(folder / f"{study}.html", MARK)
     return folder
 
 

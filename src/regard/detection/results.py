@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from regard.detection.matching import Matches, evaluate_matches
 from regard.detection.table import Kind, Table
 from regard.errors import InputError, first_line
-from regard.files import write_text, writing, written_aside
+from regard.files import atomic_write, write_errors, write_text
 from regard.notebook import Tabular
 from regard.stats import without_nan
 
@@ -144,9 +144,9 @@ class Results(Tabular):
                 arrays[f"{name}.lengths"] = np.array([len(code) for code in table.counts], np.int64)
         notes = {"format": _FORMAT, **{name: getattr(self, name) for name in _NAMES}}
         arrays["notes"] = np.frombuffer(json.dumps(notes).encode(), np.uint8)
-        with writing(path):
+        with write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with written_aside(path) as aside, aside.open("wb") as file:
+            with atomic_write(path) as aside, aside.open("wb") as file:
                 np.savez_compressed(file, **arrays)
         return path
 

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from regard.errors import InputError, first_few, first_line
-from regard.files import utf8_path, written_aside
+from regard.files import atomic_write, utf8_path
 
 _MAX_HEADER = 100_000_000  # bytes, the limit of safetensors
 _MAX_TUPLE = 10_000_000  # values, including nested tuples
@@ -208,7 +208,7 @@ def write_weights(model: nn.Module, path: Path, notes: Mapping[str, Any]) -> Non
         shared = value.numel() > 0 and value.data_ptr() in addresses
         state[name] = value.clone() if shared else value
         addresses.add(value.data_ptr())
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         # A single entry, because safetensors does not keep their order, and equal weights have to give equal files.
         safetensors.torch.save_file(state, aside, metadata={"notes": json.dumps(notes)})
 

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from regard import figures
 from regard.columns import filled
-from regard.files import check_written, write_text
+from regard.files import check_overwritable, write_text
 from regard.formatting import percent, printable_lines
 from regard.report import captions, overlay
 from regard.report.glossary import Glossary
@@ -52,7 +52,7 @@ def write_page(template: str, path: str | Path, **values: Any) -> Path:
     Raises:
         InputError: the path cannot be written, or is a file that regard did not write.
     """
-    check_written(Path(path), MARK)
+    check_overwritable(Path(path), MARK)
     text = environment().get_template(template).render(version=__version__, glossary=Glossary(), **values)
     return write_text(path, text)
 

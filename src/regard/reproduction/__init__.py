@@ -1,6 +1,6 @@
 """Trains the runs that a table lacks, on this machine or on a Ray cluster.
 
-- `make_plan`: the runs that a table needs (one `Job` each, teachers before students), and which of them exist.
+- `make_plan`: lists the runs that a table needs, one `Job` each, teachers before students, and whether they exist.
 - `estimate`: the time that they need, from measured rates.
 - `run_plan`: runs their commands, resumes interrupted runs and retries failed ones.
 - `LocalExecutor`, `RayExecutor`: where the commands run.

@@ -1,4 +1,4 @@
-"""Runs the commands of jobs on the machines of a Ray cluster, several to a GPU if they are small."""
+"""Runs the commands of jobs on the machines of a Ray cluster; small runs share a GPU."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from regard.reproduction.scheduler import Ended, Ending
 from regard.store import Store
 from regard.training import Recipe
 
-_ANSWER = 10.0  # seconds for a cluster to answer
-_END_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux' prctl
+_CONNECT_TIMEOUT = 10.0  # seconds
+_PR_SET_PDEATHSIG = 1  # option of Linux' prctl: the signal that ends a process when its parent ends
 
 
 class RayExecutor:
@@ -47,7 +47,7 @@ class RayExecutor:
     queues = True
 
     def __init__(self, address: str | None = None, *, cpus: float = 1, gpus: float = 0.0, retries: int = 2) -> None:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it reports its use otherwise
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # otherwise Ray reports usage statistics
         require("--engine ray", "ray")
         import ray
 
@@ -57,7 +57,7 @@ class RayExecutor:
                 "number of GPUs or a fraction of one"
             )
         self._ray: Any = ray
-        self._running: dict[Any, Job] = {}  # by the reference of its task
+        self._running: dict[Any, Job] = {}  # by Ray's reference of the task
         self._failed: set[str] = set()
         if not ray.is_initialized():
             _check_reachable(address)
@@ -65,16 +65,16 @@ class RayExecutor:
                 ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR)
             except (ConnectionError, ValueError, RuntimeError, TimeoutError, ray.exceptions.RayError) as error:
                 raise _no_cluster(address, error) from error
-        has = ray.cluster_resources()
-        if has.get("CPU", 0) < cpus or has.get("GPU", 0) < gpus:
+        resources = ray.cluster_resources()
+        if resources.get("CPU", 0) < cpus or resources.get("GPU", 0) < gpus:
             raise InputError(
                 f"a run needs {cpus:g} processors and {gpus:g} GPUs, but the cluster has "
-                f"{has.get('CPU', 0):g} and {has.get('GPU', 0):g} in all"
+                f"{resources.get('CPU', 0):g} and {resources.get('GPU', 0):g} in all"
             )
         self._run = self._ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=retries, retry_exceptions=[RunFailed])(
             run_command
         )
-        self._check_data = self._ray.remote(num_cpus=cpus)(wrong_data)
+        self._check_data = self._ray.remote(num_cpus=cpus)(data_problem)
 
     def check(self, jobs: Sequence[Job]) -> None:
         """Reads each data set that the jobs need once, on a machine of the cluster.
@@ -82,14 +82,14 @@ class RayExecutor:
         Raises:
             InputError: a data set cannot be read there.
         """
-        kinds = {repr(job.recipe.data): job for job in reversed(jobs)}
-        for job, task in [(job, self._check_data.remote(job.recipe)) for job in kinds.values()]:
+        first_jobs = {repr(job.recipe.data): job for job in reversed(jobs)}
+        for job, task in [(job, self._check_data.remote(job.recipe)) for job in first_jobs.values()]:
             try:
-                wrong = self._ray.get(task)
+                problem = self._ray.get(task)
             except self._ray.exceptions.RayError:  # a failure of the cluster; the runs may still succeed
                 continue
-            if wrong is not None:
-                raise InputError(f"the data of {job.name} cannot be read on the cluster: {wrong}")
+            if problem is not None:
+                raise InputError(f"the data of {job.name} cannot be read on the cluster: {problem}")
 
     def start(self, job: Job) -> None:
         self._failed.discard(job.name)
@@ -132,19 +132,15 @@ class RunFailed(Exception):
 def run_command(command: list[str], store: str, name: str, teacher: tuple[Ending, str] | None) -> tuple[Ending, str]:
     """The task of a job: runs its command if the task of its teacher has finished.
 
-    Returns:
-        The ending and the last line of the log.
-
-    Raises:
-        RunFailed: Ray should retry.
+    Returns the ending and the last line of the log. Raises RunFailed if Ray should retry.
     """
     if teacher is not None and teacher[0] != "finished":
         return "waiting", ""
-    # Ray cancels a task by raising KeyboardInterrupt, but not where a script started the cluster in the background.
+    # Ray cancels a task by SIGINT, which processes ignore if a script started the cluster in the background.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     log, before = Store(store).log(name), None
     if sys.platform == "linux":  # the run ends with this process, because Ray then starts it again
-        before = partial(ctypes.CDLL(None).prctl, _END_WITH_PARENT, signal.SIGKILL)
+        before = partial(ctypes.CDLL(None).prctl, _PR_SET_PDEATHSIG, signal.SIGKILL)
     process = start_command(command, log, before=before)
     try:
         while process.poll() is None:
@@ -158,8 +154,8 @@ def run_command(command: list[str], store: str, name: str, teacher: tuple[Ending
     return ending, message
 
 
-def wrong_data(recipe: Recipe) -> str | None:
-    """The reason why data cannot be read on this machine; None if they can."""
+def data_problem(recipe: Recipe) -> str | None:
+    """The reason why the data of a recipe cannot be read on this machine; None if they can."""
     try:
         training.task_of(recipe).load_data(recipe.data)
     except InputError as error:
@@ -173,13 +169,13 @@ def _check_reachable(address: str | None) -> None:
     if not host or not port.isdigit():
         return
     try:
-        socket.create_connection((host, int(port)), timeout=_ANSWER).close()
+        socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT).close()
     except OSError as error:
         raise _no_cluster(address, error) from error
 
 
 def _no_cluster(address: str | None, error: Exception) -> InputError:
     return InputError(
-        f"there is no Ray cluster at {address} ({first_line(error)}); `ray start --head` starts one, and for one that "
-        "asks for a token set RAY_AUTH_MODE=token"
+        f"there is no Ray cluster at {address} ({first_line(error)}); start one with `ray start --head`, or set "
+        "RAY_AUTH_MODE=token for a cluster that needs a token"
     )

@@ -20,14 +20,14 @@ from regard.store import StoredRun
 from regard.tables.matching import Signature
 from regard.training import ModelRecipe, Recipe, plain
 
-_STEPS = 3  # that are timed
-_OBJECTS = 7  # in an image of COCO, on average
-_TEST = 3.0  # times as fast as training: a backward pass takes as long as two forward
+_STEPS = 3  # number of timed steps
+_OBJECTS = 7  # mean number of objects in an image of COCO
+_TEST_SPEEDUP = 3.0  # testing over training: a backward pass takes as long as two forward passes
 
 
 @dataclass(frozen=True)
 class Rate:
-    """The speed of a run.
+    """Speed and memory of a run.
 
     Attributes:
         images_per_second: training images per second.
@@ -42,13 +42,13 @@ class Rate:
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of a plan.
+    """Time that the runs of a plan need.
 
     Attributes:
         seconds: run name -> remaining seconds, for unfinished runs.
         rates: run name -> rate that the estimate uses.
-        unknown: run name -> reason why the cost is unknown.
-        unreadable: run name -> reason why the data cannot be read; the cost is then unknown, too.
+        unknown: run name -> reason why the time is unknown.
+        unreadable: run name -> reason why the data cannot be read; the time is then also unknown.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
@@ -57,18 +57,18 @@ class Cost:
     unreadable: dict[str, str] = field(default_factory=dict)
 
     def total(self, jobs: Iterable[Job]) -> float:
-        """Seconds of the jobs, one after another."""
+        """Seconds that the jobs need one after another."""
         return sum(self.seconds.get(job.name, 0.0) for job in jobs)
 
     def elapsed(self, plan: Plan, slots: int) -> float:
         """Seconds of a plan with `slots` runs at once, students after teachers, if runs do not slow each other."""
-        free = [0.0] * slots  # time at which each slot becomes free
-        done: dict[str, float] = {}
+        slot_ends = [0.0] * slots  # time at which each slot becomes free
+        job_ends: dict[str, float] = {}
         for job in plan.todo:  # teachers come first
-            ready = done.get(job.teacher or "", 0.0)
-            slot = min(range(slots), key=lambda slot: (max(free[slot], ready), -free[slot]))
-            free[slot] = done[job.name] = max(free[slot], ready) + self.seconds.get(job.name, 0.0)
-        return max(free)
+            ready = job_ends.get(job.teacher or "", 0.0)
+            slot = min(range(slots), key=lambda slot: (max(slot_ends[slot], ready), -slot_ends[slot]))
+            slot_ends[slot] = job_ends[job.name] = max(slot_ends[slot], ready) + self.seconds.get(job.name, 0.0)
+        return max(slot_ends)
 
 
 def estimate(plan: Plan, runs: Sequence[StoredRun], device: torch.device | None, start: float = 0.0) -> Cost:
@@ -80,34 +80,35 @@ def estimate(plan: Plan, runs: Sequence[StoredRun], device: torch.device | None,
     Args:
         plan: the planned runs.
         runs: the runs in the store.
-        device: device of the runs; None for GPUs of other machines, whose rates only earlier runs can tell.
+        device: device of the runs; None for GPUs of other machines, whose rates are known from earlier runs only.
         start: seconds that a process takes to start, without the time to load its data.
     """
     cost = Cost()
-    earlier = _earlier_rates(runs, device)
+    earlier_rates = _earlier_rates(runs, device)
     jobs = {job.name: job for job in plan.jobs}
-    loaded: dict[str, tuple[data.Splits, float]] = {}  # by what is loaded; with the seconds that it took
-    timed: dict[str, Rate] = {}  # by kind
+    data_sets: dict[str, tuple[data.Splits, float]] = {}  # with the seconds to load them
+    rates: dict[str, Rate] = {}  # by kind
     for job in plan.todo:
         key, kind = repr((training.task_of(job.recipe), job.recipe.data)), _kind(Signature(plain(job.recipe)))
         try:
-            if key not in loaded:
-                began = time.perf_counter()
-                loaded[key] = training.task_of(job.recipe).load_data(job.recipe.data), time.perf_counter() - began
+            if key not in data_sets:
+                load_start = time.perf_counter()
+                splits = training.task_of(job.recipe).load_data(job.recipe.data)
+                data_sets[key] = splits, time.perf_counter() - load_start
         except InputError as error:
             cost.unreadable[job.name] = cost.unknown[job.name] = str(error)
             continue
-        splits, took = loaded[key]
+        splits, load_seconds = data_sets[key]
         try:
-            if kind not in timed:
+            if kind not in rates:
                 teacher = jobs[job.teacher].recipe if job.teacher else None
-                timed[kind] = _rate(job.recipe, teacher, splits, device, earlier[kind])
+                rates[kind] = _rate(job.recipe, teacher, splits, device, earlier_rates[kind])
         except (InputError, RuntimeError) as error:
             cost.unknown[job.name] = first_line(error)
             continue
-        rate = cost.rates[job.name] = timed[kind]
-        images = (job.epochs - job.epochs_done) * (len(splits.train) + len(splits.test) / _TEST)
-        cost.seconds[job.name] = start + took + images / rate.images_per_second
+        rate = cost.rates[job.name] = rates[kind]
+        images = (job.epochs - job.epochs_done) * (len(splits.train) + len(splits.test) / _TEST_SPEEDUP)
+        cost.seconds[job.name] = start + load_seconds + images / rate.images_per_second
     return cost
 
 
@@ -124,25 +125,25 @@ def _earlier_rates(runs: Sequence[StoredRun], device: torch.device | None) -> de
 
 
 def _kind(signature: Signature) -> str:
-    """A key that is equal for runs of the same speed: those of one cell, with images of one size."""
+    """A key that is equal for runs of the same speed: runs of one table cell with images of one size."""
     fields = signature.fields
     return repr((signature.key, fields["data.name"], fields["data.size"], fields["precision"], fields["compile"]))
 
 
 def _rate(
-    recipe: Recipe, teacher: Recipe | None, splits: data.Splits, device: torch.device | None, earlier: Sequence[float]
+    recipe: Recipe, teacher: Recipe | None, splits: data.Splits, device: torch.device | None, rates: Sequence[float]
 ) -> Rate:
-    if not earlier:
+    """The rate from those of earlier runs, or a measurement if there are none; a GPU's memory is always measured."""
+    if not rates:
         if device is None:
-            raise InputError("there is no earlier run on a GPU to go by")
+            raise InputError("there is no earlier run on a GPU to estimate from")
         return measured_rate(recipe, teacher, splits, device)
-    # Of a GPU of this machine the memory has to be known, too.
     memory = measured_rate(recipe, teacher, splits, device).memory if device and device.type == "cuda" else 0.0
-    return Rate(statistics.median(earlier), memory, counted(len(earlier), "earlier run"))
+    return Rate(statistics.median(rates), memory, counted(len(rates), "earlier run"))
 
 
 def measured_rate(recipe: Recipe, teacher: Recipe | None, splits: data.Splits, device: torch.device) -> Rate:
-    """Times a few training steps of a recipe on random images.
+    """Times a few training steps of a recipe on random images of the size of the data.
 
     Args:
         recipe: recipe of the network and its losses.
@@ -164,7 +165,7 @@ def measured_rate(recipe: Recipe, teacher: Recipe | None, splits: data.Splits, d
         ]
         objective: nn.Module
         inputs: tuple[Any, ...]
-        besides: Iterable[nn.Parameter] = ()
+        regressors: Iterable[nn.Parameter] = ()
         if detector:
             objective, inputs = training.DetectionObjective(model.train()), _objects(count, classes, size, device)
         else:
@@ -172,30 +173,30 @@ def measured_rate(recipe: Recipe, teacher: Recipe | None, splits: data.Splits, d
             regions = torch.rand(count, *size, device=device) < 0.5  # for guidance
             inputs = batch, torch.randint(classes, (count,), device=device), 0.0, regions
             objective = training.make_objective(recipe, model, teachers, size)
-            besides = objective.regressors.parameters()
-        optimizer = training.make_optimizer(model, recipe.optimizer, besides)
+            regressors = objective.regressors.parameters()
+        optimizer = training.make_optimizer(model, recipe.optimizer, regressors)
 
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        took, threads = [], torch.get_num_threads()
+        seconds, threads = [], torch.get_num_threads()
         try:
             torch.set_num_threads(recipe.threads or threads)
-            for _ in range(_STEPS + 1):  # the first is not counted
-                began = time.perf_counter()
+            for _ in range(_STEPS + 1):  # the first step is not counted
+                step_start = time.perf_counter()
                 objective(*inputs).total.backward()
                 optimizer.step()
                 optimizer.zero_grad()
                 if device.type == "cuda":
                     torch.cuda.synchronize(device)
-                took.append(time.perf_counter() - began)
+                seconds.append(time.perf_counter() - step_start)
         finally:
             torch.set_num_threads(threads)
         memory = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else 0.0
-    return Rate(count / statistics.median(took[1:]), memory, f"{_STEPS} steps timed now")
+    return Rate(count / statistics.median(seconds[1:]), memory, f"{_STEPS} steps timed now")
 
 
 def _image_size(recipe: Recipe, splits: data.Splits) -> tuple[int, int]:
-    """Height and width of training images; those of a detector are as three to four, as in most photographs."""
+    """Height and width of training images; for detectors 3 to 4, as in most photographs."""
     if recipe.model.detector is not None:
         short, _ = training.detector_size(recipe.data)
         return short, short * 4 // 3
@@ -206,7 +207,7 @@ def _image_size(recipe: Recipe, splits: data.Splits) -> tuple[int, int]:
 
 
 def _objects(count: int, classes: int, size: tuple[int, int], device: torch.device) -> tuple[Any, ...]:
-    """Random images with objects, as a detector's objective takes them."""
+    """Random images with objects, as arguments of a detector's objective."""
     height, width = size
     images, targets = [], []
     for _ in range(count):

@@ -19,8 +19,8 @@ from regard.reproduction.scheduler import Ended, Ending
 from regard.store import Store
 
 _ENDINGS: dict[int, Ending] = {0: "finished", INTERRUPTED: "stopped", LOCKED: "locked", TAKEN_OVER: "locked"}
-"""The exit statuses of `regard train`; any other: it failed."""
-_LAST = 2000  # bytes of a log that are searched for the last line
+"""Exit statuses of `regard train`; any other means that it failed."""
+_TAIL = 2000  # bytes at the end of a log that are searched for the last line
 
 
 class LocalExecutor:
@@ -52,10 +52,10 @@ class LocalExecutor:
         self._running.append(_Running(job, start_command(job.command, log, environment), log, gpu))
 
     def wait(self, seconds: float) -> list[Ended]:
-        until = time.monotonic() + seconds
+        deadline = time.monotonic() + seconds
         while True:
             ended = [running for running in self._running if running.process.poll() is not None]
-            if ended or time.monotonic() >= until:
+            if ended or time.monotonic() >= deadline:
                 break
             time.sleep(min(0.1, seconds))
         self._running = [running for running in self._running if running not in ended]
@@ -77,11 +77,11 @@ class _Running:
 def start_command(
     command: list[str], log: Path, environment: Mapping[str, str] = {}, before: Callable[[], object] | None = None
 ) -> subprocess.Popen[bytes]:
-    """Starts a command of regard in a separate process, without the environment of a launcher.
+    """Starts a command of regard in a separate process, without the variables of a launcher.
 
     Args:
         command: command that begins with "regard".
-        log: file that gets its output.
+        log: file to which its output is appended.
         environment: additional environment variables.
         before: function that the new process calls before the command.
     """
@@ -92,7 +92,7 @@ def start_command(
             stdout=file,
             stderr=subprocess.STDOUT,
             env={**os.environ, **environment},
-            start_new_session=True,  # only this process receives Ctrl-C, and asks the runs to save
+            start_new_session=True,  # only this process receives Ctrl-C, and tells the runs to save
             preexec_fn=before,
         )
 
@@ -103,7 +103,7 @@ def ending_of(status: int, log: Path) -> tuple[Ending, str]:
         return "killed", f"by {signal.Signals(-status).name}; see {log}"
     text = ""
     with suppress(OSError), open(log, "rb") as file:
-        file.seek(max(0, log.stat().st_size - _LAST))
+        file.seek(max(0, log.stat().st_size - _TAIL))
         text = file.read().decode(errors="replace").strip()
     message = text.rpartition("\n")[2].strip().removeprefix("regard: ")
     ending = _ENDINGS.get(status, "failed")

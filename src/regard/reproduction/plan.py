@@ -1,4 +1,4 @@
-"""Plans the runs that a table still needs, teachers before students."""
+"""Plans the runs that a table needs, teachers before students."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Job:
         recipe: the complete recipe.
         command: `regard train` with this recipe; works in any directory.
         teacher: name of the run that has to finish first.
-        cells: (row, column) of all cells that the run fills, or whose teacher it is.
-        state: finished, begun (it has a folder and will be resumed), or missing.
+        cells: (row, column) of all cells that the run fills, itself or as a teacher.
+        state: finished, begun (its folder exists and will be resumed), or missing.
         epochs_done: number of finished epochs.
     """
 
@@ -45,7 +45,7 @@ class Job:
 
     @property
     def epochs(self) -> int:
-        """Number of epochs of the recipe."""
+        """Number of epochs in the recipe."""
         return self.recipe.schedule.epochs
 
 
@@ -56,7 +56,7 @@ class Plan:
     Attributes:
         table: the table with the selected rows.
         overrides: overrides of all runs.
-        seeds: those of each cell.
+        seeds: seeds of each cell.
         jobs: teachers before students, and the first seed of every cell before the second.
         without_recipe: cells without a recipe.
     """
@@ -101,7 +101,7 @@ def make_plan(
         table: the table with the selected rows.
         runs: the runs in the store.
         overrides: overrides of all runs.
-        seeds: those of each cell.
+        seeds: seeds of each cell.
         store: address of the store.
         columns: selected columns, whose teachers are added; None for all.
         where: recipe fields that do not affect the result, such as `data.folder` and `device`.
@@ -128,7 +128,7 @@ def make_plan(
 
 
 class _Planner:
-    """Collects the jobs. Cells with the same recipe share their runs."""
+    """Collects jobs. Cells with the same recipe share their runs."""
 
     def __init__(
         self,
@@ -144,15 +144,12 @@ class _Planner:
         self.filled = fill(table, runs, overrides)
         self.jobs: dict[str, Job] = {}
         self.cells: dict[str, set[tuple[str, str]]] = defaultdict(set)
-        self.new: dict[tuple[str | None, ...], str] = {}  # names of new runs, by recipe, seed and teacher
+        self.new_names: dict[tuple[str | None, ...], str] = {}  # by recipe, seed and teacher
 
     def add(self, position: tuple[str, str], seed: int, run: str | None = None) -> str:
         """Adds the job of a cell and a seed, after the job of its teacher, and returns its name.
 
-        Args:
-            position: (row, column) of the cell.
-            seed: seed of the run.
-            run: name of the run in the store to use; None for any run that fills the cell, or a new one.
+        `run` names the run in the store to use; by default any run that fills the cell, or a new one.
         """
         cell = self.table.cells[position]
         stored = self.stored[run] if run is not None else self.stored_run(position, seed)
@@ -177,29 +174,29 @@ class _Planner:
         return name
 
     def teacher_of(self, student: StoredRun | None) -> str | None:
-        """The teacher of a run if both are in the store; not always the first run of its recipe and seed."""
+        """The teacher of a stored run if it is also stored; it need not be the first run of its recipe and seed."""
         names = [] if student is None else [folder_name(path) for path in student.teachers]
         return next((name for name in names if name in self.stored), None)
 
     def stored_run(self, position: tuple[str, str], seed: int) -> StoredRun | None:
-        """The run in the store that fills a cell with a seed, a finished one if there is one."""
+        """The stored run that fills a cell with a seed, preferably a finished one."""
         cell = self.filled.cells[position]
-        # Those that wait are finished, and a file of their teacher is missing.
-        names = (*(one.run for one in cell.runs), *cell.waiting, *cell.unfinished)
+        # Waiting runs are finished, but a file of their teacher is missing.
+        names = (*(result.run for result in cell.runs), *cell.waiting, *cell.unfinished)
         return next((self.stored[name] for name in names if self.stored[name].seed == seed), None)
 
     def new_name(self, position: tuple[str, str], seed: int, teacher: str | None) -> str:
         """An unused name for a new run."""
         cell, recipe = self.table.cells[position], self.matcher.recipes[position]
         key = (digest(self.overrides.apply(recipe)), str(seed), teacher)
-        if key not in self.new:
+        if key not in self.new_names:
             name = run_name(cell, recipe, self.overrides, seed)
             stem, count = f"{name.removesuffix(f'-seed{seed}')}-{key[0][:6]}", 1
             while name in self.stored or name in self.jobs:
                 name = f"{stem}{'' if count == 1 else f'-{count}'}-seed{seed}"
                 count += 1
-            self.new[key] = name
-        return self.new[key]
+            self.new_names[key] = name
+        return self.new_names[key]
 
     def recipe(
         self, position: tuple[str, str], seed: int, name: str, teacher: str | None, stored: StoredRun | None
@@ -211,17 +208,17 @@ class _Planner:
         if teacher is not None:
             teachers = f"{self.store}/{teacher}"
         elif teachers is not None:
-            teachers = _absolute(teachers) if isinstance(teachers, str) else [_absolute(one) for one in teachers]
+            teachers = _absolute(teachers) if isinstance(teachers, str) else list(map(_absolute, teachers))
         folder = recipe.data.folder and _absolute(recipe.data.folder)
         recipe = with_fields(recipe, {"data.folder": folder, "transfer.teacher": teachers})
         recipe.check()
-        fields, file = flat(plain(recipe)), flat(plain(published))
+        fields, published_fields = flat(plain(recipe)), flat(plain(published))
         begun = stored if stored is not None and not stored.finished else None
         if begun is not None:
             # Fields that do not affect the result, such as `compile`, stay as they were when the run began.
-            same = fields.keys() - {*WHERE, "transfer.teacher"}
-            fields |= {field: value for field, value in flat(dict(begun.recipe)).items() if field in same}
-        changed = {field: value for field, value in fields.items() if value != file.get(field)}
+            constant = fields.keys() - {*WHERE, "transfer.teacher"}
+            fields |= {field: value for field, value in flat(dict(begun.recipe)).items() if field in constant}
+        changed = {field: value for field, value in fields.items() if value != published_fields.get(field)}
         options = field_arguments({**cell.overrides, **changed})
         if begun is not None:
             with suppress(InputError):  # an invalid value; the run will report it
@@ -233,6 +230,6 @@ class _Planner:
 
 
 def _absolute(name: str) -> str:
-    """The absolute path of an existing file or folder; any other text unchanged."""
+    """The absolute path of an existing file or folder; other text is returned unchanged."""
     path = Path(name).expanduser()
     return str(path.resolve()) if path.exists() else name

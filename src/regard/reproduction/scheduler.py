@@ -1,4 +1,4 @@
-"""Runs the jobs of a plan: starts jobs that are ready and retries those that fail."""
+"""Runs the jobs of a plan: starts jobs that are ready, and retries jobs that fail."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from regard.formatting import duration
 from regard.reproduction.plan import Job, Plan
 from regard.store import Store
 
-_POLL = 0.5  # seconds between two checks of the running jobs
-_PATIENCE = 120.0  # seconds that runs have to save and end
-_LOCKED = 10.0  # seconds between two checks of a run that another process has locked
+_POLL_SECONDS = 0.5  # between two checks of the running jobs
+_STOP_SECONDS = 120.0  # for runs to save and end
+_LOCK_SECONDS = 10.0  # between two checks of a run that another process has locked
 
 Ending = Literal["finished", "stopped", "locked", "waiting", "failed", "killed"]
-"""How a job ended: finished; stopped and saved; the run is locked by another process; the teacher is not finished, so
-nothing was done; failed with an error; killed, or its machine was lost."""
+"""How a job ended: finished; stopped and saved; locked by another process; waiting for its teacher, so not begun;
+failed with an error; killed, or its machine was lost."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,10 @@ class Executor(Protocol):
         """Starts or queues a job; returns at once."""
 
     def wait(self, seconds: float) -> list[Ended]:
-        """The jobs that ended since the last call; waits up to `seconds` for one."""
+        """Waits up to `seconds` for a job to end; returns the jobs that ended since the last call."""
 
     def stop(self, *, force: bool) -> None:
-        """Asks all jobs to save and end, or kills them."""
+        """Tells all jobs to save and end, or kills them with `force`."""
 
 
 @dataclass
@@ -87,8 +87,8 @@ def run_plan(
     """Runs the unfinished jobs until all have finished or failed.
 
     A run that failed or was killed is resumed from its newest checkpoint up to `retries` times; a kill does not count
-    if the run had finished another epoch. A run that another process has locked is waited for, and resumed if that
-    process releases it unfinished.
+    if the run had finished another epoch. If another process has locked a run, it is resumed when that process releases
+    it unfinished.
 
     Args:
         plan: the plan to run.
@@ -96,13 +96,13 @@ def run_plan(
         store: store of the runs.
         retries: retries per run, at least 0; not used by an executor with its own queue.
         say: called with one line when a run starts or ends.
-        stop: returns whether to stop; running jobs then save and end.
+        stop: function that returns whether to stop; running jobs then save and end.
     """
     scheduler = _Scheduler(plan, executor, store, retries, say)
     try:
         while scheduler.open and not stop():
             scheduler.start_ready()
-            scheduler.note_ended(_POLL)
+            scheduler.record_ended(_POLL_SECONDS)
     finally:
         if scheduler.open:
             scheduler.stop()
@@ -115,10 +115,10 @@ class _Scheduler:
         self.count = len(plan.jobs)
         self.outcome = Outcome(finished={job.name for job in plan.jobs if job.state == "finished"})
         self.open = {job.name: job for job in plan.todo}
-        self.running: dict[str, float] = {}  # name -> when it began
+        self.running: dict[str, float] = {}  # name -> start time
         self.failures: Counter[str] = Counter()
         self.epochs = {job.name: job.epochs_done for job in plan.jobs}
-        self.locked_until: dict[str, float] = {}  # name -> when a run of another process is checked again
+        self.next_lock_check: dict[str, float] = {}  # name -> time, for runs of other processes
 
     def start_ready(self) -> None:
         """Starts jobs that are ready while slots are free."""
@@ -130,65 +130,65 @@ class _Scheduler:
                 self.outcome.skipped[name] = reason = f"its teacher {job.teacher} failed"
                 self.say(f"{name} is skipped: {reason}")
             elif name not in self.running and self._is_ready(job) and not self._is_locked(job):
-                if not self.executor.queues and name not in self.locked_until:
+                if not self.executor.queues and name not in self.next_lock_check:
                     done = f", after epoch {self.epochs[name]} of {job.epochs}" if self.epochs[name] else ""
                     self.say(f"{self._progress(name)} begins{done}")
                 self.executor.start(job)
                 self.running[name] = time.monotonic()
 
     def _is_ready(self, job: Job) -> bool:
-        """Whether the teacher has finished, or runs and the executor lets the student wait for it."""
+        """Whether the teacher has finished, or is running and the executor queues the student."""
         queued = self.executor.queues and job.teacher in self.running
         return job.teacher is None or job.teacher in self.outcome.finished or queued
 
     def _is_locked(self, job: Job) -> bool:
         """Whether the process that had locked the run still has it, or has finished it."""
-        if job.name not in self.locked_until:
+        if job.name not in self.next_lock_check:
             return False
-        if time.monotonic() < self.locked_until[job.name]:
+        if time.monotonic() < self.next_lock_check[job.name]:
             return True
         if self._is_finished(job.name):
             self._finish(job.name, "was finished by another process")
             return True
-        self.locked_until[job.name] = time.monotonic() + _LOCKED
+        self.next_lock_check[job.name] = time.monotonic() + _LOCK_SECONDS
         return self.store.holder(job.name) is not None
 
     def stop(self) -> None:
-        """Asks the running jobs to save and waits for their end."""
+        """Tells the running jobs to save, and waits for their end."""
         self.outcome.stopped = True
         self.say("stopping: the runs save and end")
         for force in (False, True):
             self.executor.stop(force=force)
-            until = time.monotonic() + _PATIENCE
-            while self.running and time.monotonic() < until:
-                self.note_ended(_POLL)
+            deadline = time.monotonic() + _STOP_SECONDS
+            while self.running and time.monotonic() < deadline:
+                self.record_ended(_POLL_SECONDS)
 
-    def note_ended(self, seconds: float) -> None:
+    def record_ended(self, seconds: float) -> None:
         """Records the jobs that end within some seconds."""
         for ended in self.executor.wait(seconds):
-            self._note(ended)
+            self._record(ended)
 
-    def _note(self, ended: Ended) -> None:
+    def _record(self, ended: Ended) -> None:
         name, ending, message = ended.job.name, ended.ending, ended.message
-        took = time.monotonic() - self.running.pop(name)
+        elapsed = time.monotonic() - self.running.pop(name)
         if ending == "finished" and not self._is_finished(name):
             ending = "failed"
             message = f"the metrics or weights of the finished run are missing in {self.store.address}"
         if ending == "finished":
-            self._finish(name, f"finished in {duration(took)}: {message.rpartition(': ')[2]}")
+            self._finish(name, f"finished in {duration(elapsed)}: {message.rpartition(': ')[2]}")
         elif self.outcome.stopped:  # it may have been killed before it could save
-            self.say(f"{name} is stopped; its newest checkpoint will resume it ({message})")
+            self.say(f"{name} is stopped; it will resume from its newest checkpoint ({message})")
         elif ending == "locked":
-            if name not in self.locked_until:
+            if name not in self.next_lock_check:
                 self.say(f"{self.store.holder(name) or 'another process'} is running {name}; waiting for it")
-            self.locked_until[name] = time.monotonic() + _LOCKED
+            self.next_lock_check[name] = time.monotonic() + _LOCK_SECONDS
         elif ending != "waiting":
-            self.locked_until.pop(name, None)
-            self._note_failure(name, ending, message)
+            self.next_lock_check.pop(name, None)
+            self._record_failure(name, ending, message)
 
-    def _note_failure(self, name: str, ending: Ending, message: str) -> None:
+    def _record_failure(self, name: str, ending: Ending, message: str) -> None:
         """Retries a run that failed, was killed or stopped by itself, if retries are left."""
-        if ending != "failed" and self._went_on(name):
+        if ending != "failed" and self._has_progressed(name):
             self.say(f"{name} was {ending} ({message}); resuming it from its checkpoint")
             return
         self.failures[name] += 1
@@ -208,7 +208,7 @@ class _Scheduler:
         stored = self.store.run(name)
         return stored is not None and stored.finished
 
-    def _went_on(self, name: str) -> bool:
+    def _has_progressed(self, name: str) -> bool:
         """Whether a run has more epochs than at the last call."""
         stored, before = self.store.run(name), self.epochs[name]
         self.epochs[name] = stored.epochs if stored is not None else 0

@@ -1,4 +1,4 @@
-"""Files at an address of fsspec: an object store, a server, memory; and run folders uploaded to it and downloaded.
+"""Files at an address of fsspec (an object store, a server, memory), and upload and download of run folders.
 
 Only changed files are transferred: `.manifest.json` in a run folder records the local and the remote version of each
 transferred file.
@@ -17,11 +17,11 @@ from typing import Any
 from fsspec import AbstractFileSystem
 
 from regard.errors import InputError
-from regard.files import MOST_BYTES, RUN_FILES, read_regular, written_aside, written_files
+from regard.files import MOST_BYTES, RUN_FILES, atomic_write, matching_files, read_regular
 from regard.store.runs import CHECKPOINTS
 
-_VERSIONS = ("ETag", "etag", "checksum", "mtime", "last_modified", "modified", "created")
-"""Keys under which file systems report the version of a file, the best first."""
+_VERSION_KEYS = ("ETag", "etag", "checksum", "mtime", "last_modified", "modified", "created")
+"""Keys under which file systems report the version of a file, the most reliable first."""
 _MANIFEST = ".manifest.json"
 _METRICS, _FIRST = "metrics.jsonl", ("recipe.yaml", "environment.json")
 _PATTERNS = (*_FIRST, *(name for name in RUN_FILES if not name.startswith(".")))
@@ -30,10 +30,10 @@ _PATTERNS = (*_FIRST, *(name for name in RUN_FILES if not name.startswith(".")))
 class Bucket:
     """The files below an address. Paths are relative to it, with `/`.
 
-    If the address cannot be reached, errors depend on the file system.
+    If the address cannot be reached, the type of the error depends on the file system.
 
     Args:
-        system: the file system of fsspec.
+        system: file system of fsspec.
         root: the address in the notation of the file system.
     """
 
@@ -45,7 +45,7 @@ class Bucket:
 
     def exists(self, path: str = "") -> bool:
         self.system.invalidate_cache()
-        try:  # `exists` of a file system may return False if the address cannot be reached
+        try:  # fsspec's `exists` may return False if the address cannot be reached
             return bool(self.system.info(self._at(path) or "/"))
         except FileNotFoundError:
             return False
@@ -77,10 +77,10 @@ class Bucket:
             InputError: the file system has no conditional writes.
         """
         system, target = self.system, self._at(path)
-        kind = system.protocol if isinstance(system.protocol, str) else system.protocol[0]
-        refusal = f"{kind} has no conditional writes, by which runs are locked; give a folder, or S3, GCS or the like"
+        protocol = system.protocol if isinstance(system.protocol, str) else system.protocol[0]
+        refusal = f"{protocol} has no conditional writes, which lock runs; give a folder, or a store such as S3 or GCS"
         if not system.async_impl and type(system).pipe_file is AbstractFileSystem.pipe_file:
-            raise InputError(refusal)  # checks first and then writes, which is not atomic
+            raise InputError(refusal)  # its check and its write are not one atomic operation
         try:
             system.pipe_file(target, content, mode="create")
         except Exception:  # the error for an existing file depends on the file system
@@ -105,15 +105,15 @@ class Bucket:
 
 
 def _version(info: dict[str, Any]) -> list[Any]:
-    tag = next((info[key] for key in _VERSIONS if info.get(key)), "")
+    tag = next((info[key] for key in _VERSION_KEYS if info.get(key)), "")
     return [int(info.get("size") or 0), str(tag.timestamp() if isinstance(tag, datetime) else tag)]
 
 
 def upload_run(bucket: Bucket, folder: Path, name: str) -> None:
-    """Uploads what changed in a run folder since its last transfer, and removes from the bucket what was removed here.
+    """Uploads the changes of a run folder since its last transfer, including removals, to a bucket.
 
-    Metrics are uploaded last, so that the weights of every listed epoch exist. Old checkpoints are removed after newer
-    ones were uploaded. If the upload is interrupted, the next call uploads the rest.
+    Metrics are uploaded last, so that the weights of every listed epoch exist. Old checkpoints are deleted after newer
+    ones were uploaded. After an interruption, the next call uploads the rest.
     """
     manifest, local, remote = _load(folder, bucket, name), _local(folder), _remote(bucket, name)
     removed = [
@@ -131,56 +131,57 @@ def upload_run(bucket: Bucket, folder: Path, name: str) -> None:
             bucket.remove(f"{name}/{path}")
             manifest.pop(path, None)
     finally:
-        _save(folder, bucket, name, {path: both for path, both in manifest.items() if path in local or path in remote})
+        entries = {path: versions for path, versions in manifest.items() if path in local or path in remote}
+        _save(folder, bucket, name, entries)
 
 
 def fetch_run(bucket: Bucket, name: str, folder: Path, *, checkpoints: bool) -> bool:
     """Downloads the files of a run that the folder lacks; returns whether the run exists.
 
-    A file that did not change in the bucket since the last transfer is kept: here it is the same or newer.
+    Files that have not changed in the bucket since the last transfer are kept: the local file is the same or newer.
     """
     manifest = _load(folder, bucket, name)
     metrics = bucket.read(f"{name}/{_METRICS}") if bucket.exists(f"{name}/{_METRICS}") else None
     remote = {path: tag for path, tag in _remote(bucket, name).items() if checkpoints or not _is_checkpoint(path)}
     if not remote:
-        if manifest:  # it was removed from the bucket
+        if manifest:  # the run was removed from the bucket
             shutil.rmtree(folder, ignore_errors=True)
         return False
     unchanged = remote == {path: tag for path, (_, tag) in manifest.items()}
     for path in sorted(remote, key=lambda path: (path == _METRICS, path)):
         target = folder / path
-        if unchanged and (target.is_file() or _is_checkpoint(path)):  # a missing checkpoint was removed here
+        if unchanged and (target.is_file() or _is_checkpoint(path)):  # a missing checkpoint was removed locally
             continue
         if target.is_file() and manifest.get(path) == [_local_version(target), remote[path]]:
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
-        with written_aside(target) as aside:
-            if path == _METRICS and metrics is not None:  # as read before the weights
-                aside.write_bytes(metrics)
+        with atomic_write(target) as temporary:
+            if path == _METRICS and metrics is not None:  # read before the weights
+                temporary.write_bytes(metrics)
             else:
-                bucket.get(f"{name}/{path}", aside)
+                bucket.get(f"{name}/{path}", temporary)
         manifest[path] = [_local_version(target), remote[path]]
     if not unchanged:
         for path, file in _local(folder).items():
             if path not in remote and (path in manifest or _is_checkpoint(path)):
                 file.unlink()
-    _save(folder, bucket, name, {path: both for path, both in manifest.items() if path in remote})
+    _save(folder, bucket, name, {path: versions for path, versions in manifest.items() if path in remote})
     return True
 
 
 def _local(folder: Path) -> dict[str, Path]:
     """The files of a run folder."""
-    return {path.relative_to(folder).as_posix(): path for path in written_files(folder, _PATTERNS)}
+    return {path.relative_to(folder).as_posix(): path for path in matching_files(folder, _PATTERNS)}
 
 
 def _remote(bucket: Bucket, name: str) -> dict[str, list[Any]]:
-    """The files of a run in the bucket and their versions; other files belong to the user."""
+    """The files of a run in the bucket and their versions, without files of the user."""
 
-    def of_a_run(path: str) -> bool:
-        inside = ".." not in path.split("/")
-        return inside and any(path.count("/") == one.count("/") and fnmatchcase(path, one) for one in _PATTERNS)
+    def is_run_file(path: str) -> bool:
+        patterns = (pattern for pattern in _PATTERNS if pattern.count("/") == path.count("/"))
+        return ".." not in path.split("/") and any(fnmatchcase(path, pattern) for pattern in patterns)
 
-    return {path: version for path, version in bucket.files(name).items() if of_a_run(path)}
+    return {path: version for path, version in bucket.files(name).items() if is_run_file(path)}
 
 
 def _is_checkpoint(path: str) -> bool:
@@ -188,13 +189,13 @@ def _is_checkpoint(path: str) -> bool:
 
 
 def _local_version(path: Path) -> list[int]:
-    """The version of a file. It changes when the file is replaced; files of a run are never edited in place."""
+    """The version of a file. It changes if the file is replaced; files of a run are never edited in place."""
     status = path.stat()
     return [status.st_size, status.st_mtime_ns, status.st_ino]
 
 
 def _load(folder: Path, bucket: Bucket, name: str) -> dict[str, list[Any]]:
-    """The local and remote version of each file, by path; empty if the folder was of another run."""
+    """The local and remote version of each file, by path; empty if the folder belongs to another run."""
     with suppress(OSError, ValueError, TypeError, LookupError, AttributeError):
         content = json.loads(read_regular(folder / _MANIFEST, MOST_BYTES))
         if content["run"] == [bucket.root, name]:
@@ -203,5 +204,5 @@ def _load(folder: Path, bucket: Bucket, name: str) -> dict[str, list[Any]]:
 
 
 def _save(folder: Path, bucket: Bucket, name: str, manifest: dict[str, list[Any]]) -> None:
-    with suppress(OSError), written_aside(folder / _MANIFEST) as aside:  # without it, all files are copied again
-        aside.write_text(json.dumps({"run": [bucket.root, name], "files": manifest}))
+    with suppress(OSError), atomic_write(folder / _MANIFEST) as temporary:  # without it, all files are copied again
+        temporary.write_text(json.dumps({"run": [bucket.root, name], "files": manifest}))

@@ -1,6 +1,6 @@
 """Locks of runs: of all processes on all machines that use a store, only one at a time may write to a run.
 
-In a folder, the operating system manages the lock (`filelock`), also over NFS; it is released when its process ends.
+In a folder, the operating system manages the lock (`filelock`), also over NFS, and releases it when its process ends.
 In a bucket, a lock is a numbered object that is created only if it does not exist. Its holder regularly writes the time
 into it. If it does not change for the length of the lease, measured by the clock of a waiting process, it has expired,
 and that process creates the next number. A holder that finds a higher number than its own has lost the run. Only lower
@@ -30,15 +30,15 @@ LEASE = 60.0  # seconds
 _FOLDER = ".locks"
 _RENEWALS = 6  # renewals per lease
 _CHECKS = 30  # checks of another process's lock per lease
-_WAIT = 1.0  # seconds to wait if the caller only wants to know whether a lock is free
+_TIMEOUT = 1.0  # seconds to wait for the lock of a folder
 _PROCESS = re.compile(r"pid \d{1,10} on [\w.-]{1,255}", re.ASCII)
 
 
 class Lock:
-    """An acquired lock of a run. A context manager."""
+    """An acquired lock of a run, as a context manager."""
 
     def check(self) -> None:
-        """Checks that no other process has taken the lock over; see `Store.lock`."""
+        """Checks that no other process has taken over the lock; see `Store.lock`."""
 
     def release(self) -> None:
         """Releases the lock. A second call does nothing."""
@@ -51,40 +51,40 @@ class Lock:
 
 
 def leave() -> NoReturn:
-    """Ends the process at once, because another process now has the lock and both would write to the run."""
+    """Ends the process at once, because another process has taken over the lock and both would write to the run."""
     print("regard: another process took over the run, because this one did not renew its lock", file=sys.stderr)
     sys.stderr.flush()
     os._exit(TAKEN_OVER)
 
 
 class FolderLocks:
-    """The locks of the runs in a folder. For a symbolic link, the lock is at its target."""
+    """The locks of the runs in a folder. The lock of a symbolic link is at its target."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def lock(self, name: str, lease: float, on_loss: Callable[[], object]) -> Lock:
         """See `Store.lock`. Raises OSError."""
-        path, process = self._paths(name)
+        path, holder_path = self._paths(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path, thread_local=False)
         try:
-            lock.acquire(timeout=_WAIT)
+            lock.acquire(timeout=_TIMEOUT)
         except Timeout:
             raise _locked(self.holder(name), self._folder / name) from None
         with suppress(OSError):  # the disk is full; then the holder is unknown
-            process.unlink(missing_ok=True)
-            process.write_bytes(_this_process())
-        return _FolderLock(lock, process)
+            holder_path.unlink(missing_ok=True)
+            holder_path.write_bytes(_this_process())
+        return _FolderLock(lock, holder_path)
 
     def holder(self, name: str) -> str | None:
         """The holder of a lock; None if it is free or the holder is unknown."""
-        path, process = self._paths(name)
+        path, holder_path = self._paths(name)
         try:
-            content = read_regular(process, 1000)
+            content = read_regular(holder_path, 1000)
             lock = FileLock(path, thread_local=False)
             lock.acquire(timeout=0)
-            _FolderLock(lock, process).release()  # left by a process that was killed
+            _FolderLock(lock, holder_path).release()  # the holder was killed
             return None
         except Timeout:
             return _printable(content)
@@ -99,20 +99,20 @@ class FolderLocks:
         return names
 
     def _paths(self, name: str) -> tuple[Path, Path]:
-        """The lock file, which is empty, and the file with the name of its holder."""
+        """The path of the lock file, which is empty, and of the file with the name of its holder."""
         run = Path(os.path.realpath(self._folder / name))
         return run.parent / _FOLDER / f"{run.name}.lock", run.parent / _FOLDER / f"{run.name}.process"
 
 
 class _FolderLock(Lock):
-    def __init__(self, lock: FileLock, process: Path) -> None:
-        self._lock, self._process = lock, process
+    def __init__(self, lock: FileLock, holder_path: Path) -> None:
+        self._lock, self._holder_path = lock, holder_path
 
     def release(self) -> None:
         if self._lock.is_locked:
             with suppress(OSError):
-                self._process.unlink()
-                os.unlink(self._lock.lock_file)  # a waiting process notices that the file is gone, and creates another
+                self._holder_path.unlink()
+                os.unlink(self._lock.lock_file)  # a waiting process notices this, and creates another file
             self._lock.release()
 
 
@@ -123,30 +123,30 @@ class BucketLocks:
         self._bucket, self._address = bucket, address
 
     def lock(self, name: str, lease: float, on_loss: Callable[[], object]) -> Lock:
-        """See `Store.lock`. Raises what its file system raises."""
+        """See `Store.lock`. Raises errors of the file system."""
         number, content = _newest(self._bucket, name)
-        until = time.monotonic() + lease
-        while content and time.monotonic() < until:
+        deadline = time.monotonic() + lease
+        while content and time.monotonic() < deadline:
             time.sleep(lease / _CHECKS)
-            newest, now = _newest(self._bucket, name)
-            if newest > number or now not in (content, b""):
-                raise _locked(_printable(now.partition(b"\n")[0]), f"{self._address}/{name}")
-            content = now
+            new_number, new_content = _newest(self._bucket, name)
+            if new_number > number or new_content not in (content, b""):
+                raise _locked(_printable(new_content.partition(b"\n")[0]), f"{self._address}/{name}")
+            content = new_content
         if not self._bucket.create(_object(name, number + 1), _heartbeat()):
             raise _locked(self.holder(name), f"{self._address}/{name}")
-        for older in _numbers(self._bucket, name):
-            if older <= number:
-                self._bucket.remove(_object(name, older))
+        for old in _numbers(self._bucket, name):
+            if old <= number:
+                self._bucket.remove(_object(name, old))
         return _BucketLock(self._bucket, name, number + 1, lease, on_loss)
 
     def holder(self, name: str) -> str | None:
-        """The holder of a lock; None if nobody renewed it during the last lease, by the clocks of both machines."""
-        process, _, when = _newest(self._bucket, name)[1].partition(b"\n")
+        """The holder of a lock; None if it has not been renewed for several leases, by the clocks of both machines."""
+        process, _, renewed = _newest(self._bucket, name)[1].partition(b"\n")
         try:
-            silent = time.time() - float(when) > 5 * LEASE
+            expired = time.time() - float(renewed) > 5 * LEASE
         except ValueError:
-            silent = not process
-        return None if silent else _printable(process)
+            expired = not process
+        return None if expired else _printable(process)
 
     def names(self) -> set[str]:
         """Names of the runs that have a lock file, locked or not."""
@@ -167,7 +167,7 @@ class _BucketLock(Lock):
 
     def check(self) -> None:
         lost = False
-        with self._mutex, suppress(Exception):  # the bucket cannot be reached; the next check decides
+        with self._mutex, suppress(Exception):  # if the bucket cannot be reached, the next check decides
             if self._end.is_set():
                 return
             lost = max(_numbers(self._bucket, self._name), default=0) > self._number
@@ -179,7 +179,7 @@ class _BucketLock(Lock):
             self._on_loss()
 
     def release(self) -> None:
-        with self._mutex, suppress(Exception):  # else the lock expires
+        with self._mutex, suppress(Exception):  # a lock that is not released expires
             if not self._end.is_set():
                 self._end.set()
                 self._bucket.write(_object(self._name, self._number), b"")
@@ -194,11 +194,11 @@ def _numbers(bucket: Bucket, name: str) -> list[int]:
 
 
 def _newest(bucket: Bucket, name: str) -> tuple[int, bytes]:
-    """Number and content of the lock of a run; -1 and no content if it never had one."""
+    """Number and content of the newest lock of a run; -1 and no content if there is none."""
     number = max(_numbers(bucket, name), default=-1)
     try:
         return number, bucket.read(_object(name, number)) if number >= 0 else b""
-    except FileNotFoundError:  # a higher one exists by now
+    except FileNotFoundError:  # deleted, because a higher number exists by now
         return _newest(bucket, name)
 
 

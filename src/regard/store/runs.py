@@ -1,4 +1,4 @@
-"""Reads run folders, and the lines of `metrics.jsonl`, without loading the network."""
+"""Reads run folders, including the lines of `metrics.jsonl`, without loading networks."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from regard.files import MOST_BYTES, read_regular
 from regard.strict_yaml import read_written_yaml
 
 WEIGHTS, CHECKPOINTS = "last.safetensors", "checkpoints"
-MAKES_A_RUN = ("recipe.yaml", "metrics.jsonl", CHECKPOINTS)
+RUN_MARKERS = ("recipe.yaml", "metrics.jsonl", CHECKPOINTS)
 """A folder with one of these is a run."""
 
 MEASURES = {"test_accuracy": "test accuracy", "test_box_ap": "test AP"}
-"""The fields by which epochs are compared, of classifiers and of detectors, in [0, 1], and what they are called."""
+"""The fields that compare epochs, in [0, 1], of classifiers and of detectors, and their labels."""
 
-_PARTS = ("data", "augmentation", "model", "optimizer", "schedule", "transfer")
-# Types of the fields that are read without checking the whole recipe.
-_KINDS: dict[str, tuple[type, ...]] = {
+_GROUPS = ("data", "augmentation", "model", "optimizer", "schedule", "transfer")
+# Types of the fields that are used without checking the rest of the recipe.
+_TYPES: dict[str, tuple[type, ...]] = {
     "data.name": (str,),
     "data.folder": (str, NoneType),
     "data.size": (int, NoneType),
@@ -39,11 +39,11 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "optimizer.options": (dict,),
     "transfer.teacher": (str, list, NoneType),
 }
-_LARGEST_RECIPE = 2**18  # bytes
-_MOST_EPOCHS = 2**31
-_MOST_LINES = 100_000  # of metrics.jsonl
+_MAX_RECIPE_BYTES = 2**18
+_MAX_EPOCHS = 2**31
+_MAX_LINES = 100_000  # of metrics.jsonl
 _SEED = re.compile(rb"^seed: (0|[1-9]\d{0,18})$", re.MULTILINE)
-_ANY_SEED = 4_611_686_018_427_388_039  # replaces the seed when recipes are compared
+_PLACEHOLDER_SEED = 4_611_686_018_427_388_039  # replaces seeds, so that recipes that differ in the seed are equal
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class StoredRun:
 
     @property
     def teachers(self) -> list[str]:
-        """Teachers named in the recipe."""
+        """The teachers that the recipe names."""
         teacher = self.recipe.get("transfer", {}).get("teacher") or []
         return [teacher] if isinstance(teacher, str) else list(teacher)
 
@@ -101,15 +101,15 @@ class StoredRun:
 
 def read_run(folder: Path) -> StoredRun | None:
     """Reads a run folder on this machine; None if the folder has no recipe, metrics or checkpoints."""
-    with suppress(PermissionError):  # reported when its files are read
-        if not any((folder / name).exists() for name in MAKES_A_RUN):
+    with suppress(PermissionError):  # reported when the files are read
+        if not any((folder / name).exists() for name in RUN_MARKERS):
             return None
     weights = os.path.isfile(folder / WEIGHTS)
     return parse_run(folder.name, lambda file: read_regular(folder / file, MOST_BYTES), weights=weights)
 
 
 def parse_run(name: str, read: Callable[[str], bytes], *, weights: bool) -> StoredRun:
-    """Parses a run from its files; an error becomes the `problem` of the run."""
+    """Parses a run from its files, which `read` returns by name; an error becomes the `problem` of the run."""
 
     def content(file: str, missing: bytes | None = None) -> bytes:
         try:
@@ -125,8 +125,8 @@ def parse_run(name: str, read: Callable[[str], bytes], *, weights: bool) -> Stor
         recipe = _recipe(content("recipe.yaml"))
         rows = read_metrics(content("metrics.jsonl", b""))
         environment, classes = _environment(content("environment.json", b"{}"))
-    except InputError as broken:
-        return StoredRun(name, {}, weights=weights, problem=str(broken))
+    except InputError as error:
+        return StoredRun(name, {}, weights=weights, problem=str(error))
     rates = [rate for row in rows if isinstance(rate := row.get("images_per_second"), int | float) and rate == rate]
     return StoredRun(
         name=name,
@@ -143,17 +143,17 @@ def _recipe(content: bytes) -> dict[str, Any]:
     """Parses a complete recipe; recipes that differ only in the seed are parsed once."""
     seeds = _SEED.findall(content)
     if len(seeds) == 1:
-        shared = _parsed(_SEED.sub(b"seed: %d" % _ANY_SEED, content))
-        if shared["seed"] == _ANY_SEED and int(seeds[0]) < 2**63:
+        shared = _parse_recipe(_SEED.sub(b"seed: %d" % _PLACEHOLDER_SEED, content))
+        if shared["seed"] == _PLACEHOLDER_SEED and int(seeds[0]) < 2**63:
             return {**shared, "seed": int(seeds[0])}
-    return _parsed(content)
+    return _parse_recipe(content)
 
 
 @lru_cache(maxsize=10_000)
-def _parsed(content: bytes) -> dict[str, Any]:
-    """Parses a complete recipe into JSON types: keys are strings."""
-    if len(content) > _LARGEST_RECIPE:
-        raise InputError(f"recipe.yaml is larger than {_LARGEST_RECIPE:,} bytes")
+def _parse_recipe(content: bytes) -> dict[str, Any]:
+    """Parses a complete recipe into JSON types."""
+    if len(content) > _MAX_RECIPE_BYTES:
+        raise InputError(f"recipe.yaml is larger than {_MAX_RECIPE_BYTES:,} bytes")
     try:
         recipe = read_written_yaml(content)
     except InputError as error:
@@ -172,69 +172,69 @@ def _parsed(content: bytes) -> dict[str, Any]:
 
 def _check(recipe: Mapping[str, Any]) -> None:
     """Raises InputError for an incomplete recipe, or fields of the wrong type."""
-    for part in _PARTS:
-        if part in recipe and not isinstance(recipe[part], dict):
-            raise InputError(f"recipe.yaml holds no fields in {part}")
+    for group in _GROUPS:
+        if group in recipe and not isinstance(recipe[group], dict):
+            raise InputError(f"recipe.yaml has no fields in {group}")
     epochs, seed = recipe.get("schedule", {}).get("epochs"), recipe.get("seed")
-    for name, value, most in (("schedule.epochs", epochs, _MOST_EPOCHS), ("seed", seed, 2**63)):
-        if type(value) is not int or not 0 <= value < most:
+    for name, value, limit in (("schedule.epochs", epochs, _MAX_EPOCHS), ("seed", seed, 2**63)):
+        if type(value) is not int or not 0 <= value < limit:
             raise InputError(f"recipe.yaml is incomplete: {name} is missing")
-    for name, kinds in _KINDS.items():
-        part, _, key = name.partition(".")
-        value = recipe.get(part, {}).get(key, kinds[0]())
-        wrong = not isinstance(value, kinds) or isinstance(value, bool)
-        if wrong or (isinstance(value, list) and not all(isinstance(one, str) for one in value)):
+    for name, types in _TYPES.items():
+        group, _, key = name.partition(".")
+        value = recipe.get(group, {}).get(key, types[0]())
+        valid = isinstance(value, types) and not isinstance(value, bool)
+        if not valid or (isinstance(value, list) and not all(isinstance(item, str) for item in value)):
             raise InputError(f"recipe.yaml has {name} {value!r:.100}, which is invalid")
 
 
 @lru_cache(maxsize=1000)
 def _environment(content: bytes) -> tuple[dict[str, Any], int | None]:
-    """Parses the environment of a run, and the number of its classes."""
+    """Parses the environment of a run; returns it and the number of classes."""
     try:
-        about = json.loads(content)
+        environment = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise InputError(f"environment.json is no JSON ({one_line(error)[:200]})") from error
-    if not isinstance(about, dict):
+    if not isinstance(environment, dict):
         raise InputError("environment.json has no fields")
-    classes = about.pop("classes", None)
-    about.pop("data", None)
-    return about, len(classes) if isinstance(classes, list) and classes else None
+    classes = environment.pop("classes", None)
+    environment.pop("data", None)
+    return environment, len(classes) if isinstance(classes, list) and classes else None
 
 
 def read_metrics(content: bytes) -> list[dict[str, Any]]:
-    """The finished epochs in `metrics.jsonl`. An incomplete last line does not count.
+    """Parses the finished epochs in `metrics.jsonl`. An incomplete last line does not count.
 
-    Raises:
-        InputError: another line is no JSON, or not that of an epoch, or there are too many.
+    Raises InputError if any other line is no JSON or no epoch, or there are too many lines.
     """
-    if content.count(b"\n") > _MOST_LINES:
-        raise InputError(f"metrics.jsonl has more than {_MOST_LINES:,} lines, and a run fewer epochs")
+    if content.count(b"\n") > _MAX_LINES:
+        raise InputError(f"metrics.jsonl has more than {_MAX_LINES:,} lines; expected one line per epoch")
     try:
-        *lines, rest = content.decode().split("\n")
+        *lines, last = content.decode().split("\n")
     except UnicodeDecodeError:
         raise InputError("metrics.jsonl is not UTF-8") from None
     rows = [_row(number, line) for number, line in enumerate(lines, start=1)]
     with suppress(InputError):
-        rows += [_row(len(lines) + 1, rest)] if rest else []
+        rows += [_row(len(lines) + 1, last)] if last else []
     return rows
 
 
 def _row(number: int, line: str) -> dict[str, Any]:
     try:
-        row = json.loads(line, parse_int=_in_range)
+        row = json.loads(line, parse_int=_parse_int)
     except (ValueError, RecursionError):
         raise InputError(f"line {number} of metrics.jsonl is no JSON") from None
     if not isinstance(row, dict) or type(row.get("epoch")) is not int or row["epoch"] < 1:
-        raise InputError(f"line {number} of metrics.jsonl is not that of an epoch")
+        raise InputError(f"line {number} of metrics.jsonl has no epoch")
     return row
 
 
-def _in_range(digits: str) -> int:
-    if not -(2**63) <= (number := int(digits)) < 2**63:  # floats may be infinite or NaN, as losses are that diverge
+def _parse_int(digits: str) -> int:
+    """A 64-bit integer; floats, such as losses that diverge, may be infinite or NaN."""
+    if not -(2**63) <= (number := int(digits)) < 2**63:
         raise ValueError(number)
     return number
 
 
 def measure_of(row: Mapping[str, Any]) -> str:
-    """The one of `MEASURES` that an epoch has; that of classifiers if it has none."""
+    """The field of `MEASURES` that an epoch has; the classifiers' field if it has none."""
     return next((name for name in MEASURES if name in row), "test_accuracy")

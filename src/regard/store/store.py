@@ -21,32 +21,32 @@ from regard.errors import InputError, first_line, one_line
 from regard.files import MOST_BYTES
 from regard.store.bucket import Bucket, fetch_run, upload_run
 from regard.store.locks import LEASE, BucketLocks, FolderLocks, Lock, leave
-from regard.store.runs import CHECKPOINTS, MAKES_A_RUN, WEIGHTS, StoredRun, parse_run, read_run
+from regard.store.runs import CHECKPOINTS, RUN_MARKERS, WEIGHTS, StoredRun, parse_run, read_run
 
 _THREADS = 16
-_SAMPLE = 64  # runs to time the disk with
-_SLOW = 2e-3  # seconds per run that indicate a network file system, on which runs are read in parallel
+_SAMPLE = 64  # number of runs to read before the speed of the disk is judged
+_SLOW = 2e-3  # seconds per run of a network file system, on which runs are read in parallel
 
 
 class MissingRun(InputError):
-    """No run has this name."""
+    """There is no run with this name."""
 
 
 class Store:
     """The run folders directly below a local or remote address.
 
-    Names that begin with a dot, and folders that are not runs, are ignored. Locks and logs have names that begin with
-    a dot; they may be removed while no process uses the store.
+    Ignores names that begin with a dot, and folders that are not runs. Locks and logs have names that begin with a dot;
+    they may be removed while no process uses the store.
 
     All methods raise InputError if the store cannot be reached, or for an invalid name of a run.
 
     Args:
-        address: a folder, which need not exist yet, or an address of fsspec: `s3://bucket/runs`, `gs://…`,
-            `file:///…`, `memory://…`.
+        address: a folder, which need not exist yet, or an address of fsspec: `s3://bucket/runs`, `gs://…`, `file:///…`,
+            `memory://…`.
 
     Attributes:
-        address: the address; of a folder without a slash at the end.
-        folder: path of the store if it is a folder of this machine; else None.
+        address: the address; for a folder without a slash at the end.
+        folder: path of the store if it is a folder on this machine; else None.
 
     Raises:
         InputError: an unknown kind of address, a missing library for it, or it cannot be reached.
@@ -69,17 +69,17 @@ class Store:
 
     def exists(self) -> bool:
         """Whether the address exists."""
-        with self._reached("read"):
+        with self._errors("read"):
             return self._location.is_dir() if isinstance(self._location, Path) else self._location.exists()
 
     def runs(self) -> list[StoredRun]:
         """All runs, sorted by name. A run that cannot be read has a `problem`."""
-        with self._reached("read"):
+        with self._errors("read"):
             return _read_folder(self._location) if isinstance(self._location, Path) else _read_bucket(self._location)
 
     def run(self, name: str) -> StoredRun | None:
         """The run of this name; None if it does not exist."""
-        with self._reached("read", name):
+        with self._errors("read", name):
             if isinstance(self._location, Path):
                 return read_run(self._location / name)
             return next(iter(_read_bucket(self._location, name)), None)
@@ -87,30 +87,30 @@ class Store:
     def lock(self, name: str, *, lease: float = LEASE, on_loss: Callable[[], object] = leave) -> Lock:
         """Locks a run, so that only one of all processes that use the store writes to it.
 
-        In a folder, the lock is released when its process ends, on any machine. In a bucket, it expires when its holder
-        has not renewed it for the length of the lease; whether the holder is alive shows after a few seconds.
+        In a folder, the lock is released when its process ends, on any machine. In a bucket, it expires if its holder
+        has not renewed it for the length of the lease; it takes a few seconds to see whether the holder is alive.
 
         Args:
             name: name of the run, which need not exist yet.
             lease: length of the lease in seconds (buckets only).
-            on_loss: called if another process took over the expired lock of this one (buckets only); by default the
-                process ends at once with the status `errors.TAKEN_OVER`.
+            on_loss: called if another process has taken over the expired lock of this one (buckets only); by default
+                the process ends at once with the status `errors.TAKEN_OVER`.
 
         Raises:
             Locked: another process has the lock. The exit status is `errors.LOCKED`.
             InputError: the store cannot be written or does not support locks.
         """
-        with self._reached("locked", name):
+        with self._errors("locked", name):
             return self._locks.lock(name, lease, on_loss)
 
     def holder(self, name: str) -> str | None:
         """The holder of the lock of a run, as "pid 123 on HOST"; None if it is free."""
-        with self._reached("read", name):
+        with self._errors("read", name):
             return self._locks.holder(name)
 
     def locked(self) -> dict[str, str]:
         """The locked runs: name -> "pid 123 on HOST"."""
-        with self._reached("read"):
+        with self._errors("read"):
             names = sorted(self._locks.names())
             return {name: holder for name in names if (holder := self._locks.holder(name)) is not None}
 
@@ -128,27 +128,27 @@ class Store:
             InputError: the store cannot be written, or is a folder, in which runs are trained directly.
         """
         if isinstance(self._location, Path):
-            raise InputError(f"{self.address} is a folder, and nothing is uploaded to it; train in it, or copy the run")
+            raise InputError(f"{self.address} is a folder, not a bucket to upload to; train in it, or copy the run")
         name = folder.name if name is None else name
-        with self._reached("written", name):
+        with self._errors("written", name):
             upload_run(self._location, folder, name)
 
     def fetch(self, name: str, into: Path | None = None, *, checkpoints: bool = True) -> Path:
-        """The run as a folder on this machine: in a bucket it is downloaded to `into/name`.
+        """The run as a folder on this machine, downloaded to `into/name` if it is in a bucket.
 
         Files that are up to date are not downloaded again. If several processes of a machine need the run, one of them
         downloads it.
 
         Args:
             name: name of the run.
-            into: folder to download into; `cache` if not given.
+            into: folder to download into; by default in the `cache`.
             checkpoints: whether to download checkpoints, which only resuming needs.
 
         Raises:
             MissingRun: the run does not exist.
         """
         into = self.cache / "runs" if into is None else into
-        with self._reached("read", name):
+        with self._errors("read", name):
             if isinstance(self._location, Path):
                 folder = self._location / name
                 exists = folder.is_dir()
@@ -163,20 +163,20 @@ class Store:
 
     @property
     def cache(self) -> Path:
-        """The local folder for files of a bucket, below `$REGARD_CACHE`, or the cache of the user."""
+        """Local folder for the files of a bucket, in `$REGARD_CACHE` or the user's cache."""
         variable = os.environ.get("REGARD_CACHE")
         cache = Path(variable or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "regard"))
         return cache / "stores" / hashlib.sha256(self.address.encode()).hexdigest()[:16]
 
     def log(self, name: str) -> Path:
-        """The local log file of a run: `.logs/NAME.log` in a folder, else in the cache. Its folder is created."""
+        """Path of the local log file of a run, `.logs/NAME.log` in a folder, else in the cache; creates its folder."""
         folder = self.cache / "logs" if self.folder is None else self.folder / ".logs"
-        with self._reached("written", name):
+        with self._errors("written", name):
             folder.mkdir(parents=True, exist_ok=True)
         return folder / f"{name}.log"
 
     @contextmanager
-    def _reached(self, done: str, name: str = "run") -> Iterator[None]:
+    def _errors(self, action: str, name: str = "run") -> Iterator[None]:
         """Checks the name of a run. Within the context, every error of the file system becomes an InputError."""
         if not name or name.startswith(".") or "/" in name or os.sep in name:
             raise InputError(
@@ -187,7 +187,7 @@ class Store:
         except InputError:
             raise
         except Exception as error:
-            raise InputError(f"the store {self.address} cannot be {done} ({first_line(error)})") from error
+            raise InputError(f"the store {self.address} cannot be {action} ({first_line(error)})") from error
 
 
 def is_address(text: str) -> bool:
@@ -196,7 +196,7 @@ def is_address(text: str) -> bool:
 
 
 def split_address(address: str) -> tuple[Store, str]:
-    """The store and the name of a run at an address such as `s3://bucket/runs/NAME`."""
+    """The store and the name of the run at an address such as `s3://bucket/runs/NAME`."""
     above, _, name = address.rstrip("/").rpartition("/")
     if above.endswith(("/", ":")):
         raise InputError(
@@ -206,7 +206,7 @@ def split_address(address: str) -> tuple[Store, str]:
 
 
 def local_run(source: str) -> str:
-    """The run at an address such as `s3://bucket/runs/NAME`, downloaded without checkpoints; other sources as they are.
+    """Downloads the run at an address such as `s3://bucket/runs/NAME` without checkpoints; returns other sources as is.
 
     Raises:
         MissingRun: the run does not exist.
@@ -251,9 +251,9 @@ def _read_folder(folder: Path) -> list[StoredRun]:
         return []
     with os.scandir(folder) as entries:
         names = sorted(entry.name for entry in entries if entry.name[0] != ".")
-    began = time.perf_counter()
+    start = time.perf_counter()
     runs = [read_run(folder / name) for name in names[:_SAMPLE]]
-    if time.perf_counter() - began > _SLOW * _SAMPLE:
+    if time.perf_counter() - start > _SLOW * _SAMPLE:
         with ThreadPoolExecutor(_THREADS) as threads:
             runs += threads.map(lambda name: read_run(folder / name), names[_SAMPLE:])
     else:
@@ -282,6 +282,6 @@ def _read_bucket(bucket: Bucket, name: str = "") -> list[StoredRun]:
     def read(run: str) -> StoredRun:
         return parse_run(run, partial(content, run), weights=WEIGHTS in runs[run])
 
-    names = sorted(run for run, files in runs.items() if run[:1] not in ("", ".") and files.keys() & MAKES_A_RUN)
+    names = sorted(run for run, files in runs.items() if run[:1] not in ("", ".") and files.keys() & RUN_MARKERS)
     with ThreadPoolExecutor(_THREADS) as threads:
         return list(threads.map(read, names))

@@ -1,4 +1,4 @@
-"""Training: recipes, the loop, run folders, weights from elsewhere."""
+"""Training: recipes, the training loop, run folders and pretrained weights."""
 
 from regard.training.classification import MANY_CLASSES, Classification, Score, evaluate, make_objective
 from regard.training.datasets import (

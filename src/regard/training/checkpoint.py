@@ -1,4 +1,4 @@
-"""Checkpoints: the state of a run between two steps, from which it goes on as if never interrupted."""
+"""Checkpoints: the state of a run between two steps, from which it resumes as if it had not been interrupted."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from torch import Tensor
 
 from regard import models
 from regard.errors import InputError, first_line, one_line
-from regard.files import STEP, written_aside
+from regard.files import STEP, atomic_write
 from regard.training.hooks import by_name
 
 if TYPE_CHECKING:
     from regard.training.loop import Loop
 
-_KEPT = 2  # the newest, and the previous one in case the newest cannot be read
+_MAX_CHECKPOINTS = 2  # the newest, and the previous one in case the newest cannot be read
 
 
 def save_checkpoint(loop: Loop, meter: dict[str, Tensor]) -> None:
-    """Saves the state of a loop, and removes all but the newest two checkpoints. Called by one process only.
+    """Saves the state of a loop, and removes all but the newest two checkpoints. Called by the main process only.
 
-    The state does not depend on the process: random numbers depend on the seed and the step.
+    The state does not depend on the process, because random numbers depend on the seed and the step.
 
     Args:
         loop: a loop between two steps.
@@ -41,7 +41,7 @@ def save_checkpoint(loop: Loop, meter: dict[str, Tensor]) -> None:
         "regressors": loop.task.regressors.state_dict(),
         "optimizer": loop.optimizer.state_dict(),
         "scaler": loop.scaler.state_dict() if loop.scaler is not None else None,
-        "hooks": {name: saved for name, hook in by_name(loop.hooks).items() if (saved := hook.state_dict())},
+        "hooks": {name: state for name, hook in by_name(loop.hooks).items() if (state := hook.state_dict())},
         "rows": loop.rows,
         "unreadable": loop.unreadable,
         "meter": meter,
@@ -50,14 +50,17 @@ def save_checkpoint(loop: Loop, meter: dict[str, Tensor]) -> None:
     path = folder / f"step-{loop.steps_done:09d}.pt"
     try:
         folder.mkdir(exist_ok=True)
-        with written_aside(path) as aside, open(aside, "wb") as file:  # Python's errors name the cause, torch's do not
+        with (
+            atomic_write(path) as temporary,
+            open(temporary, "wb") as file,
+        ):  # its errors name the cause, torch's do not
             torch.save(state, file)
     except (OSError, RuntimeError) as error:  # the disk is full, or the folder cannot be written
         remaining = "the previous one is kept" if _checkpoints(folder) else "there is no previous one"
         raise InputError(
             f"the checkpoint {path} could not be written ({first_line(_cause(error))}); {remaining}"
         ) from error
-    for old in _checkpoints(folder)[:-_KEPT]:
+    for old in _checkpoints(folder)[:-_MAX_CHECKPOINTS]:
         old.unlink()
 
 
@@ -71,19 +74,19 @@ def restore(loop: Loop) -> None:
     state = read_newest(folder, loop.processes.note, loop.processes.of_all)
     if state is None:
         return
-    source, anew = f"the checkpoint in {folder}", "start the run again (--overwrite)"
-    before, now = state.get("processes", 1), loop.processes.count
+    source, remedy = f"the checkpoint in {folder}", "start the run again (--overwrite)"
+    saved_count, count = state.get("processes", 1), loop.processes.count
     if state.get("steps", len(loop.loader)) != len(loop.loader):
         raise InputError(
-            f"an epoch of {loop.run.folder} had {state['steps']} steps with {before} processes, and has "
-            f"{len(loop.loader)} with {now}, since another last batch is left out; use the same number of processes, "
-            f"or {anew}"
+            f"an epoch of {loop.run.folder} had {state['steps']} steps with {saved_count} processes, and has "
+            f"{len(loop.loader)} with {count}, which leave out another last batch; use the same number of processes, "
+            f"or {remedy}"
         )
     try:
         models.load_weights(loop.model, state["model"], source)
         groups = zip(loop.optimizer.state_dict()["param_groups"], state["optimizer"]["param_groups"], strict=False)
         if any(not group.keys() <= saved.keys() for group, saved in groups):
-            raise InputError(f"{source} belongs to another optimizer; {anew}")  # torch would load it without an error
+            raise InputError(f"{source} belongs to another optimizer; {remedy}")  # torch would load it without an error
         loop.task.regressors.load_state_dict(state["regressors"])
         loop.optimizer.load_state_dict(state["optimizer"])
         if loop.scaler is not None:
@@ -92,26 +95,26 @@ def restore(loop: Loop) -> None:
             if name in state["hooks"]:
                 hook.load_state_dict(state["hooks"][name])
             elif hook.state_dict():
-                raise InputError(f"{source} has no state of the hook {name!r}; leave the hook out, or {anew}")
+                raise InputError(f"{source} has no state of the hook {name!r}; leave the hook out, or {remedy}")
         loop.epoch, loop.step, loop.rows = state["epoch"], state["step"], state["rows"]
         loop.unreadable = tuple(state["unreadable"])
         loop.meter.load(state["meter"], main=loop.processes.main)
     except KeyError as error:
-        raise InputError(f"{source} belongs to another version of regard (it has no {error}); {anew}") from error
+        raise InputError(f"{source} belongs to another version of regard (it has no {error}); {remedy}") from error
     except InputError:
         raise
     except (RuntimeError, ValueError, TypeError, AttributeError) as error:
         raise InputError(
-            f"{source} belongs to another network, optimizer or version of regard ({one_line(error)[:200]}); {anew}"
+            f"{source} belongs to another network, optimizer or version of regard ({one_line(error)[:200]}); {remedy}"
         ) from error
     loop.processes.note(
         f"resumed {loop.run.folder} at epoch {loop.epoch + 1}, step {loop.step + 1}"
-        + (f" (with {now} processes, before with {before}: equal up to rounding)" if before != now else "")
+        + (f" (with {count} processes, before with {saved_count}: equal up to rounding)" * (saved_count != count))
     )
 
 
 def _cause(error: BaseException) -> BaseException:
-    """The error of the operating system that caused an error of torch, if any."""
+    """The error of the operating system behind an error of torch, if any."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, OSError):
         cause = cause.__cause__ or cause.__context__
@@ -119,52 +122,48 @@ def _cause(error: BaseException) -> BaseException:
 
 
 def read_newest(
-    folder: Path, note: Callable[[str], None], of_all: Callable[[Any], list[Any]] = lambda value: [value]
+    folder: Path, note: Callable[[str], None], gather: Callable[[Any], list[Any]] = lambda value: [value]
 ) -> dict[str, Any] | None:
     """The state of the newest checkpoint that every process can read; None if there are no checkpoints.
 
     Args:
         folder: folder of the checkpoints.
         note: called with a message for each checkpoint that cannot be read.
-        of_all: gathers a value from all processes, by rank. The first process lists the checkpoints, and a checkpoint
-            counts only if all processes read the same bytes, so that all resume from the same step.
+        gather: gathers a value from all processes, by rank. The first process lists the checkpoints. A checkpoint is
+            used only if all processes read the same bytes, so that they resume from the same step.
 
     Raises:
         InputError: none of the checkpoints can be read.
     """
-    paths: list[Path] = of_all(_checkpoints(folder))[0]
+    paths: list[Path] = gather(_checkpoints(folder))[0]
     for path in reversed(paths):
         state: Any = None
         digest = problem = ""
         try:
-            digest, state = check_whole(path), models.read_checkpoint(path)
+            digest, state = verify_checksums(path), models.read_checkpoint(path)
             problem = "" if isinstance(state, dict) else f"{path} has no state of a run"
         except InputError as error:
             problem = str(error)
-        read = of_all((digest, problem))
-        failed = [f"{message}{f' (process {rank})' * (rank > 0)}" for rank, (_, message) in enumerate(read) if message]
-        if len(set(read)) == 1 and not failed:
+        results = gather((digest, problem))
+        problems = [f"{text}{f' (process {rank})' * (rank > 0)}" for rank, (_, text) in enumerate(results) if text]
+        if len(set(results)) == 1 and not problems:
             return state
-        problem = failed[0] if failed else f"{path} is not the same file for all processes"
+        problem = problems[0] if problems else f"{path} is not the same file for all processes"
         note(f"{problem}; trying the previous checkpoint")
     if paths:
         raise InputError(f"none of the {len(paths)} checkpoints in {folder} can be read; start the run again elsewhere")
     return None
 
 
-def check_whole(path: Path) -> str:
-    """Verifies the checksums that torch writes into a checkpoint but does not verify itself.
+def verify_checksums(path: Path) -> str:
+    """Verifies the checksums that torch writes into a checkpoint but does not verify, and returns a digest of them.
 
-    Returns:
-        A digest of all parts.
-
-    Raises:
-        InputError: the file is truncated or corrupted.
+    Raises InputError if the file is truncated or corrupted.
     """
     try:
-        with zipfile.ZipFile(path) as parts:
-            broken = parts.testzip()
-            digest = repr([(part.filename, part.file_size, part.CRC) for part in parts.infolist()])
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+            digest = repr([(entry.filename, entry.file_size, entry.CRC) for entry in archive.infolist()])
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
         raise InputError(f"{path} is truncated or corrupted ({first_line(error)})") from error
     if broken is not None:

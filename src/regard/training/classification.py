@@ -1,4 +1,4 @@
-"""Classification: a task of the training loop, with or without a teacher, and the score of a classifier."""
+"""Classification as a task of the training loop, with or without a teacher, and the test score of a classifier."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from regard.training.datasets import Images, default_size, load_data, make_loade
 from regard.training.distributed import Processes
 from regard.training.hooks import Guided, Hook, Mix
 from regard.training.networks import prepare_network
-from regard.training.recipe import TRANSFERRED, Recipe
+from regard.training.recipe import TRANSFER_WEIGHTS, Recipe
 from regard.training.sources import initial_network, like_source, load_teachers
 from regard.training.task import Task
 from regard.transfer import Losses, Objective, Teacher
 
 MANY_CLASSES = 10
-"""With more classes than this, top-5 accuracy is reported, too."""
+"""Top-5 accuracy is reported with more classes than this."""
 
 
 class Classification(Task):
-    """A network that learns classes from labels and, if the recipe has one, from a teacher."""
+    """A classifier that learns from labels and, if the recipe has one, from a teacher."""
 
     measures = ("accuracy",)
     guided: Guided
@@ -39,11 +39,11 @@ class Classification(Task):
 
     @staticmethod
     def completed(recipe: Recipe, images: Images, say: Callable[[str], None]) -> Recipe:
-        """With size, mean, std and options of the images, and the network as its source has it."""
+        """Fills in the size, mean, std and options of the data, and the network of `model.pretrained`."""
         size = recipe.data.size or default_size(recipe.data.name, detector=False)
         options = data.all_options(recipe.data.name, **recipe.data.options)
-        filled = replace(recipe.data, size=size, mean=images.mean, std=images.std, options=options)
-        return replace(recipe, data=filled, model=like_source(recipe.model, filled, say))
+        data_recipe = replace(recipe.data, size=size, mean=images.mean, std=images.std, options=options)
+        return replace(recipe, data=data_recipe, model=like_source(recipe.model, data_recipe, say))
 
     @classmethod
     def create(cls, recipe: Recipe, splits: data.Splits, processes: Processes) -> Self:
@@ -86,11 +86,11 @@ class Classification(Task):
 
     def test(self, model: nn.Module, processes: Processes) -> tuple[dict[str, Any], Sequence[str]]:
         score = evaluate(model, self.test_loader, summed=processes.summed)
-        many = len(self.loader.dataset.classes) > MANY_CLASSES
+        many_classes = len(self.loader.dataset.classes) > MANY_CLASSES
         row = {
             "test_loss": score.loss,
             "test_accuracy": score.accuracy,
-            **({"test_top5": score.top5 / score.images} if many else {}),
+            **({"test_top5": score.top5 / score.images} if many_classes else {}),
             "test_images": score.images,
         }
         return row, score.skipped
@@ -99,7 +99,7 @@ class Classification(Task):
 def make_objective(
     recipe: Recipe, model: nn.Module, teachers: Sequence[nn.Module | Teacher], image_size: tuple[int, int]
 ) -> Objective:
-    """The losses of a recipe for a student, its teachers and images of size (h, w).
+    """Builds the losses of a recipe for a student, its teachers and images of size (h, w).
 
     Raises:
         InputError: student and teachers do not match.
@@ -123,7 +123,7 @@ def make_objective(
         guidance_maps=recipe.guidance.maps,
         guidance_layers=recipe.guidance.layers,
         guidance_detach=recipe.guidance.detach,
-        **{name: transfer.weight(name) for name in TRANSFERRED},
+        **{name: transfer.weight(name) for name in TRANSFER_WEIGHTS},
     )
 
 
@@ -142,11 +142,11 @@ class Score(NamedTuple):
 
     @property
     def accuracy(self) -> float:
-        """In [0, 1]."""
+        """Top-1 accuracy, in [0, 1]."""
         return self.correct / self.images
 
     def to_records(self) -> list[dict[str, Any]]:
-        """One dict, JSON-ready: `images`, `loss`, `accuracy` and `top5` with the ends of their 95% intervals."""
+        """One dict for JSON: `images`, `loss`, and `accuracy` and `top5` with their 95% intervals."""
         record: dict[str, Any] = {"images": self.images, "loss": self.loss}
         for measure, count in (("accuracy", self.correct), ("top5", self.top5)):
             record |= interval_record(measure, proportion(count, self.images))
@@ -186,18 +186,19 @@ def evaluate(
                 continue
             output, labels = logits_of(model(of_its_dtype(model, batch.images))), batch.labels
             if outputs is not None:
-                known = labels >= 0
-                output, labels = output[known], outputs[labels[known]]
+                labelled = labels >= 0
+                output, labels = output[labelled], outputs[labels[labelled]]
             logits = class_logits(output)
             loss = F.cross_entropy(logits, checked_labels(labels, logits), reduction="sum")
             correct = (predicted_classes(output) == labels).sum()
             top5 = (logits.topk(min(5, logits.shape[1])).indices == labels[:, None]).sum()
             sums += torch.stack([value.to(sums) for value in (loss, correct, top5, torch.full_like(top5, len(labels)))])
-    total, right, among_five, images = summed(sums).tolist()
+    total_loss, *counts = summed(sums).tolist()
+    correct_images, top5_images, images = map(int, counts)
     if not images and outputs is None:
         raise InputError(
             f"none of the {len(loader.dataset)} test images can be read"
             f"{f' (the first: {skipped[0]})' if skipped else ''}; give readable ones"
         )
-    mean = total / images if images else float("nan")
-    return Score(mean, int(right), int(among_five), int(images), tuple(skipped))
+    mean_loss = total_loss / images if images else float("nan")
+    return Score(mean_loss, correct_images, top5_images, images, tuple(skipped))

@@ -24,7 +24,7 @@ _FIXED_SIZES = {"clutter": 32, "cifar10": 32, "cifar100": 32, "stl10": 96}  # si
 
 
 def load_data(recipe: DataRecipe) -> data.Splits:
-    """The data of a recipe, with its mean and standard deviation.
+    """Loads the data of a recipe, with their mean and standard deviation.
 
     Raises:
         InputError: the data are missing or cannot be read.
@@ -43,14 +43,14 @@ def load_data(recipe: DataRecipe) -> data.Splits:
 
 
 def default_size(name: str, *, detector: bool) -> int | None:
-    """The size of images of a data set if a recipe gives none; None for that of images in memory."""
+    """Default size of the images of a data set; None for data sets in memory, which keep the size of their images."""
     if detector:
         return DETECTOR_SIZE
     return SIZE if data.is_streamed(name) else None
 
 
 def detector_size(recipe: DataRecipe) -> tuple[int, int]:
-    """The shorter side of a detector's images, and the upper limit of the longer one, in the ratio of 800 to 1333."""
+    """The shorter side of a detector's images, and the limit of the longer side, in the ratio of 800 to 1333."""
     short = recipe.size or DETECTOR_SIZE
     return short, short * 5 // 3
 
@@ -103,43 +103,50 @@ def make_transform(recipe: DataRecipe, augmentation: data.Augmentation | None = 
 def make_loaders(
     recipe: Recipe, splits: data.Splits, processes: Processes, channels_last: bool
 ) -> tuple[data.Loader, data.Loader]:
-    """The loaders of training and test images."""
+    """The loaders of the training and test images."""
     train, test = splits
     batch_size, mixes = recipe.schedule.batch_size, recipe.augmentation.mixes
     if mixes and batch_size % (2 * processes.count):
         raise InputError(
-            f"mixup and cutmix take images in pairs; give a batch size that {2 * processes.count} divides "
+            f"mixup and cutmix take images in pairs; give a batch size divisible by {2 * processes.count} "
             f"(schedule.batch_size is {batch_size}, over {processes.count} processes)"
         )
-    whole_batches = data.is_streamed(recipe.data.name) or mixes
-    remainder = len(train) % batch_size if whole_batches else dropped_images(len(train), batch_size, processes.count)
+    full_batches = data.is_streamed(recipe.data.name) or mixes
+    remainder = len(train) % batch_size if full_batches else dropped_images(len(train), batch_size, processes.count)
     if remainder and batch_size < len(train):
         processes.note(f"the last batch of an epoch, with {remainder} of {len(train)} images, is left out")
 
     guidance = recipe.guidance
     if guidance.used:
         if isinstance(train, data.WebDataset):
-            raise InputError(
-                "guidance needs regions, and sets of WebDataset shards have none; leave guidance.weight out"
-            )
+            raise InputError("guidance needs regions, which WebDataset shards do not have; leave guidance.weight out")
         train = data.annotated(train, share=guidance.share, box=guidance.box, dilate=guidance.dilate)
 
-    def loader(images: Images, batch_size: int, **options: Any) -> data.Loader:
-        shared: dict[str, Any] = {"rank": processes.rank, "world_size": processes.count, "device": processes.device}
-        return make_loader(images, recipe.data, batch_size, channels_last=channels_last, **shared, **options)
-
-    training = {"augmentation": recipe.augmentation, "shuffle": True, "seed": recipe.seed, "masks": guidance.used}
-    return (
-        loader(train, batch_size, drop_last=whole_batches or remainder > 0, **training),
-        loader(test, test_batch_size(test, recipe.data, processes.count)),
+    common: dict[str, Any] = {
+        "rank": processes.rank,
+        "world_size": processes.count,
+        "device": processes.device,
+        "channels_last": channels_last,
+    }
+    train_loader = make_loader(
+        train,
+        recipe.data,
+        batch_size,
+        augmentation=recipe.augmentation,
+        shuffle=True,
+        seed=recipe.seed,
+        masks=guidance.used,
+        drop_last=full_batches or remainder > 0,
+        **common,
     )
+    return train_loader, make_loader(test, recipe.data, test_batch_size(test, recipe.data, processes.count), **common)
 
 
 def dropped_images(images: int, batch_size: int, processes: int) -> int:
-    """Number of images in the last batch if it is dropped because a process would get fewer than two of them; else 0.
+    """Number of images in the last batch of an epoch if that batch is dropped; else 0.
 
-    Batch norms over feature maps of one pixel need two images. One image is allowed if a full batch also leaves a
-    process only one. An only batch is never dropped.
+    It is dropped if a process would get fewer than two images of it, as batch norms over feature maps of one pixel need
+    two; if a full batch has less than two per process, one is enough. The only batch of an epoch is never dropped.
     """
     remainder = images % batch_size
     fewest = 2 if 2 * processes <= batch_size else 1
@@ -147,7 +154,7 @@ def dropped_images(images: int, batch_size: int, processes: int) -> int:
 
 
 def test_batch_size(images: Images, recipe: DataRecipe, processes: int) -> int:
-    """Batch size of testing: 500 small images per process, and fewer large ones, which need more memory."""
+    """Batch size of testing: per process 500 images, or fewer if they have more pixels than 500 images of 96 x 96."""
     width, height = images.image(0).size if isinstance(images, data.InMemoryDataset) else (recipe.size or SIZE,) * 2
     return processes * max(1, min(500, 500 * 96 * 96 // (height * width)))
 
@@ -174,7 +181,7 @@ class Preprocessing:
 
     @classmethod
     def of(cls, about: Mapping[str, Any]) -> Preprocessing:
-        """The preprocessing in timm's `pretrained_cfg`, or in a part of one.
+        """The preprocessing in timm's `pretrained_cfg`, which may lack entries.
 
         Raises:
             TypeError, ValueError: mean or std are not three numbers.
@@ -186,8 +193,8 @@ class Preprocessing:
             red, green, blue = map(float, values)
             return red, green, blue
 
-        size, *rest = (about.get(name) for name in ("input_size", "crop_pct", "crop_mode", "interpolation"))
-        return cls(channels(about.get("mean")), channels(about.get("std")), size[-1] if size else None, *rest)
+        size, *crop = (about.get(name) for name in ("input_size", "crop_pct", "crop_mode", "interpolation"))
+        return cls(channels(about.get("mean")), channels(about.get("std")), size[-1] if size else None, *crop)
 
     @classmethod
     def in_testing(cls, recipe: DataRecipe) -> Preprocessing:
@@ -206,7 +213,7 @@ class Preprocessing:
         check_fields(self)
 
     def over(self, other: Preprocessing) -> Preprocessing:
-        """This preprocessing, with None replaced by the values of `other`."""
+        """This preprocessing, with the values of `other` where it has None."""
         values, fallback = astuple(self), astuple(other)
         return Preprocessing(*(a if a is not None else b for a, b in zip(values, fallback, strict=True)))
 

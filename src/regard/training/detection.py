@@ -26,13 +26,13 @@ from regard.transfer import Losses
 
 
 class Detection(Task):
-    """A detector that learns boxes, and masks if it has a branch for them."""
+    """A detector that learns boxes, and masks if it has a mask branch."""
 
     fewest = 1
 
     @staticmethod
     def load_data(recipe: DataRecipe) -> Splits:
-        """The data of a recipe: training images with objects, and all test images.
+        """Loads the data of a recipe: the training images that have objects, and all test images.
 
         Raises:
             InputError: the data are missing, cannot be read or have no objects with boxes.
@@ -44,20 +44,20 @@ class Detection(Task):
 
     @staticmethod
     def completed(recipe: Recipe, images: Images, say: Callable[[str], None]) -> Recipe:
-        """With the size and options of the images, and attention_start as the weights of the backbone imply it.
+        """Fills in the size and options of the data, and the attention_start that the weights of the backbone imply.
 
-        A detector normalises its images itself, so that mean and std stay as they are.
+        mean and std stay as they are, because a detector normalises its images itself.
         """
         network, options = recipe.model, data.all_options(recipe.data.name, **recipe.data.options)
         if network.attention is not None and network.attention_start is None and network.pretrained is not False:
-            published = isinstance(network.pretrained, str) and has_attention(network)
-            network = replace(network, attention_start="published" if published else "identity")
-        filled = replace(recipe.data, size=detector_size(recipe.data)[0], options=options)
-        return replace(recipe, data=filled, model=network)
+            trained = isinstance(network.pretrained, str) and has_attention(network)
+            network = replace(network, attention_start="published" if trained else "identity")
+        data_recipe = replace(recipe.data, size=detector_size(recipe.data)[0], options=options)
+        return replace(recipe, data=data_recipe, model=network)
 
     @classmethod
     def create(cls, recipe: Recipe, splits: Splits, processes: Processes) -> Self:
-        library()  # raises InputError where what tests detectors is not installed
+        library()  # raises InputError if the library that tests detectors is not installed
         _check_objects(with_objects(splits.train))
         # One process first, because it may download.
         model = processes.first(lambda: build_network(recipe.model, len(splits.train.classes), data=recipe.data))
@@ -65,7 +65,7 @@ class Detection(Task):
         model, _ = prepare_network(model, recipe, len(splits.train), processes)
         if recipe.compile:
             model.get_submodule("backbone").compile()
-        shared: dict[str, Any] = {
+        common: dict[str, Any] = {
             "rank": processes.rank,
             "world_size": processes.count,
             "device": processes.device,
@@ -73,18 +73,19 @@ class Detection(Task):
             "unreadable": recipe.data.unreadable,
             "objects": True,
         }
-        batch_size, rest = recipe.schedule.batch_size, len(splits.train) % recipe.schedule.batch_size
+        batch_size = recipe.schedule.batch_size
+        remainder = len(splits.train) % batch_size
         loader = data.create_loader(
             splits.train,
             batch_size,
             transform=make_detection_transform(recipe),
             shuffle=True,
             seed=recipe.seed,
-            drop_last=0 < rest < processes.count and batch_size < len(splits.train),
+            drop_last=0 < remainder < processes.count and batch_size < len(splits.train),
             masks=masks,
-            **shared,
+            **common,
         )
-        test_loader = data.create_loader(splits.test, processes.count, **shared)
+        test_loader = data.create_loader(splits.test, processes.count, **common)
         return cls(recipe, model, DetectionObjective(model), loader, test_loader)
 
     def inputs(self, batch: Batch, step: int, progress: float) -> tuple[Any, ...]:
@@ -94,34 +95,36 @@ class Detection(Task):
     def test(self, model: nn.Module, processes: Processes) -> tuple[dict[str, Any], Sequence[str]]:
         results = detection.evaluate(model, self.test_loader, unreadable=self.recipe.data.unreadable)
         row: dict[str, Any] = {}
-        for kind, numbers in (("box", results.boxes), ("mask", results.masks or {})):
-            known = {name: numbers[name] for name in NUMBERS if not math.isnan(numbers.get(name, math.nan))}
-            row |= {f"test_{kind}_{NUMBERS[name]}": value for name, value in known.items()}
+        for kind, metrics in (("box", results.boxes), ("mask", results.masks or {})):
+            for name, field in METRICS.items():
+                value = metrics.get(name, math.nan)
+                if not math.isnan(value):
+                    row[f"test_{kind}_{field}"] = value
         return {"test_box_ap": 0.0, **row, "test_images": len(results)}, results.skipped
 
 
 def _check_objects(images: ImageDataset) -> None:
-    """Raises InputError where no training image has an object to learn from; reads until the first that has."""
-    others = 0
+    """Raises InputError if no training image has an object to learn from; stops at the first one that has."""
+    unusable = 0
     for index in range(len(images)):
         with suppress(Unreadable):  # the loader raises it
             if (objects := images.objects(index, masks=False)) is not None:
                 if (~objects.crowd & (objects.boxes[:, 2:] > objects.boxes[:, :2]).all(1)).any():
                     return
-                others += len(objects.crowd)
-    what = f"{others:,} objects, all crowds (iscrowd) or without area" if others else "no objects"
-    raise InputError(f"the {len(images):,} training images of {images.name} have {what}; give images with objects")
+                unusable += len(objects.crowd)
+    content = f"{unusable:,} objects, all crowds (iscrowd) or without area" if unusable else "no objects"
+    raise InputError(f"the {len(images):,} training images of {images.name} have {content}; give images with objects")
 
 
-NUMBERS = {"AP": "ap", "AP50": "ap50", "AP75": "ap75", "APs": "ap_small", "APm": "ap_medium", "APl": "ap_large"}
-"""COCO's numbers in metrics.jsonl, after `test_box_` or `test_mask_`. Those that are NaN are left out."""
+METRICS = {"AP": "ap", "AP50": "ap50", "AP75": "ap75", "APs": "ap_small", "APm": "ap_medium", "APl": "ap_large"}
+"""Names of COCO's metrics in metrics.jsonl, after `test_box_` or `test_mask_`. Metrics that are NaN are left out."""
 
 
 class DetectionObjective(nn.Module):
-    """The losses of a detector: the sum of those that it returns.
+    """The loss of a detector: the sum of the losses that it returns.
 
-    Two-stage detectors learn from a sample of the boxes of each image. It is drawn from a seed of the image, so that it
-    does not depend on the other images of the batch or on the number of processes.
+    Two-stage detectors learn from a random sample of the boxes of each image. Its seed depends on the image, so that
+    the sample does not depend on the rest of the batch or on the number of processes.
     """
 
     def __init__(self, detector: nn.Module) -> None:
@@ -135,7 +138,7 @@ class DetectionObjective(nn.Module):
                 module.fg_bg_sampler = self._samplers[-1]
 
     def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]], seeds: Sequence[int]) -> Losses:
-        """The losses on some images.
+        """Computes the losses of some images.
 
         Args:
             images: float32 (3, h, w) each, in [0, 1].
@@ -143,7 +146,7 @@ class DetectionObjective(nn.Module):
             seeds: seed of each image.
 
         Returns:
-            The terms are the losses of the detector, without `loss_` before their names.
+            The terms are the losses of the detector, whose names lose the prefix `loss_`.
         """
         for number, sampler in enumerate(self._samplers):
             sampler.seeds = [step_seed(seed, number, 0) for seed in seeds]
@@ -154,7 +157,7 @@ class DetectionObjective(nn.Module):
 
 
 class SeededSampler(BalancedPositiveNegativeSampler):
-    """Samples the boxes of each image with a seed of its own, `seeds`; see `DetectionObjective`."""
+    """Samples the boxes of each image with its seed in `seeds`; see `DetectionObjective`."""
 
     seeds: Sequence[int] = ()
 
@@ -170,14 +173,14 @@ class SeededSampler(BalancedPositiveNegativeSampler):
 
 
 def make_detection_transform(recipe: Recipe) -> DetectionTransform:
-    """The transform of a recipe's training images. Raises InputError for values out of range."""
-    varied, (short, long) = recipe.augmentation, detector_size(recipe.data)
-    sides = tuple(varied.short_side or [short])
+    """The transform of the training images. Raises InputError for values out of range."""
+    augmentation, (short, long) = recipe.augmentation, detector_size(recipe.data)
+    sides = tuple(augmentation.short_side or [short])
     return DetectionTransform(
         sides,
         max(long, *sides),
-        flip=varied.flip,
-        jitter=varied.jitter,
-        crop=varied.crop or short,
-        photometric=varied.photometric,
+        flip=augmentation.flip,
+        jitter=augmentation.jitter,
+        crop=augmentation.crop or short,
+        photometric=augmentation.photometric,
     )

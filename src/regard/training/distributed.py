@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 _PRECISIONS = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
-# Words in the errors of gloo and NCCL when a process ended or does not answer in time.
-_LOST = re.compile(r"peer|timed? ?out|connection|NCCL|gloo|socket", re.IGNORECASE)
+# Words in the errors of gloo and NCCL if a process has ended or does not answer in time.
+_LOST_PROCESS = re.compile(r"peer|timed? ?out|connection|NCCL|gloo|socket", re.IGNORECASE)
 
 
 class Processes:
-    """The process group of a command. A context manager that leaves the group at its end.
+    """The process group of a command. A context manager that leaves the group at the end.
 
     Attributes:
         device: device of this process.
         rank: rank of this process, from 0.
         count: number of processes.
-        hooks: hooks whose `note` gets the messages.
+        hooks: hooks whose `note` is called with messages.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Processes:
         """Joins the process group and waits for all processes. Each process gets a GPU if there are any.
 
         Args:
-            device: auto, cpu or cuda; with a single process any name of a device.
+            device: auto, cpu or cuda; for a single process any name of a device.
             precision: float32, bfloat16 or float16.
             wait_minutes: minutes that processes wait for each other.
             unused: whether a step may leave some parameters unused.
@@ -55,21 +55,20 @@ class Processes:
         self.hooks: Sequence[Hook] = ()
         self._precision, self._wait_minutes, self._unused = precision, wait_minutes, unused
         self.rank, self.count = rank_and_size()
-        several = self.count > 1
-        chosen = pick_device(device)
-        if precision == "float16" and chosen.type != "cuda":
-            raise InputError(f"precision float16 needs a GPU, but the device is {chosen}; give bfloat16")
-        if several and chosen.index is not None:
+        self.device = pick_device(device)
+        if precision == "float16" and self.device.type != "cuda":
+            raise InputError(f"precision float16 needs a GPU, but the device is {self.device}; give bfloat16")
+        if self.count == 1:
+            return
+        if self.device.index is not None:
             raise InputError(f"device {device!r} cannot be used by {self.count} processes; give cuda, cpu or auto")
-        if several and torch.cuda.is_available():
+        if torch.cuda.is_available():
             torch.cuda.set_device(local_rank() % torch.cuda.device_count())
-        self.device = chosen
-        if several:
-            self.device = self.accelerator.device
+        self.device = self.accelerator.device
 
     @cached_property
     def accelerator(self) -> Accelerator:
-        """Accelerate's, for mixed precision and DistributedDataParallel. One process alone has it when it trains.
+        """The `Accelerator`, for mixed precision and DistributedDataParallel. A single process needs it only to train.
 
         Raises:
             InputError: accelerate is not installed.
@@ -80,7 +79,7 @@ class Processes:
         from accelerate.state import AcceleratorState
         from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
-        AcceleratorState._reset_state(reset_partial_state=self.count == 1)  # of an earlier run in this Python
+        AcceleratorState._reset_state(reset_partial_state=self.count == 1)  # left by an earlier run in this Python
         handlers = [
             InitProcessGroupKwargs(timeout=timedelta(minutes=self._wait_minutes)),
             DistributedDataParallelKwargs(find_unused_parameters=self._unused, gradient_as_bucket_view=True),
@@ -107,17 +106,17 @@ class Processes:
         """The sum over the processes, on the device of `values`. All processes have to call it."""
         if self.count == 1:
             return values
-        placed = values.to(self.device, copy=True)
-        dist.all_reduce(placed)
-        return placed.to(values.device)
+        total = values.to(self.device, copy=True)
+        dist.all_reduce(total)
+        return total.to(values.device)
 
     def largest(self, *values: float) -> list[float]:
         """The maximum of each value over the processes. All processes have to call it."""
         if self.count == 1:
             return list(values)
-        placed = torch.tensor(values, dtype=torch.float64, device=self.device)
-        dist.all_reduce(placed, op=dist.ReduceOp.MAX)
-        return placed.tolist()
+        maxima = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(maxima, op=dist.ReduceOp.MAX)
+        return maxima.tolist()
 
     def seed_step(self, seed: int, step: int) -> None:
         """Seeds the random numbers of a step, such as dropout, on the CPU and on the device."""
@@ -137,33 +136,33 @@ class Processes:
         return results
 
     def first(self, work: Callable[[], Result]) -> Result:
-        """Result of `work`: run by the main process first, then by one process of each other machine, then by the rest.
+        """Runs `work` in the main process, then in one process of each other machine, then in the rest.
 
-        ReportedElsewhere is raised if it failed in another process, which reports the reason.
+        Returns the result of this process. Raises ReportedElsewhere if another process failed, which reports why.
         """
         main, local_main = self.main, self.count == 1 or self.accelerator.is_local_main_process
         turns = (main, local_main and not main, not local_main and not main)
-        results = [self._together(work, takes_part) for takes_part in turns]
+        results = [self._run_turn(work, active) for active in turns]
         return results[turns.index(True)]
 
     def alone(self, work: Callable[[], object]) -> None:
         """Runs `work` in the main process while the others wait. Raises ReportedElsewhere as `first` does."""
-        self._together(work, self.main)
+        self._run_turn(work, self.main)
 
-    def _together(self, work: Callable[[], Any], takes_part: bool) -> Any:
-        """Runs `work` in the processes that take part, waits for them, and returns its result."""
+    def _run_turn(self, work: Callable[[], Any], active: bool) -> Any:
+        """Runs `work` in the active processes while the others wait, and returns its result."""
         done = False
         try:
-            result = work() if takes_part else None
+            result = work() if active else None
             done = True
         finally:
             (failed,) = self.largest(float(not done))
         if failed:
-            raise ReportedElsewhere("another process could not go on")
+            raise ReportedElsewhere("another process failed and reports the reason")
         return result
 
     def note(self, message: str) -> None:
-        """Reports a message of one line."""
+        """Passes a message of one line to the hooks."""
         for hook in self.hooks:
             hook.note(message)
 
@@ -171,7 +170,7 @@ class Processes:
         return self
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        """Leaves the other processes.
+        """Leaves the process group.
 
         Raises:
             LostProcess: another process ended.
@@ -184,7 +183,7 @@ class Processes:
         if dist.is_initialized():
             dist.destroy_process_group()
         AcceleratorState._reset_state(reset_partial_state=True)
-        if isinstance(error, RuntimeError) and _LOST.search(str(error)):
+        if isinstance(error, RuntimeError) and _LOST_PROCESS.search(str(error)):
             raise LostProcess(
                 f"process {self.rank} of {self.count} cannot reach the others: one ended or did not answer in time "
                 f"({first_line(error)})"
@@ -220,7 +219,7 @@ def step_seed(seed: int, step: int, rank: int) -> int:
     """The seed of the random numbers of a step, such as dropout, independent of all earlier steps.
 
     The finaliser of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014) makes the seeds of neighbouring steps and processes
-    independent: a change of one bit affects all bits.
+    independent: changing one bit of the input affects all bits of the output.
 
     Args:
         seed: seed of the run.

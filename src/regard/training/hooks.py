@@ -1,4 +1,4 @@
-"""Hooks of the training loop: training techniques, trackers and progress display."""
+"""Hooks of the training loop: training techniques, trackers and the progress display."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 
 class Hook:
-    """A base class whose methods are called during a run. By default they do nothing.
+    """Base class of objects whose methods are called during a run. By default they do nothing.
 
     Attributes:
-        main_only: whether only the main process has the hook; otherwise all processes have it.
+        main_only: whether only the main process has the hook; by default all processes have it.
     """
 
     main_only = False
@@ -44,17 +44,17 @@ class Hook:
         """Called in the main process after the first step, before the run folder is created. May raise InputError."""
 
     def before_step(self, loop: Loop, batch: Batch) -> Batch:
-        """Returns the batch to use in the step."""
+        """Called before a step; returns the batch to use in it."""
         return batch
 
     def after_step(self, loop: Loop) -> None:
-        """Called after a step of the optimizer, which `loop.steps_done` includes."""
+        """Called after a step of the optimizer; `loop.steps_done` includes it."""
 
     def after_check(self, loop: Loop, means: dict[str, float]) -> None:
         """Called about once per second, after the losses were read.
 
         Args:
-            loop: the loop, with `images_per_second`.
+            loop: the loop; `loop.images_per_second` is up to date.
             means: means over the epoch so far: `loss`, its terms, `accuracy`, `gradient_norm`.
         """
 
@@ -62,7 +62,7 @@ class Hook:
         """Called after the test and before the checkpoint; `row` becomes the epoch's line of metrics.jsonl."""
 
     def after_checkpoint(self, loop: Loop) -> None:
-        """Called in the main process after a checkpoint was saved, at the end of an epoch or within it."""
+        """Called in the main process after a checkpoint was saved, within an epoch or at its end."""
 
     def note(self, message: str) -> None:
         """Called with a message of one line for the user."""
@@ -88,7 +88,7 @@ def by_name(hooks: Sequence[Hook]) -> dict[str, Hook]:
 
 
 class WeightAverage(Hook):
-    """Moving average of weights and buffers by timm, which is tested and saved in place of the network.
+    """Moving average of weights and buffers (timm's `ModelEmaV3`), which is tested and saved instead of the network.
 
     The decay per step grows over the first steps as `1 - (1 + step) ^ (-2 / 3)` up to `decay`, in (0, 1), so that the
     initial weights matter little in a short run.
@@ -123,10 +123,10 @@ class Mix(Hook):
 
 
 class Guided(Hook):
-    """Counts the images of every batch that have a region, in all processes.
+    """Counts the images of each batch that have a region, over all processes.
 
     Attributes:
-        share: their share of the whole batch; 1 if none has.
+        share: fraction of the images of the batch that have a region; 1 if none has one.
     """
 
     share: Tensor
@@ -151,7 +151,7 @@ class Upload(Hook):
 
 
 class Trackers(Hook):
-    """Logs metrics with the trackers of accelerate: tensorboard, wandb, mlflow. Local logs are in the run folder."""
+    """Logs metrics with the trackers of accelerate: tensorboard, wandb, mlflow. Local logs go to the run folder."""
 
     main_only = True
 
@@ -163,18 +163,20 @@ class Trackers(Hook):
         from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
         self._note = loop.processes.note
-        folder, scalar = loop.run.folder.resolve(), (int, float, str, bool)
-        recipe = flat(plain(loop.recipe)).items()
-        fields = {name: value if isinstance(value, scalar) else json.dumps(value) for name, value in recipe}
+        folder = loop.run.folder.resolve()
+        fields = {
+            name: value if isinstance(value, int | float | str) else json.dumps(value)
+            for name, value in flat(plain(loop.recipe)).items()
+        }
         for name in self.names:
-            kind = LOGGER_TYPE_TO_CLASS[name]
-            options: dict[str, Any] = {"logging_dir": str(folder)} if kind.requires_logging_directory else {}
+            tracker_class = LOGGER_TYPE_TO_CLASS[name]
+            options: dict[str, Any] = {"logging_dir": str(folder)} if tracker_class.requires_logging_directory else {}
             if name == "wandb":  # a resumed run continues the tracker's run
                 options.update(name=folder.name, id=loop.run_id, resume="allow", dir=str(folder))
             if name == "mlflow":
                 options["run_name"] = folder.name
             try:
-                tracker = kind("regard" if name != "tensorboard" else "tensorboard", **options)
+                tracker = tracker_class("regard" if name != "tensorboard" else "tensorboard", **options)
                 tracker.start()
                 tracker.store_init_configuration(fields)
             except Exception as error:  # a tracker may raise any error
@@ -182,15 +184,15 @@ class Trackers(Hook):
             self._trackers.append(tracker)
 
     def after_epoch(self, loop: Loop, row: dict[str, Any]) -> None:
-        self._each(lambda tracker: tracker.log(row, step=loop.steps_done))
+        self._call_all(lambda tracker: tracker.log(row, step=loop.steps_done))
 
     def finish(self) -> None:
-        self._each(lambda tracker: tracker.finish())
+        self._call_all(lambda tracker: tracker.finish())
 
-    def _each(self, call: Callable[[GeneralTracker], object]) -> None:
+    def _call_all(self, method: Callable[[GeneralTracker], object]) -> None:
         for tracker in self._trackers:
             try:
-                call(tracker)
+                method(tracker)
             except Exception as error:  # a tracker may raise any error; the same metrics are in the run folder
                 self._note(f"tracker {tracker.name} failed ({one_line(error)[:200]}); the run goes on")
 
@@ -205,18 +207,18 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 class Progress(Hook):
-    """Prints one line per epoch, and a progress bar on a terminal."""
+    """Prints one line per epoch, and shows a progress bar on a terminal."""
 
     main_only = True
 
     def __init__(self, console: rich.console.Console | None = None) -> None:
         self.console = console or Console(soft_wrap=True)
         self.bar: rich.progress.Progress | None = None
-        self.began, self.first = time.monotonic(), -1  # time and step of the last update
-        self.unreadable: set[str] = set()  # unreadable files already reported
+        self.start_time, self.first_step = time.monotonic(), -1
+        self.reported: set[str] = set()  # unreadable files
 
     def setup(self, loop: Loop) -> None:
-        self.began, self.total = time.monotonic(), loop.recipe.schedule.epochs * len(loop.loader)
+        self.start_time, self.total = time.monotonic(), loop.recipe.schedule.epochs * len(loop.loader)
         if self.console.is_terminal:
             columns = (
                 TextColumn("{task.description}", markup=False),
@@ -229,8 +231,8 @@ class Progress(Hook):
             self.bar.start()
 
     def after_check(self, loop: Loop, means: dict[str, float]) -> None:
-        if self.first < 0:  # losses are first read after the first step
-            self.first = loop.steps_done - 1
+        if self.first_step < 0:  # losses are first read after the first step
+            self.first_step = loop.steps_done - 1
         if self.bar is not None:
             train = f"  train {means['accuracy']:.1%}" if "accuracy" in means else ""
             note = (
@@ -240,23 +242,23 @@ class Progress(Hook):
             self.bar.update(self.bar.task_ids[0], completed=loop.steps_done, note=note)
 
     def after_epoch(self, loop: Loop, row: dict[str, Any]) -> None:
-        learned = ""  # stays empty if every step was skipped
+        losses = ""  # if every step was skipped
         if "loss" in row:
             terms = "".join(f"  {name} {row[name]:.3g}" for name in loop.meter.terms if row[name] and name != "task")
             train = f"  train {row['accuracy']:.2%}" if "accuracy" in row else ""
-            learned = f"loss {row['loss']:.4f}{terms}{train}  gradient {row['gradient_norm']:.3g}  "
+            losses = f"loss {row['loss']:.4f}{terms}{train}  gradient {row['gradient_norm']:.3g}  "
         remaining = f"  {self._remaining(loop)} left" if loop.steps_done < self.total else ""
         measure = measure_of(row)
         self.console.print(
-            f"epoch {row['epoch']}/{loop.recipe.schedule.epochs}  {learned}{MEASURES[measure]} {row[measure]:.2%}  "
+            f"epoch {row['epoch']}/{loop.recipe.schedule.epochs}  {losses}{MEASURES[measure]} {row[measure]:.2%}  "
             f"lr {row['lr']:.3g}  {row['images_per_second']:,.0f} images/s, {row['waiting']:.0%} waiting  "
             f"{row['peak_memory']:.2g} GiB{remaining}"
         )
         if row["skipped_steps"]:
-            self.note(f"{row['skipped_steps']} of its steps were skipped: their gradients were infinite or NaN")
-        new = [name for name in loop.unreadable if name not in self.unreadable]
+            self.note(f"{row['skipped_steps']} steps were skipped: their gradients were infinite or NaN")
+        new = [name for name in loop.unreadable if name not in self.reported]
         if new:
-            self.unreadable.update(new)
+            self.reported.update(new)
             more = f" and {len(new) - 3} more" if len(new) > 3 else ""
             self.note(f"{len(new)} images could not be read: {'; '.join(new[:3])}{more} (all in unreadable.txt)")
 
@@ -269,5 +271,5 @@ class Progress(Hook):
             self.bar = None
 
     def _remaining(self, loop: Loop) -> str:
-        rate = (time.monotonic() - self.began) / max(loop.steps_done - self.first, 1)
-        return duration(rate * (self.total - loop.steps_done))
+        seconds_per_step = (time.monotonic() - self.start_time) / max(loop.steps_done - self.first_step, 1)
+        return duration(seconds_per_step * (self.total - loop.steps_done))

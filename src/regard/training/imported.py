@@ -1,4 +1,4 @@
-"""Imports weights of other code into a safetensors file that describes its network."""
+"""Imports checkpoints of other code into a safetensors file that describes its network."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def import_weights(
     ema: bool = False,
     say: Callable[[str], None] | None = None,
 ) -> Pretrained:
-    """Loads a checkpoint into a network and writes a file with the weights and a description of the network.
+    """Loads a checkpoint into a network and writes the weights with a description of the network.
 
     Args:
         checkpoint: checkpoint of one of the three published repositories, or a state dict of the same network; see
@@ -43,11 +43,11 @@ def import_weights(
         out: file to write, `.safetensors`.
         classes: number of classes; None for the number of names or, without names, of rows of the last matrix.
         class_names: class names in the order of the logits.
-        preprocessing: preprocessing of the network's images; fields that are None are taken from timm's or
-            torchvision's description of the network, if there is one.
+        preprocessing: preprocessing of the network's images; None fields are filled in from timm's or torchvision's
+            description of the network, if there is one.
         overwrite: replace a file that was imported before.
         ema: use the moving average of the weights if the checkpoint has both.
-        say: called with notes on the selected state dict and on entries that are left out.
+        say: called with notes on the selected state dict and on unused entries.
 
     Raises:
         InputError: the checkpoint cannot be read safely or does not fit the network, its values or its logits of a
@@ -82,7 +82,7 @@ def import_weights(
 
 
 def _check_free(out: Path, overwrite: bool) -> None:
-    """Raises InputError for a file that cannot be written, or that exists and must not be replaced."""
+    """Raises InputError if a file cannot be written, or exists and must not be replaced."""
     if out.suffix != ".safetensors":
         raise InputError(f"{out} does not end in .safetensors; give such a name (--out)")
     if not out.parent.is_dir():
@@ -100,9 +100,9 @@ def _check_free(out: Path, overwrite: bool) -> None:
 @torch.no_grad()
 def _check_finite(model: nn.Module, size: int, source: str) -> None:
     """Raises InputError unless all values of `model` and its logits of a black image are finite."""
-    bad = [name for name, value in model.state_dict().items() if not torch.isfinite(value).all()]
-    if bad:
-        raise InputError(f"{source} has NaN or infinite values in {len(bad)} of its tensors ({first_few(bad)})")
+    names = [name for name, value in model.state_dict().items() if not torch.isfinite(value).all()]
+    if names:
+        raise InputError(f"{source} has NaN or infinite values in {len(names)} of its tensors ({first_few(names)})")
     if not torch.isfinite(model(torch.zeros(1, 3, size, size))).all():
         raise InputError(f"{source} gives logits that are NaN or infinite for a black image of {size} pixels")
 
@@ -114,7 +114,7 @@ def sha256(path: Path) -> str:
 
 
 def _outputs(checkpoint: Path, content: Any, classes: int | None, class_names: tuple[str, ...] | None) -> int:
-    """Number of logits."""
+    """Number of logits; 1 for a binary network."""
     if class_names is not None and classes not in (None, len(class_names)):
         raise InputError(f"there are {len(class_names)} class names, but --num-classes is {classes}")
     count = len(class_names) if class_names is not None else classes

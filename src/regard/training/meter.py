@@ -1,4 +1,4 @@
-"""Measurements of an epoch: losses, which stay on the device until they are read, and memory."""
+"""Losses of an epoch, which stay on the device until they are read, and peak memory."""
 
 from __future__ import annotations
 
@@ -17,70 +17,64 @@ from regard.transfer import Losses
 if TYPE_CHECKING:
     from regard.training.loop import Loop
 
-_FIXED = ("gradient_norm", "images", "loss")
-_SKIPPED = 50  # consecutive skipped steps after which a run stops with an error
+_COLUMNS = ("gradient_norm", "images", "loss")
+_MAX_SKIPPED = 50  # consecutive skipped steps after which a run stops with an error
 
 
 class Meter:
-    """Losses of one process with one row per step. They stay on the device, so that only reading waits for it.
+    """Losses of one process, with one row per step. They stay on the device, because reading waits for it.
 
     A term of the loss gets a column at the first step that has it.
 
     Args:
         steps: number of steps of the epoch.
         like: parameter of the network, which gives the device and the dtype (float32 at least).
-        measures: what is measured besides the losses, such as accuracy.
+        measures: names of the training metrics besides the losses, such as accuracy.
 
     Attributes:
-        columns: norm of the gradient, number of images, then sums over images: loss, measures, terms.
+        columns: names: norm of the gradient, number of images, then sums over images of loss, measures and terms.
         rows: (steps, columns).
     """
 
     def __init__(self, steps: int, like: Tensor, measures: Sequence[str] = ()) -> None:
-        self.columns = [*_FIXED, *measures]
-        self._fixed = len(self.columns)
+        self.columns = [*_COLUMNS, *measures]
+        self._first_term = len(self.columns)
         dtype = torch.promote_types(like.dtype, torch.float32)
-        self.rows = torch.zeros(steps, self._fixed, device=like.device, dtype=dtype)
+        self.rows = torch.zeros(steps, self._first_term, device=like.device, dtype=dtype)
 
     @property
     def terms(self) -> list[str]:
         """Names of the terms of the loss so far."""
-        return self.columns[self._fixed :]
+        return self.columns[self._first_term :]
 
     @torch.no_grad()
-    def add(self, step: int, losses: Losses, images: int, measured: Sequence[Tensor] = ()) -> None:
-        """Adds the losses of a step, or of a part of its images, and the means of the measures over these images."""
-        self._widen(losses.terms)
+    def add(self, step: int, losses: Losses, images: int, measures: Sequence[Tensor] = ()) -> None:
+        """Adds the losses and measures of a step or micro-batch, which are means over `images` images."""
+        self._add_columns(losses.terms)
         zero = self.rows.new_zeros(())
         terms = (losses.terms.get(name, zero) for name in self.terms)
-        values = (zero + 1, losses.total, *measured, *terms)
+        values = (zero + 1, losses.total, *measures, *terms)
         self.rows[step, 1:].add_(torch.stack([value.to(zero.dtype) for value in values]), alpha=images)
 
     def load(self, columns: dict[str, Tensor], *, main: bool) -> None:
-        """Restores saved columns, which are sums over all processes.
+        """Restores saved columns, name -> (steps,), which are sums over all processes.
 
-        Args:
-            columns: name -> (steps,).
-            main: whether this process restores the values; in the other processes they start at zero.
+        Only the main process restores the values; in the other processes they start at zero.
         """
-        self._widen(columns)
+        self._add_columns(columns)
         for column, name in enumerate(self.columns):
             if main and name in columns:
                 self.rows[:, column] = columns[name]
 
-    def _widen(self, names: Iterable[str]) -> None:
+    def _add_columns(self, names: Iterable[str]) -> None:
         new = [name for name in names if name not in self.columns]
         if new:
             self.columns += new
             self.rows = torch.cat((self.rows, self.rows.new_zeros(len(self.rows), len(new))), 1)
 
 
-class Measured:
-    """The meters of all processes, summed and on the CPU.
-
-    Args:
-        columns: names, as in `Meter.columns`.
-        rows: (steps, columns), as in `Meter.rows`, summed over the processes.
+class EpochLosses:
+    """The columns and rows of a `Meter`, summed over all processes and on the CPU.
 
     Attributes:
         columns: name -> float64 (steps,).
@@ -96,12 +90,12 @@ class Measured:
         return (~self.finite).nonzero()[:, 0].tolist()
 
     def nonfinite_at_end(self, before: int) -> int:
-        """Number of consecutive nonfinite steps at the end, including `before` steps of the previous epoch."""
-        good = self.finite.nonzero()[:, 0].tolist()
-        return len(self.finite) - 1 - good[-1] if good else before + len(self.finite)
+        """Number of consecutive nonfinite steps up to the last one, including `before` steps of the previous epoch."""
+        steps = self.finite.nonzero()[:, 0].tolist()
+        return len(self.finite) - 1 - steps[-1] if steps else before + len(self.finite)
 
     def means(self) -> dict[str, float]:
-        """Means over images of loss, terms and measures, and over steps of the norm of the gradient.
+        """Means over images of the loss, its terms and the measures, and the mean norm of the gradient over steps.
 
         Steps without a finite loss or gradient are left out.
         """
@@ -134,34 +128,31 @@ def peak_memory(device: torch.device) -> float:
 
 def check_weights(loop: Loop) -> None:
     """Raises InputError if a weight is not finite. Called before weights are tested or saved."""
-    broken = [name for name, weight in loop.model.named_parameters() if not weight.isfinite().all()]
-    if broken:
+    names = [name for name, weight in loop.model.named_parameters() if not weight.isfinite().all()]
+    if names:
         raise InputError(
-            f"weights are NaN or infinite ({broken[0]} and {len(broken) - 1} more); {_checkpoint_status(loop.run)} "
+            f"weights are NaN or infinite ({names[0]} and {len(names) - 1} more); {_checkpoint_status(loop.run)} "
             "(try a lower learning rate, a warm-up, or optimizer.clip)"
         )
 
 
-def check_losses(loop: Loop, measured: Measured) -> None:
-    """Checks that the losses and gradients of the epoch so far are finite.
+def check_losses(loop: Loop, losses: EpochLosses) -> None:
+    """Raises InputError if a loss or gradient of the epoch so far is not finite.
 
-    With float16, whose loss scale is too large now and then, and if the recipe skips such steps, only many consecutive
-    steps without a finite gradient are an error.
-
-    Raises:
-        InputError: they are not finite.
+    If such steps are skipped, by the recipe or by float16, whose loss scale is sometimes too large, only many
+    consecutive ones are an error.
     """
-    recipe, steps, bad = loop.recipe, len(loop.loader), measured.nonfinite()
-    tolerant = recipe.nonfinite == "skip" or recipe.precision == "float16"
-    at_the_end = measured.nonfinite_at_end(loop.nonfinite_before)
-    if not bad or (tolerant and at_the_end < _SKIPPED):
+    recipe, steps, nonfinite = loop.recipe, len(loop.loader), losses.nonfinite()
+    skips = recipe.nonfinite == "skip" or recipe.precision == "float16"
+    consecutive = losses.nonfinite_at_end(loop.nonfinite_before)
+    if not nonfinite or (skips and consecutive < _MAX_SKIPPED):
         return
-    first = bad[-at_the_end:][0] if tolerant else bad[0]
+    first = nonfinite[-consecutive:][0] if skips else nonfinite[0]
     lr = learning_rate(recipe.schedule, recipe.optimizer.lr, loop.epoch * steps + first, steps)
-    quantity = "gradient" if measured.columns["loss"][first].isfinite() else "loss"
+    quantity = "gradient" if losses.columns["loss"][first].isfinite() else "loss"
     raise InputError(
         f"the {quantity} is NaN or infinite in epoch {loop.epoch + 1}, step {first + 1}"
-        f"{f', and in {at_the_end} consecutive steps' if tolerant else ''}, at learning rate {lr:.3g}; "
+        f"{f', and in {consecutive} consecutive steps' if skips else ''}, at learning rate {lr:.3g}; "
         f"{_checkpoint_status(loop.run)} (try a lower learning rate, a warm-up, or optimizer.clip)"
     )
 

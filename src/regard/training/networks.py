@@ -1,4 +1,4 @@
-"""Networks as recipes describe them: untrained, with the weights of a checkpoint, partly frozen."""
+"""Builds the networks of recipes: untrained, with the weights of a checkpoint, or partly frozen."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def make_model(recipe: Recipe, classes: int, *, pretrained: bool | None = None) 
 def build_network(
     network: ModelRecipe, classes: int, *, pretrained: bool | None = None, data: DataRecipe | None = None
 ) -> nn.Module:
-    """Builds the network of a recipe, untrained unless it is pretrained. No layer is frozen, except by a detector's
+    """Builds the network of a recipe, untrained unless it is pretrained. Freezes no layers, except a detector's
     frozen_stages.
 
     Args:
         network: network to build.
         classes: number of classes.
-        pretrained: None for that of the recipe.
+        pretrained: None to use the recipe's.
         data: data of the recipe, which give a detector the size, mean and std of its images.
 
     Raises:
@@ -48,7 +48,7 @@ def build_network(
     for group in ("options", "detector_options"):
         for option in getattr(network, group):
             if option == "num_classes":
-                raise InputError(f"model.{group} has num_classes, which is that of the data; leave it out")
+                raise InputError(f"model.{group} has num_classes, which the data set gives; leave it out")
             if option in inspect.signature(models.create).parameters:
                 raise InputError(f"model.{group} has {option}, which is a field; give it as model.{option}")
     start = network.attention_start
@@ -60,38 +60,38 @@ def build_network(
         "attention_stages": network.attention_stages,
         "attention_options": network.attention_options,
         "attention_start": start,
-        "pretrained": _weights(network.pretrained) if pretrained is None else pretrained,
+        "pretrained": _weights_path(network.pretrained) if pretrained is None else pretrained,
     }
-    if network.detector is None:  # weights of a run or a file are for `sources`
+    if network.detector is None:  # `sources` loads the weights of a run or file
         options["pretrained"] = options["pretrained"] is True
         return models.create(network.name, classes, **options, **network.options)
     if data is not None:
         options["min_size"], options["max_size"] = detector_size(data)
-        given = {"image_mean": data.mean, "image_std": data.std}
-        options |= {name: list(values) for name, values in given.items() if values}
+        options |= {f"image_{name}": list(values) for name in ("mean", "std") if (values := getattr(data, name))}
     options |= {"backbone_options": network.options, **network.detector_options}
     return detection.create(network.detector, network.name, classes, **options)
 
 
-def _weights(pretrained: bool | str) -> bool | Path:
-    """The file of weights in a run folder; another file as it is."""
+def _weights_path(pretrained: bool | str) -> bool | Path:
+    """The path of the weights in a run folder or file; a bool is returned as it is."""
     if isinstance(pretrained, bool):
         return pretrained
     return Path(pretrained) / "last.safetensors" if Path(pretrained).is_dir() else Path(pretrained)
 
 
 def has_attention(network: ModelRecipe) -> bool:
-    """Whether the weights that the backbone of a detector starts from, a run or a file, have its attention.
+    """Whether the run or file that a detector's backbone starts from has weights of its attention modules.
 
-    Raises:
-        InputError: they cannot be read.
+    Raises InputError if the weights cannot be read.
     """
-    plain = replace(network, detector=None, attention_start="published")
-    model = build_on_meta(partial(build_network, plain, 1, pretrained=False))
-    source = _weights(network.pretrained)
-    assert isinstance(source, Path)  # as it is not published
-    entries = entries_for(model, models.read_checkpoint(source), str(source))
-    return any(f"{place}.{name}" in entries for place, part in attached(model).items() for name in part.state_dict())
+    backbone = replace(network, detector=None, attention_start="published")
+    model = build_on_meta(partial(build_network, backbone, 1, pretrained=False))
+    path = _weights_path(network.pretrained)
+    assert isinstance(path, Path)
+    entries = entries_for(model, models.read_checkpoint(path), str(path))
+    return any(
+        f"{layer}.{name}" in entries for layer, module in attached(model).items() for name in module.state_dict()
+    )
 
 
 def load_network(
@@ -104,9 +104,7 @@ def load_network(
     ema: bool = False,
     say: Callable[[str], None] | None = None,
 ) -> nn.Module:
-    """Builds the network of a recipe with the weights of a file, in evaluation mode on the CPU.
-
-    See `models.load_built`.
+    """Builds the network of a recipe with the weights of a file, in evaluation mode on the CPU (`models.load_built`).
 
     Args:
         network: network to build.
@@ -114,8 +112,7 @@ def load_network(
         path: file of the weights.
         content: content of the file from `models.read_checkpoint`, or a part of it; None to read the file.
         data: as in `build_network`.
-        ema: as in `models.load_official`.
-        say: as in `models.load_official`.
+        ema, say: as in `models.load_official`.
 
     Raises:
         InputError: the file cannot be read, its weights do not fit the network, or the network cannot be built.
@@ -155,13 +152,13 @@ def freeze(model: nn.Module, frozen: Sequence[str] = (), *, fixed_norms: bool = 
     fix_statistics(norms)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise InputError(
-            f"model.frozen ({', '.join(frozen)}){' and model.fixed_norms' if fixed_norms else ''} leave nothing that "
-            "learns; leave a layer out"
+            f"model.frozen ({', '.join(frozen)}){' and model.fixed_norms' if fixed_norms else ''} leave no parameter "
+            "to learn; leave a layer out"
         )
 
 
 def prepare_network(model: nn.Module, recipe: Recipe, images: int, processes: Processes) -> tuple[nn.Module, bool]:
-    """Synchronises and freezes what the recipe says, and moves the network to the device of the process.
+    """Synchronises the batch norms and freezes the layers that the recipe names, and moves the network to the device.
 
     Returns:
         The network, and whether it is in the channels last layout.
@@ -183,8 +180,8 @@ def _takes_channels_last(model: nn.Module, recipe: Recipe, images: int, processe
     if the number of threads does not divide the number of images (torch 2.14.1, AMD EPYC).
     """
     batch, threads = recipe.schedule.batch_size, torch.get_num_threads() * processes.count
-    divided = recipe.schedule.accumulate == 1 and batch % threads == 0 and images % batch % threads == 0
-    if processes.device.type != "cpu" or torch.get_num_threads() == 1 or divided:
+    divisible = recipe.schedule.accumulate == 1 and batch % threads == 0 and images % batch % threads == 0
+    if processes.device.type != "cpu" or torch.get_num_threads() == 1 or divisible:
         return True
     convolutions = (layer for layer in model.modules() if isinstance(layer, nn.Conv2d))
     return all(

@@ -1,4 +1,4 @@
-"""Optimizers by name (torch's SGD and AdamW, and timm's), and the schedule of the learning rate."""
+"""Optimizers by name (torch's SGD and AdamW, and timm's), and the learning rate schedule."""
 
 from __future__ import annotations
 
@@ -16,36 +16,34 @@ from regard.errors import InputError, first_line, unknown
 from regard.training.recipe import OptimizerRecipe, ScheduleRecipe
 
 _FUSED = (optim.SGD, optim.Adam, optim.AdamW)  # have a fused kernel on CUDA
-# Options of optimizers that training does not support.
-_NOT_HERE = ("params", "maximize", "differentiable", "capturable")
+_UNSUPPORTED = ("params", "maximize", "differentiable", "capturable")  # arguments that a recipe cannot set
 
 
 @cache
 def optimizers() -> dict[str, tuple[Any, dict[str, Any]]]:
     """The class of each optimizer and its default arguments."""
     infos = {name: timm.optim.get_optimizer_info(name) for name in map(str, timm.optim.list_optimizers())}
-    # Without those that need apex, bitsandbytes or second derivatives.
-    of_timm = {
+    # Without optimizers that need apex, bitsandbytes or second derivatives.
+    timm_optimizers = {
         name: (info.opt_class, info.defaults or {})
         for name, info in infos.items()
         if not isinstance(info.opt_class, str) and not info.second_order
     }
-    return {**of_timm, "sgd": (optim.SGD, {}), "adamw": (optim.AdamW, {})}
+    return {**timm_optimizers, "sgd": (optim.SGD, {}), "adamw": (optim.AdamW, {})}
 
 
 def _arguments(name: str) -> tuple[list[str], list[str]]:
-    """The arguments of an optimizer that are fields of the recipe, and those that are options."""
-    known = [key for key in inspect.signature(optimizers()[name][0]).parameters if key not in _NOT_HERE]
+    """The arguments of an optimizer that are fields of the recipe, and those that are `options`."""
+    arguments = [key for key in inspect.signature(optimizers()[name][0]).parameters if key not in _UNSUPPORTED]
     fields = ["lr", "weight_decay", "momentum", *(["nesterov"] if name == "sgd" else [])]
-    return [key for key in known if key in fields], [key for key in known if key not in fields]
+    return [key for key in arguments if key in fields], [key for key in arguments if key not in fields]
 
 
 def check_optimizer(recipe: OptimizerRecipe) -> None:
     """Checks the optimizer of a recipe without a network.
 
-    Raises:
-        InputError: an unknown name or option, an option that is a field of the recipe, an invalid value, or momentum or
-            nesterov for an optimizer without it.
+    Raises InputError for an unknown name or option, an option that is a field of the recipe, an invalid value, or
+    momentum or nesterov for an optimizer without it.
     """
     if recipe.name not in optimizers():
         raise unknown("optimizer", recipe.name, optimizers())
@@ -87,32 +85,32 @@ def make_optimizer(model: nn.Module, recipe: OptimizerRecipe, extra: Iterable[nn
         InputError: see `check_optimizer`.
     """
     check_optimizer(recipe)
-    decaying: list[nn.Parameter] = []
-    spared: list[nn.Parameter] = []
+    decay: list[nn.Parameter] = []
+    no_decay: list[nn.Parameter] = []
     for name, p in model.named_parameters():
         decays = recipe.decay == "all" or (name.split(".")[-1] == "weight" and p.ndim >= 2)
         if p.requires_grad:
-            (decaying if decays else spared).append(p)
-    groups: list[dict[str, Any]] = [{"params": spared, "weight_decay": 0.0}] if spared else []
-    groups.append({"params": [*decaying, *extra], "weight_decay": recipe.weight_decay})
+            (decay if decays else no_decay).append(p)
+    groups: list[dict[str, Any]] = [{"params": no_decay, "weight_decay": 0.0}] if no_decay else []
+    groups.append({"params": [*decay, *extra], "weight_decay": recipe.weight_decay})
     return _create(groups, recipe)
 
 
 def _create(groups: Sequence[dict[str, Any]], recipe: OptimizerRecipe) -> optim.Optimizer:
-    make, defaults = optimizers()[recipe.name]
+    optimizer_class, defaults = optimizers()[recipe.name]
     fields = {name: getattr(recipe, name) for name in _arguments(recipe.name)[0]}
     # YAML has only lists; optimizers expect tuples.
     options = {name: tuple(value) if isinstance(value, list) else value for name, value in recipe.options.items()}
     parameters = [p for group in groups for p in group["params"]]
-    fuses = make in _FUSED and parameters and all(p.is_cuda and p.is_floating_point() for p in parameters)
-    if fuses and not {"fused", "foreach"} & options.keys():
+    fused = optimizer_class in _FUSED and parameters and all(p.is_cuda and p.is_floating_point() for p in parameters)
+    if fused and not {"fused", "foreach"} & options.keys():
         options["fused"] = True
-    optimizer: optim.Optimizer = make(groups, **{**defaults, **fields, **options})
+    optimizer: optim.Optimizer = optimizer_class(groups, **{**defaults, **fields, **options})
     return optimizer
 
 
 def reset_momentum(optimizer: optim.Optimizer) -> None:
-    """Resets the momentum of SGD to zero, in place. Other optimizers are unchanged."""
+    """Resets the momentum of SGD to zero, in place; other optimizers are unchanged."""
     for state in optimizer.state.values():
         buffer = state.get("momentum_buffer")  # None before the first step, and without momentum
         if buffer is not None:
@@ -137,6 +135,6 @@ def learning_rate(schedule: ScheduleRecipe, height: float, step: int, steps_per_
         return height * (step + 1) / (schedule.warmup * steps_per_epoch + 1)
     if schedule.shape == "milestones":
         return height * schedule.factor ** sum(epoch >= milestone for milestone in schedule.milestones)
-    through = min((progress - schedule.warmup) / max(schedule.epochs - schedule.warmup, 1e-9), 1.0)
-    factor = 1 - through if schedule.shape == "linear" else (1 + math.cos(math.pi * through)) / 2
+    fraction = min((progress - schedule.warmup) / max(schedule.epochs - schedule.warmup, 1e-9), 1.0)
+    factor = 1 - fraction if schedule.shape == "linear" else (1 + math.cos(math.pi * fraction)) / 2
     return height * (schedule.floor + (1 - schedule.floor) * factor)

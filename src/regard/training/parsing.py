@@ -20,8 +20,8 @@ from regard.parser import Parser, nearest
 from regard.strict_yaml import read_yaml
 from regard.training.recipe import DataRecipe, Recipe
 
-_LARGEST = 2**18  # bytes of a recipe file
-_MOST_VALUES = 1000  # values in a list
+_MAX_BYTES = 2**18  # of a recipe file
+_MAX_VALUES = 1000  # in a list
 
 
 def add_recipe(parser: ArgumentParser) -> None:
@@ -40,24 +40,24 @@ def load_recipe(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     Raises:
         InputError: the file does not exist or is not YAML, or a field is unknown or has an invalid value.
     """
-    state: tuple[int, ...] = ()
+    version: tuple[int, ...] = ()
     if path is not None:
         status = recipes.find(path).stat()
-        state = status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
-    return deepcopy(_loaded(path, tuple(overrides), state))
+        version = status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
+    return deepcopy(_cached_recipe(path, tuple(overrides), version))
 
 
 @lru_cache(maxsize=1024)
-def _loaded(path: str | Path | None, overrides: tuple[str, ...], _state: tuple[int, ...]) -> Recipe:
-    """A recipe; its file is parsed again only if it has changed."""
+def _cached_recipe(path: str | Path | None, overrides: tuple[str, ...], _version: tuple[int, ...]) -> Recipe:
+    """A recipe, parsed again only if the version of its file has changed."""
     parser = _recipe_parser()
     return to_recipe(parser, parser.parse_args([*file_arguments(parser, path), *overrides]))
 
 
 def to_recipe(parser: ArgumentParser, arguments: Namespace) -> Recipe:
-    """The recipe in parsed arguments, checked."""
-    built = parser.instantiate(arguments)
-    recipe = Recipe(**{name: built[name] for name in Recipe.__dataclass_fields__})
+    """Converts parsed arguments to a recipe, and checks it."""
+    values = parser.instantiate(arguments)
+    recipe = Recipe(**{name: values[name] for name in Recipe.__dataclass_fields__})
     recipe.check()
     return recipe
 
@@ -83,21 +83,21 @@ def add_data(parser: ArgumentParser, *, skip: Collection[str] = (), help: str | 
         parser._option_string_actions["--data"].help = help
 
 
-def _describe(parser: ArgumentParser, fields_of: type, prefix: str = "") -> None:
-    """Adds the range of each field, which its type states, to the help of its option, and a metavar to groups."""
+def _describe(parser: ArgumentParser, group_class: type, prefix: str = "") -> None:
+    """Adds the range in the type of each field to the help of its option, and a metavar to groups of fields."""
     options = {action.dest: action for action in parser._actions}
-    for name, kind in get_type_hints(fields_of, include_extras=True).items():
+    for name, kind in get_type_hints(group_class, include_extras=True).items():
         if is_dataclass(kind):
             _describe(parser, cast(type, kind), f"{prefix}{name}.")
         elif get_origin(kind) is Annotated and (option := options.get(f"{prefix}{name}")):
             option.help = f"{option.help} In {kind.__metadata__[0]}."
     if group := options.get(prefix[:-1]):
-        named = f"{prefix}name" in options
-        group.metavar, group.help = "NAME", f"short for --{prefix}name" if named else SUPPRESS
+        has_name = f"{prefix}name" in options
+        group.metavar, group.help = "NAME", f"short for --{prefix}name" if has_name else SUPPRESS
 
 
 def field_arguments(fields: Mapping[str, Any]) -> list[str]:
-    """Command-line arguments for fields given by dotted names."""
+    """Command-line arguments that set fields given by dotted names."""
     return [f"--{name}={option_text(value)}" for name, value in fields.items()]
 
 
@@ -107,19 +107,19 @@ def option_text(value: Any) -> str:
 
 
 def to_data(arguments: Namespace, **fields: Any) -> DataRecipe:
-    """The data recipe in parsed arguments with some fields replaced, checked."""
+    """Converts parsed arguments to the data recipe, with some fields replaced, and checks it."""
     recipe = DataRecipe(**vars(arguments.data), **fields)
     check_fields(recipe, "data.")
     return recipe
 
 
 def file_arguments(parser: ArgumentParser, path: str | Path | None) -> list[str]:
-    """Command-line arguments for the fields of a recipe file."""
+    """Command-line arguments that set the fields in a recipe file."""
     if path is None:
         return []
     path = recipes.find(path)
     try:
-        content = read_yaml(read_regular(path, _LARGEST).decode(errors="replace"))
+        content = read_yaml(read_regular(path, _MAX_BYTES).decode(errors="replace"))
     except OSError as error:
         raise InputError(f"the recipe {path} cannot be read ({error.strerror or error})") from error
     except InputError as error:
@@ -128,24 +128,24 @@ def file_arguments(parser: ArgumentParser, path: str | Path | None) -> list[str]
         return []
     if not isinstance(content, dict):
         raise InputError(f"{path} is no recipe: it has a {type(content).__name__}, not fields with values")
-    known = [action.dest for action in parser._actions if action.dest.partition(".")[0] in Recipe.__dataclass_fields__]
+    names = [action.dest for action in parser._actions if action.dest.partition(".")[0] in Recipe.__dataclass_fields__]
     try:
-        return field_arguments(dict(_flat(content, known, str(path))))
+        return field_arguments(_flat(content, names, str(path)))
     except (TypeError, RecursionError) as error:
         raise InputError(f"{path} has content that no recipe has ({one_line(error)})") from error
 
 
-def _flat(content: dict[Any, Any], known: Sequence[str], path: str, prefix: str = "") -> list[tuple[str, Any]]:
-    """Fields by dotted names. Groups of fields are flattened; values that are dicts are not."""
-    fields: list[tuple[str, Any]] = []
+def _flat(content: dict[Any, Any], names: Sequence[str], path: str, prefix: str = "") -> dict[str, Any]:
+    """The fields in a recipe file by dotted names: groups of fields are flattened, values that are dicts are not."""
+    fields: dict[str, Any] = {}
     for key, value in content.items():
         name = f"{prefix}{key}"
-        group = any(other.startswith(f"{name}.") for other in known)
-        if not group and name not in known:
-            raise InputError(f"{path}: a recipe has no field {name}{nearest(name, known)}")
-        if group and not isinstance(value, dict):
+        is_group = any(field.startswith(f"{name}.") for field in names)
+        if not is_group and name not in names:
+            raise InputError(f"{path}: a recipe has no field {name}{nearest(name, names)}")
+        if is_group and not isinstance(value, dict):
             raise InputError(f"{path}: {name} is a group of fields, not {value!r:.100}")
-        if isinstance(value, list) and len(value) > _MOST_VALUES:
-            raise InputError(f"{path}: {name} has {len(value):,} values; expected at most {_MOST_VALUES:,}")
-        fields += _flat(value, known, path, f"{name}.") if group else [(name, value)]
+        if isinstance(value, list) and len(value) > _MAX_VALUES:
+            raise InputError(f"{path}: {name} has {len(value):,} values; expected at most {_MAX_VALUES:,}")
+        fields |= _flat(value, names, path, f"{name}.") if is_group else {name: value}
     return fields

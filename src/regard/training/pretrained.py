@@ -23,8 +23,8 @@ from regard.training.networks import build_network, load_network
 from regard.training.recipe import ModelRecipe, Recipe
 from regard.training.run import Run, Weights
 
-# The published LSAS and SE ResNets were trained with the usual preprocessing of ImageNet.
-_IMAGENET = {
+# The published LSAS and SE ResNets were trained with ImageNet's usual preprocessing.
+_IMAGENET_CONFIG = {
     "mean": (0.485, 0.456, 0.406),
     "std": (0.229, 0.224, 0.225),
     "input_size": (3, 224, 224),
@@ -45,7 +45,7 @@ class Pretrained:
         model: function that builds the network in evaluation mode on the CPU; raises InputError if the weights are not
             available or do not fit.
         weights: "last", "best", "checkpoint" or "moving average".
-        recipe: recipe of the run; None for networks that are not from a run.
+        recipe: recipe of the run; None if the network is not from a run.
         bias_report: path of the bias results on the images of the run; None if there is no run.
     """
 
@@ -60,20 +60,20 @@ class Pretrained:
     bias_report: Path | None = None
 
     def check_classifier(self, instead: str = "give a classifier") -> None:
-        """Raises InputError, with what to do `instead`, for a detector."""
+        """Raises InputError for a detector; its message ends with `instead`, which tells what to do."""
         if self.network.detector is not None:
             raise InputError(
-                f"{self.source} is a detector ({self.network.detector}), and this takes classifiers; {instead}"
+                f"{self.source} is a detector ({self.network.detector}), but a classifier is needed; {instead}"
             )
 
     @property
     def class_count(self) -> int:
-        """The number of outputs of the network."""
+        """Number of classes; 2 for a binary network with one output."""
         return len(self.output_names)
 
     @property
     def output_names(self) -> tuple[str, ...]:
-        """Class names, or "class 17" and so on if unknown; two for a network with one output."""
+        """Class names, or "class 17" and so on if unknown; two names for a network with one output."""
         if self.classes is not None:
             return self.classes if len(self.classes) > 1 else (*self.classes, f"not {self.classes[0]}")
         count = max(self.outputs, 2)
@@ -94,7 +94,7 @@ def load_pretrained(
         weights: weights of a run: after the last epoch, or with the best test accuracy; None if the run need not have
             weights yet.
         ema: for NAME=CHECKPOINT, use the moving average of the weights if the file has both.
-        say: called with notes on the selected state dict of such a file and on entries that are left out.
+        say: called with notes on the selected state dict of such a file and on unused entries.
 
     Raises:
         InputError: an unknown source; a run without these weights; `best` or a moving average of a source that has one
@@ -104,17 +104,17 @@ def load_pretrained(
     name, separator, file = str(source).partition("=")
     weights_file = path / WEIGHTS if (path / WEIGHTS).is_file() else path
     if weights_file.suffix == ".safetensors" and weights_file.is_file():
-        pretrained = _imported(weights_file)
+        pretrained = _from_imported(weights_file)
     elif path.is_dir():
         run, which = Run.open(path), weights or "last"
         if weights is not None:
             run.weights(weights)  # raises InputError if there are none
-        pretrained = _of_run(run, path, which, partial(run.model, which))
+        pretrained = _from_run(run, path, which, partial(run.model, which))
     elif path.is_file():
-        pretrained = _of_run_checkpoint(path)
+        pretrained = _from_run_checkpoint(path)
     elif separator or is_regard_name(name) or timm.is_model(name) or is_torchvision_name(name):
-        pretrained = _of_checkpoint(name, Path(file), ema, say) if separator else _published(name)
-    elif path.suffix == ".pt" and _run_around(path):
+        pretrained = _from_checkpoint(name, Path(file), ema, say) if separator else _from_published(name)
+    elif path.suffix == ".pt" and _enclosing_run(path):
         raise InputError(f"there is no checkpoint {source}; a run keeps only the newest ones")
     else:
         raise InputError(f"there is no run folder {source}, and timm has no network of that name{suggest_names(name)}")
@@ -125,12 +125,12 @@ def load_pretrained(
     return pretrained
 
 
-def _of_run_checkpoint(path: Path) -> Pretrained:
-    run = _run_around(path)
+def _from_run_checkpoint(path: Path) -> Pretrained:
+    run = _enclosing_run(path)
     if run is None:
         raise InputError(
-            f"{path} is no run folder, no checkpoint within one and no imported .safetensors file; `regard import` "
-            f"makes one, and NAME={path} names the network that it belongs to"
+            f"{path} is no run folder, no checkpoint within one and no imported .safetensors file; import it (`regard "
+            f"import`), or name its network, NAME={path}"
         )
     averaged = run.recipe.ema > 0
 
@@ -143,47 +143,48 @@ def _of_run_checkpoint(path: Path) -> Pretrained:
             raise InputError(f"{path} is no checkpoint of the run that contains it: it has no {missing}")
         return load_network(run.recipe.model, len(run.classes), path, state, data=run.recipe.data)
 
-    return _of_run(run, path, "moving average" if averaged else "checkpoint", model)
+    return _from_run(run, path, "moving average" if averaged else "checkpoint", model)
 
 
-def _of_run(run: Run, source: Path, weights: str, model: Callable[[], nn.Module]) -> Pretrained:
-    recipe, classes, about = run.recipe, run.classes, Preprocessing.in_testing(run.recipe.data)
-    ending = {"last": "", "best": "-best"}.get(weights, f"-{source.stem}")
-    report = run.folder / f"bias{ending}.json"
-    return Pretrained(str(source), recipe.model, len(classes), classes, about, model, weights, recipe, report)
+def _from_run(run: Run, source: Path, weights: str, model: Callable[[], nn.Module]) -> Pretrained:
+    recipe, classes, preprocessing = run.recipe, run.classes, Preprocessing.in_testing(run.recipe.data)
+    suffix = {"last": "", "best": "-best"}.get(weights, f"-{source.stem}")
+    report = run.folder / f"bias{suffix}.json"
+    return Pretrained(str(source), recipe.model, len(classes), classes, preprocessing, model, weights, recipe, report)
 
 
-def _run_around(path: Path) -> Run | None:
+def _enclosing_run(path: Path) -> Run | None:
     """The run folder that contains a file, directly or in `checkpoints`; None if there is none."""
-    near = path.absolute().parent
-    whole = ("recipe.yaml", "environment.json")
-    folders = (folder for folder in (near.parent, near) if all((folder / name).is_file() for name in whole))
-    return next(map(Run, folders), None)
+    parent = path.absolute().parent
+    for folder in (parent.parent, parent):
+        if (folder / "recipe.yaml").is_file() and (folder / "environment.json").is_file():
+            return Run(folder)
+    return None
 
 
-def _imported(path: Path) -> Pretrained:
+def _from_imported(path: Path) -> Pretrained:
     """The network in a file that `import_weights` wrote, from its metadata."""
     notes = models.read_notes(path)
     if "network" not in notes:
         if (path.parent / "recipe.yaml").is_file():
             raise InputError(f"{path} is part of a run; give the run folder, {path.parent}")
         raise InputError(
-            f"{path} does not name the network of its weights; `regard import {path} --model NAME --out …` "
-            "makes a file that does"
+            f"{path} does not name the network of its weights; write a file that does: `regard import {path} "
+            "--model NAME --out …`"
         )
     try:
-        known = {name: notes.get(name) for name in ("network", "classes", "class_names", "preprocessing")}
-        about = _notes_parser().instantiate(_notes_parser().parse_object(known))
-        about.preprocessing.check()
-        _check_outputs(path, about.classes, about.class_names, detector=about.network.detector is not None)
+        fields = {name: notes.get(name) for name in ("network", "classes", "class_names", "preprocessing")}
+        values = _notes_parser().instantiate(_notes_parser().parse_object(fields))
+        values.preprocessing.check()
+        _check_outputs(path, values.classes, values.class_names, detector=values.network.detector is not None)
     except (InputError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise InputError(
             f"{path} does not describe its network as `regard import` does ({one_line(error)[:200]}); import the "
             "checkpoint again"
         ) from error
-    names = None if about.class_names is None else tuple(about.class_names)
-    model, report = partial(load_network, about.network, about.classes, path), path.with_suffix(".bias.json")
-    return Pretrained(str(path), about.network, about.classes, names, about.preprocessing, model, bias_report=report)
+    names = None if values.class_names is None else tuple(values.class_names)
+    model, report = partial(load_network, values.network, values.classes, path), path.with_suffix(".bias.json")
+    return Pretrained(str(path), values.network, values.classes, names, values.preprocessing, model, bias_report=report)
 
 
 @cache
@@ -197,8 +198,7 @@ def _notes_parser() -> Parser:
 
 
 def _check_outputs(path: Path, outputs: int, names: Sequence[str] | None, *, detector: bool) -> None:
-    """Raises InputError unless the file has a tensor with one row per output, if it is no detector, and one name per
-    class."""
+    """Raises InputError unless a tensor has one row per output (not for detectors) and there is one name per class."""
     rows = {shape[0] for shape in models.read_shapes(path).values() if shape and 0 not in shape}
     if not 1 <= outputs <= models.MOST_CLASSES or not (detector or outputs in rows):
         raise InputError(f"it has {outputs} classes, but no tensor with as many rows")
@@ -206,14 +206,14 @@ def _check_outputs(path: Path, outputs: int, names: Sequence[str] | None, *, det
         raise InputError(f"it has {outputs} outputs, but {len(names)} class names")
 
 
-def _published(name: str) -> Pretrained:
-    about = describe(name)
+def _from_published(name: str) -> Pretrained:
+    config = describe(name)
     if not is_torchvision_name(name) and not timm.is_model_pretrained(name):
         raise InputError(
             f"there are no published weights of {name}; give a run of it, its checkpoint ({name}=FILE), or the name of "
             "a network that has some"
         )
-    network, outputs = ModelRecipe(name, pretrained=True), int(about["num_classes"])
+    network, outputs = ModelRecipe(name, pretrained=True), int(config["num_classes"])
 
     def model() -> nn.Module:
         try:
@@ -226,22 +226,22 @@ def _published(name: str) -> Pretrained:
                 f"give a checkpoint ({name}=FILE)"
             ) from error
 
-    return Pretrained(name, network, outputs, class_names(name), Preprocessing.of(about), model)
+    return Pretrained(name, network, outputs, class_names(name), Preprocessing.of(config), model)
 
 
-def _of_checkpoint(name: str, path: Path, ema: bool, say: Callable[[str], None] | None) -> Pretrained:
+def _from_checkpoint(name: str, path: Path, ema: bool, say: Callable[[str], None] | None) -> Pretrained:
     """The network `name` with the weights of a file; see `models.load_official`."""
-    about = describe(name)
+    config = describe(name)
     if not path.is_file():
         raise InputError(f"there is no checkpoint {str(path)!r} for the network {name}")
     content = models.read_checkpoint(path)
     network = ModelRecipe(name, options=models.described_options(name, content, str(path)))
-    outputs = models.count_classes(content, str(path)) or about.get("num_classes")
+    outputs = models.count_classes(content, str(path)) or config.get("num_classes")
     if outputs is None:
         raise InputError(f"{path} does not show the number of classes; give it to `regard import` (--num-classes)")
     source, weights = (f"{name}={path} --ema", "moving average") if ema else (f"{name}={path}", "last")
     model = partial(load_network, network, outputs, path, ema=ema, say=say)  # the file is read again
-    return Pretrained(source, network, outputs, None, Preprocessing.of(about), model, weights)
+    return Pretrained(source, network, outputs, None, Preprocessing.of(config), model, weights)
 
 
 def describe(name: str) -> Mapping[str, Any]:
@@ -257,29 +257,27 @@ def describe(name: str) -> Mapping[str, Any]:
     if is_torchvision_name(name):
         return describe_torchvision(name)
     if name.startswith("preact-resnet"):
-        return _IMAGENET
+        return _IMAGENET_CONFIG
     try:
-        about = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+        config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
     except RuntimeError:  # an unknown tag after the name
-        about = None
-    return about.to_dict() if about else {}
+        config = None
+    return config.to_dict() if config else {}
 
 
 def class_names(name: str) -> tuple[str, ...] | None:
     """Class names of published weights; None if they are not published, as for most weights of timm.
 
-    Classes of ImageNet have the same names for every network: see `imagenet_classes`.
-
-    Raises:
-        InputError: torchvision has no network of that name.
+    The classes of ImageNet have the same names for every network: see `imagenet_classes`. Raises InputError if
+    torchvision has no network of this name.
     """
     names: tuple[str, ...] | None = describe(name).get("label_names") if is_torchvision_name(name) else None
-    known = imagenet_classes()
-    if names is None or len(names) != len(known):
+    imagenet = imagenet_classes()
+    if names is None or len(names) != len(imagenet):
         return names
-    # "crane bird" is "crane (134)" there, because there is another crane.
-    same = all(a.startswith(b.split(" (")[0]) for a, b in zip(names, known, strict=True))
-    return known if same else names
+    # torchvision's "crane bird" is "crane (134)" in imagenet_classes, because ImageNet has two cranes.
+    same = all(a.startswith(b.split(" (")[0]) for a, b in zip(names, imagenet, strict=True))
+    return imagenet if same else names
 
 
 @cache
@@ -290,6 +288,6 @@ def imagenet_synsets() -> tuple[str, ...]:
 
 @cache
 def imagenet_classes() -> tuple[str, ...]:
-    """The names of ImageNet's 1,000 classes ("tench"), followed by the class number where two are equal."""
+    """Names of ImageNet's 1,000 classes ("tench"), followed by the class number if two classes have the same name."""
     names = [description.split(",")[0] for description in ImageNetInfo().label_descriptions()]
     return tuple(f"{name} ({i})" if names.count(name) > 1 else name for i, name in enumerate(names))

@@ -1,6 +1,6 @@
 """Recipes: everything that decides the outcome of a training run, as typed fields with defaults.
 
-A recipe file is YAML that says only what differs from the defaults; the command line overrides any field of it.
+A recipe file is YAML with the fields that differ from the defaults; command-line options override any field.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import yaml
 from regard import detection
 from regard.data import Augmentation, all_options
 from regard.errors import InputError, check_fields, unknown
-from regard.files import written_aside
+from regard.files import atomic_write
 from regard.models.create import reject_attention_options
 from regard.transfer import DERIVED_MAPS, TERMS, Weight, as_weight, check_range
 
-Weighing = float | dict[str, Any]
+WeightValue = float | dict[str, Any]
 """A number, or the fields of a `transfer.Weight`."""
 
 WHERE = (
@@ -36,28 +36,29 @@ class DataRecipe:
     """Data set to use.
 
     Args:
-        name: data set to use. In memory: clutter (built in), composites (objects of a set with masks on photographs),
-            cifar10, cifar100, stl10, cub (CUB-200-2011), scenes (MIT indoor 67), folder (train/ and test/ of class
-            folders). Streamed from disk, of any size: files (such folders, ImageNet's among them), wds (WebDataset
-            shards), hfds (data sets of Hugging Face), coco, imagenet, masks, pets, voc.
-        folder: folder of the data, for wds also an address; downloads go there.
-        download: fetch the set if it is not there (cifar10, cifar100, stl10, hfds).
-        size: side of the images in pixels. Sets in memory are resized to it, the shorter side, and cropped at the
-            centre; needed for cub, scenes, and folders whose images differ in size. Of streamed sets the side in
-            training, 224 if not given. Of detectors the shorter side, 800 if not given, of images whose longer side is
-            at most 5/3 of it.
-        crop_pct: share of the resized image's shorter side that the centre crop leaves in testing (streamed sets).
-        interpolation: interpolation to resize test images with: bilinear, bicubic, … (streamed sets).
+        name: data set to use. In memory: clutter (built in), composites (objects of a data set with masks, pasted onto
+            photographs), cifar10, cifar100, stl10, cub (CUB-200-2011), scenes (MIT indoor 67), folder (train/ and test/
+            with one folder per class). Streamed from disk, of any size: files (such folders, also ImageNet's), wds
+            (WebDataset shards), hfds (Hugging Face data sets), coco, imagenet, masks, pets, voc.
+        folder: folder of the data, and of downloads; for wds also an address.
+        download: download the data set if the folder does not have it (cifar10, cifar100, stl10, hfds).
+        size: side of the images in pixels. Data sets in memory: the images are resized by their shorter side and
+            centre-cropped; needed for cub, scenes, and folders whose images differ in size. Streamed data sets: side of
+            the training images, 224 by default. Detectors: shorter side, 800 by default; the longer side is at most 5/3
+            of it.
+        crop_pct: side of the centre crop of test images, as a fraction of the resized image's shorter side (streamed
+            data sets).
+        interpolation: interpolation for resizing test images: bilinear, bicubic, … (streamed data sets).
         unreadable: what to do with an image file that cannot be read: stop with an error, or skip and count it.
-        workers: number of DataLoader workers of each process (streamed sets).
-        train_images: number of images to train on, the same for every seed and mixed over the classes; all if not
-            given.
-        mean: mean of each channel, in [0, 1], which is subtracted; that of the training images if not given, or of
-            detectors that of the backbone.
-        std: value that each channel is divided by; the deviation of the training images if not given, or of detectors
-            that of the backbone.
-        options: options of the set itself, such as {cue: 0.9} of clutter, crop of cub (box or none), or train and test
-            of wds (which shards).
+        workers: number of DataLoader workers per process (streamed data sets).
+        train_images: number of training images to use, the same for every seed and mixed over the classes; all by
+            default.
+        mean: mean per channel, in [0, 1], to subtract from images; by default the mean of the training images, or of a
+            detector's backbone.
+        std: standard deviation per channel, to divide images by; by default that of the training images, or of a
+            detector's backbone.
+        options: options of the data set, such as {cue: 0.9} of clutter, crop of cub (box or none), or train and test of
+            wds (names of shards).
     """
 
     name: str = "clutter"
@@ -82,22 +83,22 @@ class ModelRecipe:
         name: cifar-resnet<depth> or cifar-resnet<depth>x<width>, wrn-<depth>-<width>, nin-wide, nin-thin,
             resnet<depth>-cifar, vgg<depth>-cifar, mobilenetv2-cifar, shufflenetv1-cifar, shufflenetv2-cifar, any name
             of timm, or torchvision/NAME.
-        attention: attention module at the end of every residual branch; none if not given.
+        attention: attention module at the end of every residual branch; none by default.
         gate: gate of the attention module: sigmoid, sub-attention (the published LSAS) or sub-attention-K for order K.
-        attention_stages: stages that get attention, counted from 1; all if not given.
+        attention_stages: stages that get attention, counted from 1; all by default.
         attention_options: options of the attention module, such as {groups: 16} of shuffle.
-        attention_start: how attention begins: published, as its authors have it, or identity, which leaves the network
-            as it is at first; if not given, identity with pretrained weights, and published without.
-        pretrained: weights to start from: true for the published ones of timm or torchvision; or a run folder or its
-            address, an imported .safetensors file, a name of timm, or NAME=CHECKPOINT. Of these the network is taken,
-            with its attention; a classifier of another number of classes is made anew. Of detectors it is their
-            backbone, from a run folder or an imported file.
-        options: options of the network itself, for example block of cifar-resnet.
-        frozen: layers to freeze, whose parameters do not learn, for example [conv1, bn1, layer1]; their batch norms are
-            fixed.
-        fixed_norms: keep the statistics and parameters of all batch norms as they are.
-        detector: detector to train, whose backbone the network is: faster-rcnn, mask-rcnn, cascade-rcnn,
-            cascade-mask-rcnn, retinanet or fcos; a classifier if not given.
+        attention_start: initialisation of the attention: published, as its authors have it, or identity, which does not
+            change the network's output at first; by default identity with pretrained weights, and published without.
+        pretrained: weights to start from: true for the published weights of timm or torchvision; or a run folder or its
+            address, an imported .safetensors file, a name of timm, or NAME=CHECKPOINT, which also give the network and
+            its attention. A classifier with another number of classes is newly initialised. A detector takes its
+            backbone from a run folder or an imported file.
+        options: options of the network, for example block of cifar-resnet.
+        frozen: layers to freeze, for example [conv1, bn1, layer1]: their parameters do not learn, and their batch norms
+            keep their statistics.
+        fixed_norms: keep the statistics and parameters of all batch norms.
+        detector: detector to train, with the network as its backbone: faster-rcnn, mask-rcnn, cascade-rcnn,
+            cascade-mask-rcnn, retinanet or fcos; a classifier by default.
         detector_options: options of the detector: norm and frozen_stages of its backbone, and others of
             detection.create, for example box_detections_per_img.
     """
@@ -123,11 +124,12 @@ class OptimizerRecipe:
     Args:
         name: optimizer to use: sgd, adamw, or any of timm (lamb, lion, muon, …).
         lr: highest learning rate of the schedule.
-        momentum: momentum to use, in sgd and others that have one.
+        momentum: momentum of sgd and other optimizers that have one.
         nesterov: use Nesterov momentum in sgd.
         weight_decay: factor of the weight decay in each step.
         decay: parameters that decay: all, or only the weights of convolutions and matrices.
-        clip: norm over all parameters to which greater gradients are scaled down; none if not given.
+        clip: maximum norm of the gradient over all parameters; larger gradients are scaled down to it. Not clipped by
+            default.
         options: further arguments of the optimizer, for example betas of adamw.
     """
 
@@ -148,14 +150,14 @@ class ScheduleRecipe:
     Args:
         epochs: number of passes over the training images.
         batch_size: number of images per step, over all processes.
-        accumulate: number of micro-batches in which each process takes its images of a step, for less memory (gradient
-            accumulation); each has two images at least.
+        accumulate: number of micro-batches into which each process splits its images of a step, to save memory
+            (gradient accumulation); each has at least two images.
         shape: how the learning rate falls: by factor at the milestones, or along a half cosine or a line to floor.
         milestones: epochs at whose start the learning rate falls.
-        factor: factor to multiply the learning rate with at a milestone.
-        floor: share of the learning rate that remains at the end of a cosine or a line.
-        warmup: epochs, whole or not, over which the learning rate first rises from zero.
-        reset_momentum: forget the momentum at every milestone.
+        factor: factor by which the learning rate is multiplied at a milestone.
+        floor: fraction of the learning rate that is left at the end of a cosine or a line.
+        warmup: number of epochs, whole or not, in which the learning rate first rises from zero.
+        reset_momentum: reset the momentum to zero at every milestone.
     """
 
     epochs: Annotated[int, "[1, 10^6]"] = 200
@@ -171,50 +173,51 @@ class ScheduleRecipe:
 
 @dataclass
 class TransferRecipe:
-    """What to take over from a teacher, and what else is asked of the student's attention.
+    """Losses that compare the network with a teacher, and losses on its own input gradients.
 
-    Every weight is a number, or changes over the run: {start: 1000, end: 0, shape: linear}; shapes are constant,
-    linear, cosine (with begin and until, fractions of the run) and step (with milestones, fractions too, and factor).
+    A weight is a number, or changes over the run: {start: 1000, end: 0, shape: linear}. Shapes are constant, linear and
+    cosine (with begin and until, fractions of the run), and step (with milestones, also fractions, and factor).
 
     Args:
         teacher: network to learn from: a run folder or its address (s3://bucket/runs/NAME), an imported .safetensors
             file, a name of timm or torchvision/NAME with pretrained weights, or NAME=CHECKPOINT; or several, whose
-            losses are averaged; none if not given.
-        weights: weights to take of a teacher's run: those of the last epoch, or those that tested best.
+            losses are averaged; none by default.
+        weights: which weights of a teacher's run to use: those of the last epoch, or those that tested best.
         beta: weight of the attention losses.
         alpha: weight of distillation, 0 to 1.
         temperature: temperature of distillation, by which logits are divided.
-        layers: layers whose attention is compared: pairs of the student's layer and the teacher's, by name or by number
-            of the stage, from 0, or from -1 backwards; by default the stages, in order or by depth and resolution.
+        layers: layers whose attention is compared: pairs of a layer of the student and one of the teacher, each by name
+            or by number of the stage (from 0, or from -1 backwards); by default the stages, in order or by depth and
+            resolution.
         power: exponent of the activations in an attention map.
-        reduce: how an attention map reduces the channels: mean or sum (the same, maps are normalised), or max.
+        reduce: how an attention map reduces the channels: mean or sum (equal, as maps are normalised), or max.
         form: form of the attention loss: as in the published code, or as in the paper.
-        full_activation: weight of the features themselves, compared through learned 1 x 1 convolutions.
+        full_activation: weight of the loss that compares the features, through learned 1 x 1 convolutions.
         full_activation_form: how features are compared: fitnets is the mean squared difference; paper is the squared
-            distance of normalised features, without a convolution where student and teacher have as many channels.
+            distance of normalised features, without a convolution where student and teacher have equally many channels.
         gradient: weight of the squared distance between the input gradients of student and teacher.
         symmetry: weight of the squared distance between the student's input gradients of images and of their mirrors.
         input_gradient: weight of the squared length of the student's input gradients (min-l2).
-        teacher_size: side of the images in pixels as the teacher sees them; by default as the student does.
-        precision: precision of the teacher's forward pass: float32, bfloat16, or auto, which is bfloat16 where the
-            device has it.
+        teacher_size: side of the teacher's images in pixels; by default that of the student's.
+        precision: precision of the teacher's forward pass: float32, bfloat16, or auto, which is bfloat16 on devices
+            that support it.
         fold: fold the teacher's batch norms into its convolutions.
     """
 
     teacher: str | list[str] | None = None
     weights: Literal["last", "best"] = "last"
-    beta: Weighing = 0.0
-    alpha: Weighing = 0.0
+    beta: WeightValue = 0.0
+    alpha: WeightValue = 0.0
     temperature: Annotated[float, "(0, inf)"] = 4.0
     layers: list[tuple[str | int, str | int]] | None = None
     power: Annotated[float, "[1, 100]"] = 2.0
     reduce: Literal["mean", "sum", "max"] = "mean"
     form: Literal["code", "paper"] = "code"
-    full_activation: Weighing = 0.0
+    full_activation: WeightValue = 0.0
     full_activation_form: Literal["fitnets", "paper"] = "fitnets"
-    gradient: Weighing = 0.0
-    symmetry: Weighing = 0.0
-    input_gradient: Weighing = 0.0
+    gradient: WeightValue = 0.0
+    symmetry: WeightValue = 0.0
+    input_gradient: WeightValue = 0.0
     teacher_size: Annotated[int | None, "[1, 16384]"] = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     fold: bool = True
@@ -227,61 +230,57 @@ class TransferRecipe:
         return (self.teacher,) if isinstance(self.teacher, str) else tuple(self.teacher)
 
     def weight(self, name: str) -> Weight:
-        """The weight called `name`.
-
-        Raises:
-            InputError: its fields are invalid.
-        """
+        """The weight in the field `name`. Raises InputError if it is invalid."""
         return _weight(f"transfer.{name}", getattr(self, name))
 
     def uses(self, *names: str) -> bool:
-        """Whether one of these weights is ever other than 0."""
+        """Whether any of these weights is ever other than 0."""
         return any(self.weight(name).used for name in names)
 
     def check(self) -> None:
         """Raises InputError for a weight out of range, or if weights and teacher do not match."""
-        for name in TRANSFERRED:
+        for name in TRANSFER_WEIGHTS:
             check_range(f"transfer.{name}", self.weight(name), 0, 1 if name == "alpha" else math.inf)
-        if not self.teachers and self.uses(*FROM_TEACHER):
-            fields = [f"transfer.{name}" for name in FROM_TEACHER if self.uses(name)]
+        if not self.teachers and self.uses(*TEACHER_WEIGHTS):
+            fields = [f"transfer.{name}" for name in TEACHER_WEIGHTS if self.uses(name)]
             raise InputError(
                 f"{' and '.join(fields)} given without transfer.teacher; name a run folder, an imported file, "
                 "a network of timm or torchvision/NAME"
             )
-        if self.teachers and not self.uses(*FROM_TEACHER):
+        if self.teachers and not self.uses(*TEACHER_WEIGHTS):
             raise InputError(
-                f"transfer.teacher is given, but {', '.join(f'transfer.{name}' for name in FROM_TEACHER)} are all 0: "
-                "nothing to transfer"
+                f"transfer.teacher is given, but {', '.join(f'transfer.{name}' for name in TEACHER_WEIGHTS)} are all "
+                "0; give one of these weights, or leave the teacher out"
             )
 
 
-TRANSFERRED = tuple(term.weight for term in TERMS.values() if term.weight != "guidance")
-"""Weights of a recipe's transfer."""
-FROM_TEACHER = tuple(term.weight for term in TERMS.values() if term.teacher)
-"""Weights of the losses that need a teacher."""
-DERIVED = tuple(term.weight for term in TERMS.values() if term.derives)
-"""Weights of the losses that need input gradients."""
+TRANSFER_WEIGHTS = tuple(term.weight for term in TERMS.values() if term.weight != "guidance")
+"""Names of the fields of `TransferRecipe` that are weights of losses."""
+TEACHER_WEIGHTS = tuple(term.weight for term in TERMS.values() if term.teacher)
+"""The weights of losses that need a teacher."""
+GRADIENT_WEIGHTS = tuple(term.weight for term in TERMS.values() if term.derives)
+"""The weights of losses that need input gradients."""
 
 
 @dataclass
 class GuidanceRecipe:
-    """What the network has to look at: the regions of the objects in the training images, in a loss on its maps.
+    """Guidance: a loss that compares the network's maps with the regions of the objects in the training images.
 
     Args:
         weight: weight of the guidance loss, a number or the fields of a weight that changes (see transfer).
         form: form of the loss: energy (share of the map outside the region), l1, ppce, or rrr (Rao et al. 2023).
-        maps: maps to guide: cam, class activation maps of the label where the network pools; gradcam, at any layer,
-            with second derivatives; input_gradient (Ross et al. 2017); attention, attention maps; or gate, the spatial
-            gates of attention modules such as cbam and shuffle.
-        layers: layers of the maps (gradcam, attention, gate), for example [layer3, layer4]; the last if not given.
-        detach: leave the classifier alone (cam, gradcam): the loss changes the features only, not how they are weighed.
+        maps: maps to guide: cam, the label's class activation map at the layer before the global pooling; gradcam, at
+            any layer, with second derivatives; input_gradient (Ross et al. 2017); attention, attention maps; or gate,
+            the spatial gates of attention modules such as cbam and shuffle.
+        layers: layers of the maps (gradcam, attention, gate), for example [layer3, layer4]; the last one by default.
+        detach: let the loss change the features only, not the classifier that weights them (cam, gradcam).
         share: share of the training images whose regions are used, the same images for every seed, balanced over the
             classes.
-        box: use the bounding box of each region.
-        dilate: pixels of the image to enlarge each region, or box, by on every side.
+        box: use the bounding boxes of the regions.
+        dilate: pixels by which to enlarge each region, or box, on every side.
     """
 
-    weight: Weighing = 0.0
+    weight: WeightValue = 0.0
     form: Literal["energy", "l1", "ppce", "rrr"] = "energy"
     maps: Literal["cam", "gradcam", "input_gradient", "attention", "gate"] = "cam"
     layers: list[str] | None = None
@@ -292,7 +291,7 @@ class GuidanceRecipe:
 
     @property
     def schedule(self) -> Weight:
-        """The weight over the run. Raises InputError if its fields are invalid."""
+        """The weight over the run. Raises InputError if it is invalid."""
         return _weight("guidance.weight", self.weight)
 
     @property
@@ -313,32 +312,33 @@ class Recipe:
     Args:
         source: published run that this recipe reproduces, or its purpose.
         data: data set to use.
-        augmentation: how training images are varied.
+        augmentation: augmentation of the training images.
         model: the network to train.
         optimizer: the optimizer and its settings.
         schedule: epochs, batches and learning rate.
-        transfer: what to take over from a teacher.
-        guidance: where the network has to look.
-        task: loss to the labels: cross_entropy, or binary_cross_entropy, one for each class.
+        transfer: losses that compare the network with a teacher.
+        guidance: loss that guides the network to the objects.
+        task: loss for the labels: cross_entropy, or binary_cross_entropy, one for each class.
         label_smoothing: share of the label that is spread over all classes.
-        ema: decay per step of a moving average of the weights, which is tested and saved in their place; 0 for none.
-        seed: seed of the weights, the order of the images and their augmentation.
-        device: device to train on: auto (a GPU if there is one), cpu, cuda, cuda:1, mps; of several processes each
-            takes its own GPU.
-        precision: precision of the forward pass: float32, or mixed with bfloat16 or float16 (whose loss is scaled).
-        channels_last: use the memory layout in which convolutions are fastest. Not used on a processor where oneDNN has
-            a fault with it: strided 1 x 1 convolutions of fewer than 16 channels, on threads that do not divide a
-            batch.
-        sync_norms: compute the statistics of batch norms over all processes, not in each.
-        threads: number of threads of a run on the CPU; torch's choice if not given.
+        ema: decay per step of a moving average of the weights, which is tested and saved instead of them; 0 for none.
+        seed: seed of the initial weights, the order of the images and their augmentation.
+        device: device to train on: auto (a GPU if there is one), cpu, cuda, cuda:1, mps; each of several processes uses
+            its own GPU.
+        precision: precision of the forward pass: float32, or mixed precision with bfloat16 or float16 (with a scaled
+            loss).
+        channels_last: use the memory layout in which convolutions are fastest. Not used where oneDNN has a fault with
+            it on the CPU: strided 1 x 1 convolutions of fewer than 16 channels, with a number of threads that does not
+            divide the batch.
+        sync_norms: compute the statistics of batch norms over all processes instead of within each.
+        threads: number of threads of a run on the CPU; torch's choice by default.
         deterministic: get the same weights from the same recipe, bit for bit, on the same machine.
         compile: compile the networks (torch.compile); not possible with gradient, symmetry and input_gradient of
-            transfer, whose losses need derivatives of derivatives.
-        nonfinite: what to do at a gradient that is not finite: stop, or skip the step and count it. With float16 such
-            steps are skipped in any case, and the loss is scaled less.
-        trackers: trackers that get the metrics besides the run folder: tensorboard, wandb, mlflow.
+            transfer, which need second derivatives.
+        nonfinite: what to do if a gradient is not finite: stop, or skip the step and count it. With float16 such steps
+            are always skipped, and the loss is scaled less.
+        trackers: trackers that log the metrics besides the run folder: tensorboard, wandb, mlflow.
         save_minutes: minutes after which a checkpoint is saved within an epoch.
-        wait_minutes: minutes that processes wait for one another before they give up.
+        wait_minutes: minutes that processes wait for each other before they give up.
     """
 
     source: str = ""
@@ -367,11 +367,11 @@ class Recipe:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The teachers, and what the network starts from unless these are published weights of its name."""
+        """The other networks that the recipe names: the teachers, and the source of the initial weights."""
         return (*self.transfer.teachers, *([self.model.pretrained] if isinstance(self.model.pretrained, str) else []))
 
     def check(self) -> None:
-        """Raises InputError for a field out of its range, or for fields that exclude each other."""
+        """Raises InputError for a field out of range, or for fields that exclude each other."""
         check_fields(self)
         all_options(self.data.name, **self.data.options)
         if self.optimizer.nesterov and not self.optimizer.momentum:
@@ -384,14 +384,17 @@ class Recipe:
         self._check_detector()
         if self.schedule.reset_momentum and self.optimizer.name != "sgd":
             raise InputError(f"schedule.reset_momentum is for sgd; optimizer.name is {self.optimizer.name}")
-        if self.compile and (self.transfer.uses(*DERIVED) or self.guidance.derives):
+        if self.compile and (self.transfer.uses(*GRADIENT_WEIGHTS) or self.guidance.derives):
             raise InputError(
-                f"compile cannot be used with {', '.join(f'transfer.{name}' for name in DERIVED)}, nor with "
+                f"compile cannot be used with {', '.join(f'transfer.{name}' for name in GRADIENT_WEIGHTS)}, nor with "
                 f"guidance.maps {' or '.join(DERIVED_MAPS)}, which need second derivatives; leave compile out"
             )
 
     def _check_attention(self) -> None:
-        """Raises InputError for options of attention without a module; a source (model.pretrained) has its own."""
+        """Raises InputError for attention options without an attention module.
+
+        attention_start is allowed, because the network of `model.pretrained` may have attention.
+        """
         model = self.model
         if model.attention is None:
             try:
@@ -400,20 +403,20 @@ class Recipe:
                 raise InputError(f"model.{error}") from error
 
     def _check_regions(self) -> None:
-        """Raises InputError for what regions cannot follow."""
+        """Raises InputError for augmentation that cannot be applied to regions."""
         if self.augmentation.mixes:
             raise InputError(
-                "guidance needs the region of the label, and augmentation.mixup and cutmix mix images of two; leave "
-                "these out, or guidance.weight"
+                "guidance needs the region of the label, but augmentation.mixup and cutmix mix two images; leave them "
+                "out, or guidance.weight"
             )
         if self.augmentation.policy is not None:
             raise InputError(
-                f"augmentation.policy {self.augmentation.policy} turns and moves images, and regions do not follow; "
-                "leave it out (color_jitter and erasing can be used), or guidance.weight"
+                f"augmentation.policy {self.augmentation.policy} rotates and moves images but not their regions, which "
+                "guidance needs; leave it out (color_jitter and erasing can be used), or guidance.weight"
             )
 
     def _check_detector(self) -> None:
-        """Raises InputError for fields that are not for detectors, or only for them."""
+        """Raises InputError for fields that only detectors have, or only classifiers."""
         model = self.model
         self.augmentation.check_for(detector=model.detector is not None)
         if model.detector is None:
@@ -424,15 +427,15 @@ class Recipe:
             raise unknown("detector", model.detector, detection.names())
         values, defaults = flat(plain(self)), flat(plain(Recipe()))
         names = ("task", "label_smoothing", "data.crop_pct", "data.interpolation")
-        given = [name for name in names if values[name] != defaults[name]]
-        given += [f"transfer.{name}" for name in (*FROM_TEACHER, *DERIVED) if self.transfer.uses(name)]
-        given += ["guidance"] if self.guidance.used else []
-        if given:
-            raise InputError(f"{', '.join(given)} is for classifiers; leave it out, or model.detector")
+        fields = [name for name in names if values[name] != defaults[name]]
+        fields += [f"transfer.{name}" for name in (*TEACHER_WEIGHTS, *GRADIENT_WEIGHTS) if self.transfer.uses(name)]
+        fields += ["guidance"] if self.guidance.used else []
+        if fields:
+            raise InputError(f"{', '.join(fields)} is for classifiers; leave it out, or model.detector")
 
 
-def _weight(name: str, value: Weighing) -> Weight:
-    """The weight in the field of this name. Raises InputError if its fields are invalid."""
+def _weight(name: str, value: WeightValue) -> Weight:
+    """The weight in the field `name`. Raises InputError, with this name, if it is invalid."""
     try:
         return as_weight(value)
     except InputError as error:
@@ -440,18 +443,18 @@ def _weight(name: str, value: Weighing) -> Weight:
 
 
 def write_recipe(recipe: Recipe, path: Path) -> None:
-    """Writes the complete recipe as YAML, including defaults, or leaves the file as it is. Raises OSError."""
-    with written_aside(path) as aside:
-        aside.write_text(yaml.safe_dump(plain(recipe), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    """Writes the recipe, with all defaults, as YAML; after an error the file is unchanged. Raises OSError."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(yaml.safe_dump(plain(recipe), sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
 def plain(recipe: Recipe | DataRecipe) -> dict[str, Any]:
-    """A recipe, or a part of one, as nested dicts for YAML and JSON: tuples become lists."""
+    """Converts a recipe, or a part of one, to nested dicts for YAML and JSON; tuples become lists."""
     return json.loads(json.dumps(asdict(recipe)))
 
 
 def flat(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested fields by dotted names such as `data.folder`; dicts of options are not flattened."""
+    """Flattens nested fields to dotted names such as `data.folder`; dicts of options stay dicts."""
     flattened: dict[str, Any] = {}
     for name, value in fields.items():
         nested = isinstance(value, dict) and not name.endswith("options")
@@ -460,7 +463,7 @@ def flat(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def with_fields(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
-    """The recipe with some fields replaced, given by dotted names such as `data.folder` and `device`."""
+    """Copies a recipe with changed fields, given by dotted names such as `data.folder` and `device`."""
     for name, value in changes.items():
         group, _, field_name = name.rpartition(".")
         change: dict[str, Any] = {field_name: value}

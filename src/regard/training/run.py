@@ -26,11 +26,11 @@ from regard.errors import InputError, first_line
 from regard.files import (
     MOST_BYTES,
     RUN_FILES,
+    atomic_write,
     check_replaceable,
+    matching_files,
     read_regular,
     remove_files,
-    written_aside,
-    written_files,
 )
 from regard.formatting import printable
 from regard.launcher import rank_and_size
@@ -48,15 +48,16 @@ Weights = Literal["last", "best"]
 class Run:
     """A run folder.
 
-    `recipe.yaml` (whole), `environment.json`, `metrics.jsonl` (one line per epoch), `checkpoints/`, `last.safetensors`
-    (weights after the last finished epoch) and `best.safetensors` (weights with the best test accuracy, or AP, so far).
+    Its files are `recipe.yaml` (complete), `environment.json`, `metrics.jsonl` (one line per epoch), `checkpoints/`,
+    `last.safetensors` (weights after the last finished epoch) and `best.safetensors` (weights with the best test
+    accuracy, or AP, so far).
     """
 
     folder: Path
 
     @classmethod
     def create(cls, folder: str | Path, recipe: Recipe, classes: tuple[str, ...]) -> Run:
-        """A new run folder. Raises InputError if it is not empty or cannot be written."""
+        """Creates a run folder. Raises InputError if it is not empty or cannot be written."""
         cls.check_free(folder)
         run = cls(Path(folder))
         run.begin(recipe, classes)
@@ -64,7 +65,7 @@ class Run:
 
     @classmethod
     def open(cls, folder: str | Path) -> Run:
-        """An existing run folder. Raises InputError if it does not exist or is no run."""
+        """Opens a run folder. Raises InputError if it does not exist or is no run."""
         folder = Path(folder)
         if not folder.is_dir():
             raise InputError(f"there is no run folder {folder}")
@@ -76,13 +77,13 @@ class Run:
     def check_free(folder: str | Path, *, overwrite: bool = False) -> None:
         """Raises InputError if a new run cannot be made in a folder.
 
-        The folder is not empty and `overwrite` is not set; it contains something other than a run, or the working
-        folder or the home folder; or it cannot be written.
+        That is if the folder is not empty and `overwrite` is not set, contains anything but a run, is or contains the
+        working folder or the home folder, or cannot be written.
         """
         folder = Path(folder)
         try:
             real = Path(os.path.realpath(folder))
-            existing = next(path for path in (real, *real.parents) if os.path.lexists(path))  # a link to itself does
+            existing = next(path for path in (real, *real.parents) if os.path.lexists(path))  # also a link to itself
             empty = real != existing or (real.is_dir() and not any(real.iterdir()))
             writable = existing.is_dir() and os.access(existing, os.W_OK)
         except OSError as error:
@@ -90,8 +91,7 @@ class Run:
         if not empty:
             if not overwrite:
                 raise InputError(
-                    f"{folder} exists already; go on with it (--resume), replace it (--overwrite) or choose another "
-                    "(--run)"
+                    f"{folder} exists already; resume it (--resume), replace it (--overwrite) or choose another (--run)"
                 )
             try:
                 _ = Run.open(folder).classes
@@ -123,33 +123,33 @@ class Run:
         """
 
         def write(folder: Path) -> None:
-            with written_aside(folder / "environment.json") as aside:
-                aside.write_text(json.dumps(environment(classes) | (about or {}), indent=1))
+            with atomic_write(folder / "environment.json") as temporary:
+                temporary.write_text(json.dumps(environment(classes) | (about or {}), indent=1))
             write_recipe(recipe, folder / "recipe.yaml")
 
         real = Path(os.path.realpath(self.folder))
-        beside = real.with_name(f".{real.name}.{os.getpid()}.part")
+        temporary = real.with_name(f".{real.name}.{os.getpid()}.part")
         try:
             if real.exists():
                 remove_files(self.folder, replaced)
                 write(real)  # file by file, so that the folder is a run at any time
             else:
-                beside.mkdir(parents=True)
-                write(beside)
-                os.rename(beside, real)
+                temporary.mkdir(parents=True)
+                write(temporary)
+                os.rename(temporary, real)
         except OSError as error:
-            shutil.rmtree(beside, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
             raise InputError(
                 f"the run folder {self.folder} cannot be made ({first_line(error)}); free some space, or give another"
             ) from error
 
     def update(self, epochs: int, unreadable: Literal["error", "skip"]) -> None:
-        """Updates the recipe fields that may change on resuming: the epochs, and how unreadable images are handled."""
-        changed = with_fields(self.recipe, {"schedule.epochs": epochs, "data.unreadable": unreadable})
-        if changed == self.recipe:
+        """Updates the recipe fields that may change when a run is resumed: the epochs and `data.unreadable`."""
+        recipe = with_fields(self.recipe, {"schedule.epochs": epochs, "data.unreadable": unreadable})
+        if recipe == self.recipe:
             return
         try:
-            write_recipe(changed, self.folder / "recipe.yaml")
+            write_recipe(recipe, self.folder / "recipe.yaml")
         except OSError as error:
             raise InputError(f"the recipe of {self.folder} cannot be written ({first_line(error)})") from error
 
@@ -165,7 +165,7 @@ class Run:
 
     def files(self) -> list[Path]:
         """The files of the run except recipe and environment, which make the folder a run."""
-        return written_files(self.folder, RUN_FILES)
+        return matching_files(self.folder, RUN_FILES)
 
     @property
     def recipe(self) -> Recipe:
@@ -214,19 +214,19 @@ class Run:
         return path
 
     def write_metrics(self, rows: list[dict[str, Any]]) -> None:
-        """Writes `metrics.jsonl` anew, one line for each epoch."""
-        with written_aside(self.folder / "metrics.jsonl") as aside:
-            aside.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        """Writes `metrics.jsonl`, one line per epoch."""
+        with atomic_write(self.folder / "metrics.jsonl") as temporary:
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     def save_weights(
         self, model: nn.Module, which: Weights, epoch: int, value: float, measure: str = "test_accuracy"
     ) -> None:
-        """Writes the weights of `model`, with the epoch and the value of the measure as notes."""
+        """Writes the weights of `model`, with the epoch and the value of the measure in the metadata."""
         notes = {"regard": __version__, "epoch": epoch, measure: value}
         models.write_weights(model, self.folder / f"{which}.safetensors", notes)
 
     def record_epoch(self, model: nn.Module, rows: list[dict[str, Any]], unreadable: Sequence[str]) -> None:
-        """Writes the metrics, the weights, the best weights if they are the best, and the list of unreadable files.
+        """Writes the metrics, the last weights, the best weights if this epoch is the best, and the unreadable files.
 
         Raises:
             InputError: the disk is full or the folder cannot be written; earlier files are unchanged.
@@ -248,7 +248,7 @@ class Run:
             ) from error
 
     def mend(self, model: nn.Module, rows: list[dict[str, Any]], unreadable: Sequence[str]) -> None:
-        """Writes missing files of the last finished epoch, from the state of its checkpoint.
+        """Restores missing files of the last finished epoch from the state of its checkpoint.
 
         They are missing if a copy of the folder was interrupted or files were lost.
         """
@@ -268,23 +268,20 @@ class Run:
 
 @cache
 def commit() -> str | None:
-    """The commit of regard's checkout; None if regard was not imported from a git checkout.
-
-    Uncommitted changes are not detected.
-    """
+    """The git commit of regard; None if regard was not imported from a git checkout. Ignores uncommitted changes."""
     root = Path(regard.__file__).resolve().parents[2]
     if not (root / "pyproject.toml").is_file() or not (root / ".git").exists():
         return None
-    # "*": also if another user owns the sources
-    git = ["git", "-c", "safe.directory=*", "-C", str(root), "rev-parse", "HEAD"]
+    # safe.directory=*: another user may own the sources
+    command = ["git", "-c", "safe.directory=*", "-C", str(root), "rev-parse", "HEAD"]
     try:
-        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):  # git is not installed, or there is no commit
         return None
 
 
 def environment(classes: tuple[str, ...]) -> dict[str, Any]:
-    """Versions, device and classes (in the order of the logits) of a run, for `environment.json`."""
+    """Content of `environment.json`: versions, device and class names (in the order of the logits) of a run."""
     gpu = torch.cuda.is_available()
     return {
         "regard": __version__,

@@ -1,4 +1,4 @@
-"""The networks that a recipe names: the one that it begins with (`model.pretrained`), and its teachers."""
+"""The networks that a recipe names: the source of the initial weights (`model.pretrained`), and the teachers."""
 
 from __future__ import annotations
 
@@ -26,88 +26,74 @@ _PRECISIONS: dict[str, Precision] = {"auto": "auto", "float32": None, "bfloat16"
 
 
 def like_source(network: ModelRecipe, data: DataRecipe, say: Callable[[str], None]) -> ModelRecipe:
-    """The recipe of a network whose weights come from a source, with what it leaves open as the source has it.
+    """Fills in the name, options and attention that a recipe leaves open from the network in `model.pretrained`.
 
-    That is the name, the options, and the attention; other attention than that of the source begins as the identity.
-    Without a source the recipe is returned as it is.
-
-    Args:
-        network: recipe of the network.
-        data: the data, with their mean and standard deviation.
-        say: called with notes.
-
-    Raises:
-        InputError: there is no such source, or it is another network.
+    Attention that this source does not have starts as the identity. Raises InputError if the source does not exist or
+    is another network.
     """
     if not isinstance(network.pretrained, str):
         return network
-    source = _source(network.pretrained)
-    theirs, about = source.network, source.preprocessing
-    if theirs.detector is not None:
+    pretrained = _source(network.pretrained)
+    source, preprocessing = pretrained.network, pretrained.preprocessing
+    if source.detector is not None:
         raise InputError(f"model.pretrained {network.pretrained} is a detector; give a classifier, or model.detector")
-    if network.name not in (theirs.name, ModelRecipe.name):
+    if network.name not in (source.name, ModelRecipe.name):
         raise InputError(
-            f"model.pretrained {network.pretrained} is a {theirs.name}, and model.name is {network.name}; leave the "
+            f"model.pretrained {network.pretrained} is a {source.name}, but model.name is {network.name}; leave the "
             "name out"
         )
-    if (about.mean, about.std) not in ((None, None), (data.mean, data.std)):
+    if (preprocessing.mean, preprocessing.std) not in ((None, None), (data.mean, data.std)):
         say(
-            f"note: {network.pretrained} was trained on images normalised with mean {about.mean} and deviation "
-            f"{about.std}; data.mean and data.std give it the same"
+            f"note: {network.pretrained} was trained on images normalised with mean {preprocessing.mean} and deviation "
+            f"{preprocessing.std}; set data.mean and data.std to these values to keep that"
         )
-    if network.name != theirs.name:
-        say(f"note: model.name is {theirs.name}, as of {network.pretrained}")
-    network = replace(network, name=theirs.name, options=network.options or theirs.options)
-    if network.attention is None and theirs.attention is not None:
+    if network.name != source.name:
+        say(f"note: model.name is {source.name}, the network of {network.pretrained}")
+    network = replace(network, name=source.name, options=network.options or source.options)
+    if network.attention is None and source.attention is not None:
         network = replace(
             network,
-            attention=theirs.attention,
-            gate=theirs.gate,
-            attention_stages=theirs.attention_stages,
-            attention_options=theirs.attention_options,
+            attention=source.attention,
+            gate=source.gate,
+            attention_stages=source.attention_stages,
+            attention_options=source.attention_options,
         )
     if network.attention is not None and network.attention_start is None:
         start: Start = "identity"
-        if network.attention == theirs.attention:
-            start = theirs.attention_start or ("identity" if theirs.pretrained else "published")
+        if network.attention == source.attention:
+            start = source.attention_start or ("identity" if source.pretrained else "published")
         network = replace(network, attention_start=start)
     return network
 
 
 def initial_network(network: ModelRecipe, classes: int, say: Callable[[str], None]) -> nn.Module:
-    """The network of a recipe before training, with the weights of its source.
+    """The network of a recipe, completed by `like_source`, with the weights of its source.
 
-    A classifier of another number of classes is newly initialised, and so is attention that the source does not have.
-
-    Args:
-        network: as `like_source` gives it.
-        classes: number of logits.
-        say: called with notes.
-
-    Raises:
-        InputError: there is no such source, or its weights do not fit.
+    A classifier with another number of classes is newly initialised, and so is attention that the source does not have.
+    Raises InputError if the source does not exist or its weights do not fit.
     """
     if not isinstance(network.pretrained, str):
         return build_network(network, classes)
     source = _source(network.pretrained)
     model = build_network(network, classes, pretrained=False)
     initial, trained = model.state_dict(), source.model().state_dict()
-    replaced = [
+    classifier = [
         name
         for name, value in trained.items()
         if name in initial and _differ_in_classes(value, initial[name], source.outputs, classes)
     ]
-    loaded = {name: value for name, value in trained.items() if name not in replaced}
-    new = {f"{place}.{name}" for place, module in attached(model).items() for name in module.state_dict()}
-    if new & loaded.keys():
-        new = set()  # the source has attention, and it has to be the same
-    models.load_weights(model, {name: initial[name] for name in (*replaced, *new)} | loaded, network.pretrained)
-    if replaced:
+    loaded = {name: value for name, value in trained.items() if name not in classifier}
+    attention = {f"{layer}.{name}" for layer, module in attached(model).items() for name in module.state_dict()}
+    if attention & loaded.keys():
+        attention = set()  # the source has attention, which has to be the same
+    untrained = {name: initial[name] for name in (*classifier, *attention)}
+    models.load_weights(model, untrained | loaded, network.pretrained)
+    if classifier:
         say(
             f"note: {network.pretrained} has {source.outputs} classes and the data {classes}; its classifier "
-            f"({', '.join(replaced)}) is replaced by a new one"
+            f"({', '.join(classifier)}) is replaced by a new one"
         )
-    if new:
+    if attention:
         say(f"note: {network.pretrained} has no attention; {network.attention} begins as {network.attention_start}")
     return model
 
@@ -120,7 +106,7 @@ def _source(name: str) -> Pretrained:
 
 
 def _differ_in_classes(trained: Tensor, initial: Tensor, trained_classes: int, classes: int) -> bool:
-    """Whether two tensors of different shapes have a row for each class and are otherwise alike."""
+    """Whether two tensors have one row per class, for different numbers of classes, and the same shape otherwise."""
     rows = trained.ndim > 0 and trained.shape[:1] == (trained_classes,) and initial.shape[:1] == (classes,)
     return rows and trained_classes != classes and trained.shape[1:] == initial.shape[1:]
 
@@ -134,23 +120,14 @@ def load_teachers(
     *,
     compile: bool = False,
 ) -> list[Teacher]:
-    """Loads the teachers of a recipe; empty if there are none.
+    """Loads the teachers of a recipe; an empty list without teachers.
 
-    Only the attention of a teacher with other classes than the data can be transferred; losses that compare classes
-    then raise an error. A teacher with another normalisation, or a fixed image size, gets the images normalised and
-    resized for it. Notes report these cases.
-
-    Args:
-        recipe: transfer recipe. Of all processes of a machine, one downloads a teacher from a bucket.
-        images: training images of the student.
-        size: (h, w) of the student's images.
-        device: device of the teachers.
-        say: called with each note.
-        compile: compile the teachers.
+    A teacher with other classes than the data can only transfer its attention. A teacher with another normalisation, or
+    a fixed image size, gets the images normalised and resized for it. `say` is called with a note in these cases.
 
     Raises:
-        InputError: a run, file or network does not exist, a run is not finished, weights are not available, or the
-            losses cannot be used with the teacher's classes.
+        InputError: a teacher does not exist, is not fully trained or has no weights, or a loss compares classes that
+            differ.
     """
     teachers = []
     for source in recipe.teachers:
@@ -159,16 +136,16 @@ def load_teachers(
         teacher = load_pretrained(location, recipe.weights, say=say)
         teacher.check_classifier()
         _check_classes(recipe, source, teacher, images.classes, say)
-        network, about = teacher.model(), teacher.preprocessing
-        mean, std = about.mean or images.mean, about.std or images.std
+        network, preprocessing = teacher.model(), teacher.preprocessing
+        mean, std = preprocessing.mean or images.mean, preprocessing.std or images.std
         if (mean, std) != (images.mean, images.std):
-            say(f"note: teacher {source} gets the images normalised with its own mean and standard deviation")
+            say(f"note: images for teacher {source} are normalised with its own mean and standard deviation")
         side = recipe.teacher_size
         fixed = (getattr(network, "pretrained_cfg", None) or {}).get("fixed_input_size")  # of timm
-        if side is None and about.size is not None and fixed:
-            side = about.size
+        if side is None and preprocessing.size is not None and fixed:
+            side = preprocessing.size
             if (side, side) != size:
-                say(f"note: teacher {source} takes images of {side} pixels only, and gets them resized")
+                say(f"note: teacher {source} takes only images of {side} pixels; its images are resized")
         teachers.append(
             Teacher(
                 network.to(device).to(memory_format=torch.channels_last),
@@ -186,7 +163,7 @@ def load_teachers(
 
 
 def _check_finished(source: str, folder: Path) -> None:
-    """Raises InputError for a run with epochs left."""
+    """Raises InputError if the source is a run with epochs left."""
     if not (folder / "recipe.yaml").is_file():
         return
     run = Run(folder)
@@ -201,19 +178,19 @@ def _check_finished(source: str, folder: Path) -> None:
 def _check_classes(
     recipe: TransferRecipe, source: str, teacher: Pretrained, classes: tuple[str, ...], say: Callable[[str], None]
 ) -> None:
-    """Raises InputError if a loss compares the classes of the teacher with others; notes if classes are unknown."""
-    compared = [name for name in ("alpha", "gradient") if recipe.uses(name)]
+    """Raises InputError if a loss compares classes that differ; notes classes that are unknown or not used."""
+    losses = [name for name in ("alpha", "gradient") if recipe.uses(name)]  # losses that compare classes
     if (count := teacher.class_count) != len(classes):
-        if compared:
+        if losses:
             raise InputError(
                 f"teacher {source} has {count} classes and the data {len(classes)}: "
-                f"{'distillation' if 'alpha' in compared else 'gradient transfer'} needs the same "
-                f"(transfer.{compared[0]} 0 leaves it out)"
+                f"{'distillation' if 'alpha' in losses else 'gradient transfer'} needs the same "
+                f"(transfer.{losses[0]} 0 leaves it out)"
             )
         say(f"note: teacher {source} has {count} classes, the data {len(classes)}; only its attention is used")
-    elif compared and teacher.classes is None:
+    elif losses and teacher.classes is None:
         say(f"note: the classes of teacher {source} have no names; they are assumed to be those of the data, in order")
-    elif compared and teacher.classes != classes:
+    elif losses and teacher.classes != classes:
         raise InputError(
             f"teacher {source} and the data have {len(classes)} classes, not the same ones in the same order"
         )

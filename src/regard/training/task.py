@@ -1,4 +1,4 @@
-"""`Task`: what a network learns. The loop takes the losses, batches and tests of a run from it."""
+"""`Task`: what a network learns. It gives the training loop its batches, losses and tests."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from regard.transfer import Losses
 
 
 class Task(ABC):
-    """What the network of a recipe learns, on its device.
+    """What the network of a recipe learns.
 
     Attributes:
-        measures: what is measured in training besides the losses, see `measured`.
-        fewest: least number of images in a micro-batch; batch norms over one pixel need two.
+        measures: names of the training metrics besides the losses; see `measured`.
+        fewest: smallest number of images in a micro-batch; batch norms over feature maps of one pixel need two.
         recipe: recipe of the run.
-        student: network in training.
-        objective: module whose forward pass takes `inputs` and returns `transfer.Losses`; it contains the network.
-        regressors: modules of the objective that learn with the network and are not part of it.
+        student: network in training, on its device.
+        objective: module that contains the network; its forward pass takes `inputs` and returns `transfer.Losses`.
+        regressors: modules of the objective that are trained with the network but are no part of it.
         loader, test_loader: loaders of the training and test images.
     """
 
@@ -48,12 +48,12 @@ class Task(ABC):
     @staticmethod
     @abstractmethod
     def load_data(recipe: DataRecipe) -> Splits:
-        """The data of a recipe. Raises InputError."""
+        """Loads the data of a recipe. Raises InputError."""
 
     @staticmethod
     @abstractmethod
     def completed(recipe: Recipe, images: Images, say: Callable[[str], None]) -> Recipe:
-        """The recipe as the run records it: with what follows from the training images and from other fields.
+        """The recipe to record: defaults that depend on the training images or on other fields are filled in.
 
         Args:
             recipe: recipe of the run.
@@ -61,16 +61,16 @@ class Task(ABC):
             say: called with notes.
 
         Raises:
-            InputError: what `model.pretrained` names does not exist or does not fit.
+            InputError: the source in `model.pretrained` does not exist or does not fit.
         """
 
     @classmethod
     @abstractmethod
     def create(cls, recipe: Recipe, splits: Splits, processes: Processes) -> Self:
-        """Builds network, objective and loaders; random numbers are seeded before. Raises InputError."""
+        """Builds the network, the objective and the loaders, after random numbers were seeded. Raises InputError."""
 
     def hooks(self) -> list[Hook]:
-        """Hooks of the task, which all processes have."""
+        """Hooks of the task, in every process."""
         return []
 
     @abstractmethod
@@ -89,7 +89,7 @@ class Task(ABC):
 
     @abstractmethod
     def test(self, model: nn.Module, processes: Processes) -> tuple[dict[str, Any], Sequence[str]]:
-        """Tests a network. All processes have to call it.
+        """Tests a network. Every process has to call it.
 
         Returns:
             fields of the epoch's line in metrics.jsonl, equal in all processes; and the images that this process could

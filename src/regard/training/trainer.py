@@ -1,4 +1,4 @@
-"""Trains a recipe: checks it, builds data, network and losses, and runs the loop."""
+"""Trains a recipe: checks it, builds the data, the network and its losses, and runs the training loop."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class Outcome:
 
     run: Run
     finished: bool
-    """False if it was stopped; it can be resumed."""
+    """False if the run was stopped; it can be resumed."""
     row: dict[str, Any] | None
-    """The line of metrics.jsonl of the last finished epoch; None before the first."""
+    """Line of metrics.jsonl of the last finished epoch; None before the first."""
 
 
 def train(
@@ -64,7 +64,7 @@ def train(
         resume: resume the run in `folder`, if there is one, from its newest checkpoint.
         overwrite: replace a run in `folder`; other files in it are kept.
         hooks: hooks such as `Progress()`, which run after those of the recipe (mixing, moving average, trackers).
-        splits: the data of the recipe, if they are loaded already.
+        splits: data of the recipe, if they are already loaded.
 
     Raises:
         InputError: the recipe, data, teacher or folder are invalid (nothing is changed); or the loss is not finite,
@@ -73,19 +73,18 @@ def train(
     check(recipe, folder)
     run, features = Run(Path(folder)), recipe.transfer.weight("full_activation")
     resumes = resume and (run.folder / "recipe.yaml").is_file()
-    varies = features.used and features.shape != "constant"
+    unused = features.used and features.shape != "constant"  # the 1 x 1 convolutions, while the weight is 0
     with (
         _torch_options(recipe),
-        Processes(recipe.device, recipe.precision, recipe.wait_minutes, unused=varies) as processes,
+        Processes(recipe.device, recipe.precision, recipe.wait_minutes, unused=unused) as processes,
         _avoidable_errors(recipe),
     ):
         hooks = processes.hooks = [hook for hook in hooks if processes.main or not hook.main_only]
-        launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-        if launched not in ("no", processes.accelerator.mixed_precision):
+        launch_precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+        if launch_precision not in ("no", processes.accelerator.mixed_precision):
             processes.note(
-                f"note: accelerate launch has mixed precision {launched}; the precision of the recipe is used"
+                f"note: accelerate launch has mixed precision {launch_precision}; the precision of the recipe is used"
             )
-        # Before the data are loaded.
         processes.alone(lambda: None if resumes else Run.check_free(run.folder, overwrite=overwrite))
         task_type = task_of(recipe)
         splits = splits or processes.first(lambda: task_type.load_data(recipe.data))  # first, because it may download
@@ -106,7 +105,7 @@ def train(
                 if processes.main and loop.rows and loop.step == 0:
                     run.mend(loop.tested, loop.rows, loop.unreadable)
             with interruptible() as interrupted:
-                finished = loop.run_on(interrupted)
+                finished = loop.run_epochs(interrupted)
         finally:
             for hook in hooks:
                 hook.finish()
@@ -114,7 +113,7 @@ def train(
 
 
 def check(recipe: Recipe, folder: str | Path) -> None:
-    """Raises InputError for errors in a recipe that can be found without data and network."""
+    """Raises InputError for errors in a recipe that show without its data and network."""
     recipe.check()
     check_optimizer(recipe.optimizer)
     check_trackers(recipe.trackers)
@@ -128,14 +127,14 @@ def check(recipe: Recipe, folder: str | Path) -> None:
 
 
 def task_of(recipe: Recipe) -> type[Task]:
-    """What the network of a recipe learns."""
+    """The class of the task that a recipe trains: `Classification` or `Detection`."""
     return Classification if recipe.model.detector is None else Detection
 
 
 def _begin(loop: Loop, classes: tuple[str, ...], record: Record, resumes: bool) -> None:
-    """Creates the run folder, or replaces or updates the run in it, and starts the hooks.
+    """Starts the hooks, and creates or replaces the run folder or updates the run in it.
 
-    Called after the first step, so that an earlier error leaves no folder and does not touch a run to be replaced.
+    Called after the first step, so that an earlier error leaves no new folder and a run to be replaced unchanged.
     """
     run = loop.run
     new, replaced = not run.folder.exists(), run.files()
@@ -161,21 +160,21 @@ def _torch_options(recipe: Recipe) -> Iterator[None]:
     cudnn, workspace = torch.backends.cudnn, "CUBLAS_WORKSPACE_CONFIG"
     strict = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    with ExitStack() as after, warnings.catch_warnings():
+    with ExitStack() as undo, warnings.catch_warnings():
         for module, name, value in (
             (cudnn, "deterministic", recipe.deterministic),
             (cudnn, "benchmark", not recipe.deterministic),
-            (deterministic, "fill_uninitialized_memory", False),  # all memory is written before it is read
+            (deterministic, "fill_uninitialized_memory", False),  # slow, and all memory is written before it is read
         ):
-            after.callback(setattr, module, name, getattr(module, name))
+            undo.callback(setattr, module, name, getattr(module, name))
             setattr(module, name, value)
-        after.callback(torch.use_deterministic_algorithms, strict, warn_only=warn_only)
+        undo.callback(torch.use_deterministic_algorithms, strict, warn_only=warn_only)
         torch.use_deterministic_algorithms(recipe.deterministic, warn_only=True)
         if recipe.deterministic and workspace not in os.environ:
-            after.callback(os.environ.pop, workspace, None)
+            undo.callback(os.environ.pop, workspace, None)
             os.environ[workspace] = ":4096:8"
         if recipe.threads is not None:
-            after.callback(torch.set_num_threads, torch.get_num_threads())
+            undo.callback(torch.set_num_threads, torch.get_num_threads())
             torch.set_num_threads(recipe.threads)
         # A false alarm for parameters of one row, such as those of gates: their memory is the same in both layouts.
         warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
@@ -184,8 +183,8 @@ def _torch_options(recipe: Recipe) -> Iterator[None]:
 
 @contextmanager
 def _avoidable_errors(recipe: Recipe) -> Iterator[None]:
-    """Within the context, errors of torch that a change of the recipe can avoid become InputErrors: lack of memory,
-    killed DataLoader workers (mostly lack of memory), and batches of one image.
+    """Converts errors of torch that a change of the recipe can avoid to InputErrors: lack of memory, killed DataLoader
+    workers (mostly for lack of memory), and batches of one image.
     """
     schedule = recipe.schedule
     try:

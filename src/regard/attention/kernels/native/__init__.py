@@ -21,7 +21,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from regard.attention.functional import peaks
-from regard.files import written_aside
+from regard.files import atomic_write
 
 DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16})
 SMALL = 1 << 14  # below so many elements, a formula of a few of torch's operators is as fast
@@ -55,7 +55,7 @@ def build() -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock"), timeout=600):  # which is free again if a process that builds is killed
             if not path.is_file():
-                with written_aside(path) as aside:
+                with atomic_write(path) as aside:
                     _output([compiler, *FLAGS, "-o", str(aside), str(SOURCE)])
     return path
 
