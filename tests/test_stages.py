@@ -86,7 +86,7 @@ def test_layers_make_stages_where_there_are_no_blocks() -> None:
 
 def test_networks_without_stages() -> None:
     for model in (nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2)), nn.Sequential()):
-        with pytest.raises(InputError, match="has no stages regard knows"):
+        with pytest.raises(InputError, match="has no stages that regard recognises"):
             stages(model)
 
 

@@ -1,6 +1,6 @@
-"""The blocks of known networks: where the branch ends that each adds, or concatenates, to what it was given.
+"""The blocks of known networks, and the layer at the end of each block's branch, whose output attention modulates.
 
-A network of other blocks is made known by deriving them from `AttentionSlot`.
+Derive the blocks of any other network from `AttentionSlot`.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from regard.with_attention import without_attention
 
 
 class AttentionSlot:
-    """Mixin of residual blocks that have a slot for attention at the end of their residual branch.
+    """Mixin for residual blocks with a slot for attention at the end of their residual branch.
 
-    Such a block passes its branch through `attention` unless that is None.
+    The block applies `attention` to the output of its branch, unless `attention` is None.
 
     Attributes:
-        branch_end: the name of the last layer of the branch, such as "bn3"; it tells the channels that arrive there.
+        branch_end: the name of the last layer of the branch, such as "bn3", which determines the number of channels.
     """
 
     attention: nn.Module | None
     branch_end: ClassVar[str]
 
 
-# Class -> the last layer of the branch, before layer scale, drop path and addition. A number counts the children of a
-# Sequential, from the end where it is negative.
+# Class -> the last layer of the residual branch, before layer scale, drop path and addition. A number is the index of a
+# child of a Sequential; negative numbers count from the end.
 _RESIDUAL = {
     "timm.models._efficientnet_blocks.DepthwiseSeparableConv": "bn2",
     "timm.models._efficientnet_blocks.EdgeResidual": "bn2",
@@ -94,8 +94,8 @@ _RESIDUAL = {
     "torchvision.models.resnet.BasicBlock": "bn2",
     "torchvision.models.resnet.Bottleneck": "bn3",
 }
-# Class -> the last layer of what it computes new, where that is not added; "" is the whole block.
-_OTHERS = {
+# Class -> the last layer of the branch, for blocks that do not add it to a shortcut; "" is the block itself.
+_NOT_RESIDUAL = {
     "timm.models.byobnet.MobileOneBlock": "",
     "timm.models.byobnet.RepVggBlock": "",
     "timm.models.densenet.DenseLayer": "conv2",
@@ -104,9 +104,9 @@ _OTHERS = {
     "torchvision.models.shufflenetv2.InvertedResidual": "branch2.-1",
     "torchvision.models.squeezenet.Fire": "",
 }
-# Class -> the attribute that it keeps for attention.
+# Class -> the attribute reserved for attention.
 _SLOTS = {"timm.models.resnet.BasicBlock": "se", "timm.models.resnet.Bottleneck": "se"}
-# Blocks of these give the features they were given as well; what they compute new is a part of the stage's output.
+# Stages that concatenate the outputs of their blocks.
 _DENSE = {"timm.models.densenet.DenseBlock", "torchvision.models.densenet._DenseBlock"}
 
 
@@ -115,10 +115,10 @@ class Branch:
     """The branch of a block.
 
     Attributes:
-        path: the name in the block of the last layer of it; "" is the block itself.
+        path: the name of its last layer in the block; "" is the block itself.
         layer: that layer.
-        residual: whether it is added to the shortcut.
-        slot: the attribute of the block that is kept for attention behind it, if there is one.
+        residual: whether its output is added to a shortcut.
+        slot: the block's attribute for attention behind the branch, if it has one.
     """
 
     path: str
@@ -128,27 +128,27 @@ class Branch:
 
 
 def branch_of(block: nn.Module) -> Branch | None:
-    """The branch of a block, or None if it is no block that is known."""
+    """The branch of `block`, or None if its class is not a known block."""
     if isinstance(block, AttentionSlot):
-        return Branch(*_layer(block, block.branch_end), True, "attention")
-    for kind in _classes(block):
-        for table in (_RESIDUAL, _OTHERS):
-            if kind in table:
-                return Branch(*_layer(block, table[kind]), table is _RESIDUAL, _SLOTS.get(kind))
+        return Branch(*_find_layer(block, block.branch_end), True, "attention")
+    for name in _class_names(block):
+        for table in (_RESIDUAL, _NOT_RESIDUAL):
+            if name in table:
+                return Branch(*_find_layer(block, table[name]), table is _RESIDUAL, _SLOTS.get(name))
     return None
 
 
 def is_dense(stage: nn.Module) -> bool:
-    """Whether `stage` concatenates what its blocks give, so that its output is not that of its last block."""
-    return any(kind in _DENSE for kind in _classes(stage))
+    """Whether `stage` concatenates the outputs of its blocks, so that its output differs from its last block's."""
+    return any(name in _DENSE for name in _class_names(stage))
 
 
-def _classes(module: nn.Module) -> list[str]:
-    """The classes of `module`, by name: networks of packages that are not there need no import."""
+def _class_names(module: nn.Module) -> list[str]:
+    """The full names of the class of `module` and its bases, so that no network package has to be imported."""
     return [f"{kind.__module__}.{kind.__qualname__}" for kind in type(module).__mro__]
 
 
-def _layer(block: nn.Module, path: str) -> tuple[str, nn.Module]:
+def _find_layer(block: nn.Module, path: str) -> tuple[str, nn.Module]:
     names, layer = [], block
     for part in path.split(".") if path else ():
         name = list(layer._modules)[int(part)] if part.startswith("-") else part

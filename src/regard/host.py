@@ -1,4 +1,4 @@
-"""The memory of this machine, or of the container or job that this process runs in."""
+"""The memory of this machine, or of the container or job in which this process runs."""
 
 from __future__ import annotations
 
@@ -9,27 +9,26 @@ import psutil
 
 
 def total_memory(root: Path = Path("/")) -> int:
-    """Bytes of memory that this process may use: those of the machine, or fewer if its cgroup (of a container or of a
-    job) has a limit.
+    """The memory that this process may use, in bytes: all memory of the machine, or less if a cgroup sets a limit.
 
     Args:
-        root: where `proc` and `sys` are.
+        root: the directory that contains `proc` and `sys`.
     """
     return min([psutil.virtual_memory().total, *(limit for limit, _ in _limits(root))])
 
 
 def available_memory(root: Path = Path("/")) -> int:
-    """Bytes of that memory that are not in use.
+    """The unused memory that this process may use, in bytes.
 
     Args:
-        root: where `proc` and `sys` are.
+        root: the directory that contains `proc` and `sys`.
     """
     free = (max(0, limit - used) for limit, used in _limits(root))
     return min([psutil.virtual_memory().available, *free])
 
 
 def _limits(root: Path) -> Iterator[tuple[int, int]]:
-    """Of each cgroup with a limit that this process is in: bytes of the limit, and bytes in use."""
+    """The memory limit and the used memory, in bytes, of each cgroup with a limit that contains this process."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:  # not Linux
@@ -44,11 +43,11 @@ def _limits(root: Path) -> Iterator[tuple[int, int]]:
         else:
             continue
         group = base / path.lstrip("/")
-        while group.is_relative_to(base):  # the limits of those above hold, too
+        while group.is_relative_to(base):  # the limits of parent groups apply too
             try:
                 limit, used = (int((group / name).read_text()) for name in names[:2])
                 counts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-                yield limit, used - int(counts.get(names[2], 0))  # files that are only cached can go
-            except (OSError, ValueError):  # no such group here, or no limit ("max")
+                yield limit, used - int(counts.get(names[2], 0))  # cached files can be evicted
+            except (OSError, ValueError):  # the group is not visible here, or its limit is "max"
                 pass
             group = group.parent

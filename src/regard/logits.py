@@ -1,4 +1,4 @@
-"""Class scores: where a model gives them, what one score for two classes means, which are explained, and labels."""
+"""Class scores: extracting logits from a model's output, logits of binary networks, predicted classes, and labels."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _KEYS = ("logits", "out")
 
 
 def logits_of(output: Any) -> Tensor:
-    """The class scores in what a model gives.
+    """The class scores in the output of a model.
 
-    A tensor is taken as it is; of a mapping the entry `logits`, or else `out` (torchvision's segmentation networks); of
-    another object its attribute `logits` (Hugging Face's outputs, Inception in training); of a tuple or list the first
-    part, which again is any of these.
+    They are the output itself if it is a tensor; the entry `logits`, or else `out` (torchvision's segmentation
+    networks), of a mapping; the attribute `logits` of another object (Hugging Face's outputs, Inception in training);
+    or the first element of a tuple or list, to which the same rules apply.
 
     Raises:
-        InputError: there are none; the message names what there is.
+        InputError: the output contains no class scores.
     """
     if isinstance(output, Tensor):
         return output
@@ -38,15 +38,15 @@ def logits_of(output: Any) -> Tensor:
         return logits_of(part)
     description = f"a {type(output).__name__}"
     if isinstance(output, Mapping):
-        description += f" with {', '.join(str(key)[:40] for key in list(output)[:5]) or 'nothing in it'}"
+        description += f" with {', '.join(str(key)[:40] for key in list(output)[:5]) or 'no entries'}"
     raise InputError(
-        f"the model gives {description}; expected class scores (N, classes): a tensor, the first part of a tuple, "
+        f"the model returns {description}; expected class scores (N, classes): a tensor, the first element of a tuple, "
         "or 'logits' or 'out' of a dict"
     )
 
 
 def class_logits(logits: Tensor) -> Tensor:
-    """The logits of all classes (N, K): of a binary network, which has one output z, those of two classes, (0, z).
+    """Logits of all classes (N, K). For a binary network with one output z, the logits of its two classes are (0, z).
 
     Their softmax is (1 - sigmoid(z), sigmoid(z)), and their cross entropy the binary cross entropy of z.
 
@@ -59,7 +59,7 @@ def class_logits(logits: Tensor) -> Tensor:
 
 
 def predicted_classes(logits: Tensor) -> Tensor:
-    """The classes (N,) of the highest scores; of a binary network's one output z, 1 where z >= 0, else 0.
+    """The classes (N,) with the highest scores. For a binary network with one output z: 1 where z >= 0, else 0.
 
     Args:
         logits: (N, K) or (N, 1).
@@ -68,12 +68,12 @@ def predicted_classes(logits: Tensor) -> Tensor:
 
 
 def checked_labels(labels: Tensor, logits: Tensor) -> Tensor:
-    """The labels of a batch: int64 (N,), or floating point (N, K), the share of each class.
+    """The labels of a batch: int64 classes (N,), or floating-point class probabilities (N, K).
 
     Args:
-        labels: whole numbers (N,) of any dtype, in [0, K), or shares (N, K). On a GPU the range is not checked, for
-            that would wait for the device at every step.
-        logits: (N, K), or (N, 1) of two classes.
+        labels: integers (N,) in [0, K), or class probabilities (N, K). On a GPU the range is not checked, because that
+            would synchronise with the device in every step.
+        logits: (N, K), or (N, 1) for two classes.
 
     Raises:
         InputError: another shape or dtype, or labels outside [0, K).
@@ -82,47 +82,44 @@ def checked_labels(labels: Tensor, logits: Tensor) -> Tensor:
     floating = labels.is_floating_point()
     if labels.shape != ((n, count) if floating else (n,)) or labels.dtype == torch.bool or labels.is_complex():
         raise InputError(
-            f"labels are {str(labels.dtype).removeprefix('torch.')} {tuple(labels.shape)}; expected whole numbers "
-            f"({n},) from 0 to {count - 1}, or the share of each class, floating point ({n}, {count})"
+            f"labels are {str(labels.dtype).removeprefix('torch.')} {tuple(labels.shape)}; expected integers ({n},) "
+            f"from 0 to {count - 1}, or floating-point class probabilities ({n}, {count})"
         )
     if floating:
         return labels
     if n and labels.device.type == "cpu":
-        low, high = (int(end) for end in labels.aminmax())
+        low, high = (int(bound) for bound in labels.aminmax())
         if not 0 <= low <= high < count:
             raise InputError(
-                f"labels run from {low} to {high}; expected 0 to {count - 1}, for there are {count} classes"
+                f"labels run from {low} to {high}; expected 0 to {count - 1}, because there are {count} classes"
             )
     return labels.long()
 
 
 def class_scores(output: object, images: Tensor) -> Tensor:
-    """The class scores (N, K) of N images in what a model gives; see `logits_of`.
+    """The class scores (N, K) of N images in the output of a model; see `logits_of`.
 
     Raises:
-        InputError: there are none, or of another shape.
+        InputError: the output contains no class scores, or scores of another shape.
     """
     logits = logits_of(output)
     if logits.ndim == 2 and len(logits) == len(images) and logits.shape[1]:
         return logits
     raise InputError(
-        f"the model gives a tensor of shape {tuple(logits.shape)}; expected class scores ({len(images)}, classes)"
+        f"the model returns a tensor of shape {tuple(logits.shape)}; expected class scores ({len(images)}, classes)"
     )
 
 
 def chosen_classes(logits: Tensor, classes: Classes | None = None, top: int | None = None) -> Tensor:
-    """The classes that are explained.
+    """The classes to explain, int64 (N,) or (N, k), on the device of the logits.
 
     Args:
-        logits: (N, K), or (N, 1) of a binary network.
-        classes: one class for all images, or one for each, (N,), or several for each, (N, k); None: the predicted.
-        top: in place of classes: the number of highest scores whose classes are taken, highest first.
-
-    Returns:
-        int64 (N,) or (N, k), on the device of the logits.
+        logits: (N, K), or (N, 1) from a binary network.
+        classes: one class for all images, one per image (N,), or several per image (N, k); None: the predicted classes.
+        top: selects the classes with that many highest scores, in descending order, in place of `classes`.
 
     Raises:
-        InputError: another shape or dtype, or a class outside those of the logits; `top` out of range.
+        InputError: `classes` has another shape or dtype, or a class that the model lacks; `top` is out of range.
     """
     scores = class_logits(logits.detach())
     n, count = scores.shape
@@ -134,18 +131,20 @@ def chosen_classes(logits: Tensor, classes: Classes | None = None, top: int | No
         return scores.topk(top, 1).indices
     if classes is None:
         return predicted_classes(logits.detach())
-    expected = f"expected one whole number, or {n}, one for each image, or ({n}, K), K for each"
+    expected = f"expected one integer, {n} integers (one per image), or ({n}, k) integers (k per image)"
     try:
-        chosen = torch.as_tensor(classes)
+        indices = torch.as_tensor(classes)
     except (TypeError, ValueError, RuntimeError):
-        raise InputError(f"classes are a {type(classes).__name__} that makes no tensor; {expected}") from None
-    fits = chosen.shape in ((), (n,)) or (chosen.ndim == 2 and len(chosen) == n and chosen.shape[1] > 0)
-    if chosen.is_floating_point() or chosen.is_complex() or chosen.dtype == torch.bool or not fits:
-        raise InputError(f"classes are {str(chosen.dtype).removeprefix('torch.')} {tuple(chosen.shape)}; {expected}")
-    if chosen.numel():
-        low, high = torch.stack(chosen.aminmax()).tolist()  # one wait for a GPU, not one for each end
+        raise InputError(
+            f"classes are a {type(classes).__name__} that cannot be converted to a tensor; {expected}"
+        ) from None
+    fits = indices.shape in ((), (n,)) or (indices.ndim == 2 and len(indices) == n and indices.shape[1] > 0)
+    if indices.is_floating_point() or indices.is_complex() or indices.dtype == torch.bool or not fits:
+        raise InputError(f"classes are {str(indices.dtype).removeprefix('torch.')} {tuple(indices.shape)}; {expected}")
+    if indices.numel():
+        low, high = torch.stack(indices.aminmax()).tolist()  # one synchronisation with a GPU, not two
         if not 0 <= low <= high < count:
-            extent = f"{low} to {high}" if chosen.ndim else f"{low}"
+            extent = f"{low} to {high}" if indices.ndim else f"{low}"
             raise InputError(f"class {extent} of a model with {count} outputs; expected 0 to {count - 1}")
-    chosen = chosen.to(logits.device, torch.int64, non_blocking=True)
-    return chosen if chosen.ndim == 2 else chosen.expand(n)
+    indices = indices.to(logits.device, torch.int64, non_blocking=True)
+    return indices if indices.ndim == 2 else indices.expand(n)

@@ -1,4 +1,4 @@
-"""Running a model in evaluation mode, as it was afterwards; on images of its dtype and size; and without values."""
+"""Running a model in evaluation mode, on images of the right dtype and size, and on the meta device."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from torch.func import functional_call
 from regard.errors import InputError
 from regard.stages import unwrapped
 
-# timm's networks declare their image size; others are tried with these sizes, in pixels.
+# Image sizes in pixels to try with networks that do not declare theirs, as timm's do.
 _SIZES = (224, 64, 32)
-_sizes_taken: WeakKeyDictionary[nn.Module, set[torch.Size]] = WeakKeyDictionary()
+_accepted_sizes: WeakKeyDictionary[nn.Module, set[torch.Size]] = WeakKeyDictionary()
 
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Every module in evaluation mode inside the block; each in its own mode again afterwards, errors included.
+    """A context in which every module is in evaluation mode; afterwards each has its previous mode, also after errors.
 
-    The flags are set one by one: a model's own `train()` and `eval()`, which may do more, are not called.
+    It sets the flags `training` and does not call `train()` or `eval()`, which models may override.
     """
     training = [module for module in model.modules() if module.training]
     try:
@@ -38,9 +38,9 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def at_rest(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients, nothing compiled (compiled code passes by hooks); as before afterwards."""
-    # What was never imported compiled nothing, and its import takes a second.
+def eager_evaluation(model: nn.Module) -> Iterator[None]:
+    """A context for evaluation mode, without gradients and without compiled code, which would skip hooks."""
+    # If torch._dynamo was never imported, nothing is compiled; importing it takes a second.
     eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
     # inference_mode(False) turns gradients on, hence the order.
     with torch.inference_mode(False), torch.no_grad(), evaluation_mode(model), eager:
@@ -48,10 +48,10 @@ def at_rest(model: nn.Module) -> Iterator[None]:
 
 
 def checked_images(model: nn.Module, images: Tensor) -> Tensor:
-    """The images in the dtype of the model's parameters; see `of_its_dtype`.
+    """Images in the dtype of the model's parameters; see `match_dtype`.
 
     Raises:
-        InputError: they are not floating point (N, C, H, W) on the model's device.
+        InputError: `images` is not a floating-point tensor (N, C, H, W) on the model's device.
     """
     if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point():
         description = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
@@ -61,17 +61,17 @@ def checked_images(model: nn.Module, images: Tensor) -> Tensor:
     devices = {parameter.device for parameter in model.parameters()}
     if len(devices) == 1 and images.device not in devices:
         raise InputError(f"images are on {images.device}, the model on {devices.pop()}; move one of them")
-    return of_its_dtype(model, images)
+    return match_dtype(model, images)
 
 
-def of_its_dtype(model: nn.Module, images: Tensor) -> Tensor:
-    """The images in the dtype of the model's parameters, of the first that is floating point.
+def match_dtype(model: nn.Module, images: Tensor) -> Tensor:
+    """Images in the dtype of the model's first floating-point parameter.
 
-    They stay as they are under autocast, which casts by itself, if they are whole numbers, and if there is no such
-    parameter.
+    Returns `images` unchanged under autocast, which casts them itself, if they are integers, and if the model has no
+    floating-point parameter.
 
     Raises:
-        InputError: the model takes images of another size only.
+        InputError: the model accepts images of another size only.
     """
     check_image_size(model, images)
     if torch.is_autocast_enabled(images.device.type) or not images.is_floating_point():
@@ -80,31 +80,36 @@ def of_its_dtype(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def check_image_size(model: nn.Module, images: Tensor) -> None:
-    """Refuses images (N, C, H, W) of a size that the model does not take.
+    """Raises an error for images (N, C, H, W) of a size that the model does not accept.
 
-    That is so if it does not run on them, and runs on those of the size that its layers or its publishers say, both
-    tried without values.
+    The model does not accept a size if it fails on it and runs on the size that its layers or its configuration
+    declare. Both runs are on the meta device.
 
     Raises:
-        InputError: it does not take them.
+        InputError: the model does not accept the size.
     """
     size = images.shape[2:]
-    accepted = _sizes_taken.setdefault(model, set())
+    accepted = _accepted_sizes.setdefault(model, set())
     if size in accepted or images.ndim != 4:
         return
     network = unwrapped(model)
-    known = _known_size(network)
-    if known is not None and known != size and not _runs(network, images, size) and _runs(network, images, known):
+    declared = _declared_size(network)
+    if (
+        declared is not None
+        and declared != size
+        and not _accepts(network, images, size)
+        and _accepts(network, images, declared)
+    ):
         raise InputError(
-            f"{type(network).__name__} takes images of {known[0]} x {known[1]} pixels, and got {size[0]} x {size[1]}; "
-            "take images of that size (data.size, where they have many), or make the network for this one (an option "
-            "like img_size)"
+            f"{type(network).__name__} takes images of {declared[0]} x {declared[1]} pixels, and got "
+            f"{size[0]} x {size[1]}; resize the images to that size (data.size, if they have several), or create the "
+            "network for this size (an option like img_size)"
         )
     accepted.add(size)
 
 
-def _known_size(model: nn.Module) -> tuple[int, int] | None:
-    """(H, W) that a layer of timm or torchvision was made for, or that the network was published for."""
+def _declared_size(model: nn.Module) -> tuple[int, int] | None:
+    """The image size (H, W) declared by a layer of timm or torchvision, or by the pretrained configuration."""
     sizes = (getattr(module, name, None) for module in model.modules() for name in ("img_size", "image_size"))
     published = (getattr(model, "pretrained_cfg", None) or {}).get("input_size", ())[1:]
     for size in (*sizes, published):
@@ -114,63 +119,64 @@ def _known_size(model: nn.Module) -> tuple[int, int] | None:
     return None
 
 
-def _runs(model: nn.Module, images: Tensor, size: tuple[int, ...]) -> bool:
+def _accepts(model: nn.Module, images: Tensor, size: tuple[int, ...]) -> bool:
     image = torch.empty(1, images.shape[1], *size, dtype=images.dtype, device="meta")
     try:
         with evaluation_mode(model):
-            run_without_values(model, image)
-    except Exception:  # networks raise almost anything at images that they do not take
+            run_on_meta(model, image)
+    except Exception:  # networks raise any exception for an image size that they do not accept
         return False
     return True
 
 
 @torch.no_grad()
-def run_without_values(model: nn.Module, images: Tensor) -> Any:
-    """What `model` gives for images on the meta device, where its parameters and buffers have copies: nothing is
-    computed, and nothing changes.
+def run_on_meta(model: nn.Module, images: Tensor) -> Any:
+    """The output of `model` for images on the meta device, with meta copies of its parameters and buffers. `model` does
+    not change.
 
     Raises:
-        Exception: of any kind: an operation fails there, or the model does not take the images.
+        Exception: of any type: an operation fails on the meta device, or the model does not accept the images.
     """
     state = {name: value.to("meta") for name, value in chain(model.named_parameters(), model.named_buffers())}
     return functional_call(model, state, (images,))
 
 
 def output_shapes(model: nn.Module, layers: Iterable[nn.Module]) -> dict[nn.Module, torch.Size]:
-    """The shapes of the layers' outputs on a batch of two images, as layer -> shape; by `run_without_values`.
+    """The output shapes of the layers for a batch of two images on the meta device, as layer -> shape.
 
-    Layers that do not run, give no tensor, or come after an operation that fails on the meta device, are left out.
+    The result lacks layers that do not run, whose output is not a tensor, or that follow an operation that fails on the
+    meta device.
     """
     layers = set(layers)
     if not layers:
         return {}
     shapes: dict[nn.Module, torch.Size] = {}
 
-    def note(layer: nn.Module, _args: Any, output: Any) -> None:
+    def record(layer: nn.Module, _args: Any, output: Any) -> None:
         if isinstance(output, Tensor):
             shapes[layer] = output.shape
 
     with ExitStack() as hooks:
         for layer in layers:
-            hooks.callback(layer.register_forward_hook(note).remove)
+            hooks.callback(layer.register_forward_hook(record).remove)
         for images in example_images(model):
-            with suppress(Exception):  # networks raise any exception for an image size they do not take
-                run_without_values(model, images)
+            with suppress(Exception):  # as in `_accepts`
+                run_on_meta(model, images)
             if len(shapes) == len(layers):
                 break
     return shapes
 
 
 def example_images(model: nn.Module) -> Iterator[Tensor]:
-    """Batches of two images that `model` may take, likeliest first, on the meta device, where they have no values.
+    """Batches of two images on the meta device that `model` may accept, the most likely first.
 
-    They have the channels of its first convolution or, for what does something else before, three. There are none if
-    it has no convolution over images.
+    They have as many channels as the input of its first 2-d convolution, or three, in case other layers precede it. A
+    model without 2-d convolutions has no example images.
     """
-    entry = next((part for part in model.modules() if isinstance(part, nn.Conv2d)), None)
-    if entry is None:
+    conv = next((part for part in model.modules() if isinstance(part, nn.Conv2d)), None)
+    if conv is None:
         return
     pretrained_size = (getattr(model, "pretrained_cfg", None) or {}).get("input_size", (0, 0))[-1]
-    for channels in dict.fromkeys((entry.in_channels, 3)):
+    for channels in dict.fromkeys((conv.in_channels, 3)):
         for size in dict.fromkeys(filter(None, (pretrained_size, *_SIZES))):
-            yield torch.empty(2, channels, size, size, dtype=entry.weight.dtype, device="meta")
+            yield torch.empty(2, channels, size, size, dtype=conv.weight.dtype, device="meta")

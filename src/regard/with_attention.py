@@ -1,4 +1,4 @@
-"""A layer and the attention that was attached to it, as one module in the layer's place; and networks without it."""
+"""`WithAttention`, a layer followed by an attention module, and functions that see networks without these wrappers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-# What the layer is called in its wrapper. No name that networks use: it is taken out of names that users see.
+# The wrapper's name for its layer. Networks must not use this name, because `plain_name` removes it.
 _LAYER = "without_attention"
 _ADDED = "_regard_added"
 
@@ -16,20 +16,20 @@ Named = tuple[str, nn.Module]
 
 
 class WithAttention(nn.Module):
-    """A layer with attention behind it.
+    """A layer followed by an attention module.
 
-    The parents of `layer` call this module in its place, so attention keeps running when the layer is exchanged inside:
-    by synchronised or frozen batch norms, by fusion, by quantisation. State dicts have the names of a network without
-    wrappers: the entries of `layer` are called as if it were here, and those of `attention` after the name of that
-    child. State dicts with the names of `named_parameters()`, as `FullyShardedDataParallel` makes them, load, too.
-    Attributes that this module does not have are those of `layer`; methods are not, since a call of one would pass by
-    attention.
+    It replaces `layer` in the modules that call it, so attention keeps running when the layer inside is replaced, for
+    example by a synchronised or frozen batch norm, by fusion or by quantisation. State dicts have the names of a
+    network without wrappers: the entries of `layer` keep their names, and those of `attention` have its child name in
+    front. State dicts with the names of `named_parameters()`, which `FullyShardedDataParallel` makes, load too.
+    Attributes that this module lacks are read from `layer`. Methods are not, because calling one would bypass the
+    attention module.
 
     Args:
-        layer: any module of one output.
+        layer: any module with a single output.
         attention: features (N, C, H, W) -> (N, C, H, W).
-        name: what `attention` is called here; a name that `layer` does not use.
-        channels_last: whether the features are (N, H, W, C); attention sees them as (N, C, H, W).
+        name: the child name of `attention`; an attribute name that `layer` does not use.
+        channels_last: whether the features are (N, H, W, C); attention receives them as (N, C, H, W).
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class WithAttention(nn.Module):
         value = getattr(self._modules[_LAYER], name)
         if inspect.ismethod(value):
             raise AttributeError(
-                f"{type(value.__self__).__name__}.{name} would pass by the attention attached to it; "
+                f"{type(value.__self__).__name__}.{name} would bypass the attention attached to it; "
                 f"call it on .{_LAYER}, or attention.detach(model) first"
             )
         return value
@@ -77,45 +77,45 @@ class WithAttention(nn.Module):
         if is_own or not hasattr(layer, name):
             super().__setattr__(name, value)
         elif isinstance(value, Tensor) and name in layer._parameters:
-            layer._parameters[name] = value  # any tensor, as torch.func.functional_call puts in
+            layer._parameters[name] = value  # torch.func.functional_call sets tensors that are not parameters
         else:
             setattr(layer, name, value)
 
 
 def without_attention(module: nn.Module) -> nn.Module:
-    """The layer in a `WithAttention`; any other module itself."""
+    """The layer inside a `WithAttention`; any other module unchanged."""
     return module.get_submodule(_LAYER) if isinstance(module, WithAttention) else module
 
 
 def plain_name(name: str) -> str:
-    """The name that a module, parameter or buffer has in the network without wrappers."""
+    """The name of a module, parameter or buffer in the network without wrappers."""
     return ".".join(part for part in name.split(".") if part != _LAYER)
 
 
 def named_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """`model.named_modules()` with plain names; a layer with attention is there once, as `WithAttention`."""
+    """`model.named_modules()` with plain names; a layer with attention appears once, as its `WithAttention`."""
     for name, module in model.named_modules():
         if name.rpartition(".")[2] != _LAYER:
             yield plain_name(name), module
 
 
 def mark_added(module: nn.Module) -> None:
-    """Marks `module` as put into a network afterwards: it counts neither as a layer nor in a block.
+    """Marks `module` as added to a network, so that it does not count as a layer or as part of a block.
 
-    To torch.fx it is one step, as the layers of torch are: what it computes can depend on sizes, which have no values
-    while a network is traced.
+    torch.fx then treats it as a leaf, like the layers of torch: its computation may depend on sizes, which have no
+    values during tracing.
     """
     setattr(module, _ADDED, True)
-    module.__module__ = nn.__name__  # of this one, by which torch.fx goes; its class stays where it is
+    module.__module__ = nn.__name__  # on the instance, where torch.fx looks; its class keeps its own
 
 
 def is_added(module: nn.Module) -> bool:
-    """Whether `module` carries the mark of `mark_added`; copies and unpickled modules keep it."""
+    """Whether `mark_added` marked `module`; copies and unpickled modules keep the mark."""
     return getattr(module, _ADDED, False)
 
 
 def exchange(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Puts `new` where `old` is in `model`, under each of its names."""
+    """Replaces the module `old` in `model` with `new`, under each of its names."""
     for parent in list(model.modules()):
         for name, child in parent._modules.items():
             if child is old:
@@ -123,17 +123,17 @@ def exchange(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
 
 
 def children(name: str, module: nn.Module) -> list[Named]:
-    """The children of the module called `name`, with their full names, without those put in afterwards.
+    """The children of the module called `name`, with their full names, without modules that were added.
 
-    A layer with attention is here as the layer alone; `get_submodule` gives both.
+    Wrapped layers are listed without their wrappers, which `get_submodule` returns.
     """
-    start = f"{name}." if name else ""
-    inside = without_attention(module).named_children()
-    return [(start + name, without_attention(child)) for name, child in inside if not is_added(child)]
+    prefix = f"{name}." if name else ""
+    layers = without_attention(module).named_children()
+    return [(prefix + child_name, without_attention(child)) for child_name, child in layers if not is_added(child)]
 
 
 def named_descendants(name: str, module: nn.Module) -> list[Named]:
-    """The module called `name` and what is in it, with their full names, as `children` has them."""
+    """The module called `name` and all modules inside it, with full names; see `children`."""
     if is_added(module):
         return []
     inside = [part for child in children(name, module) for part in named_descendants(*child)]
@@ -141,15 +141,15 @@ def named_descendants(name: str, module: nn.Module) -> list[Named]:
 
 
 def descendants(module: nn.Module) -> list[nn.Module]:
-    """`module` and what is in it, without what was put in afterwards."""
+    """`module` and all modules inside it, without modules that were added."""
     return [part for _, part in named_descendants("", module)]
 
 
 def _after_saving(_module: nn.Module, state: Any, prefix: str, _metadata: Any) -> None:
-    if "_fsdp_wrapped_module." in prefix:  # FullyShardedDataParallel looks for the names of `named_parameters()`
+    if "_fsdp_wrapped_module." in prefix:  # FullyShardedDataParallel expects the names of `named_parameters()`
         return
     for mapping, start in ((state, prefix), (getattr(state, "_metadata", {}), prefix[:-1])):
-        for key in [key for key in mapping if key.startswith(start)]:  # all of them, so that their order stays
+        for key in [key for key in mapping if key.startswith(start)]:  # every key, to keep their order
             mapping[start + plain_name(key[len(start) :])] = mapping.pop(key)
 
 

@@ -162,7 +162,7 @@ def test_blocks_of_ones_own() -> None:
         return nn.Sequential(nn.Conv2d(3, 4, 3), *blocks, *head).eval()
 
     for where in ("branch", "block"):
-        with pytest.raises(InputError, match=r"1 is a Shy, of which regard does not know .* name layers in where="):
+        with pytest.raises(InputError, match=r"1 is a Shy, .* branch end is unknown .* name layers in where="):
             attention.attach(model(Shy(4)), "se", where=where)
     named = attention.attach(model(Shy(4), Shy(4)), "se", where=["*.conv"])
     assert list(attention.attached(named)) == ["1.conv.attention2", "2.conv.attention2"]

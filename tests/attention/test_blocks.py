@@ -73,9 +73,9 @@ def note(seen: dict[nn.Module, torch.Size], module: nn.Module, args: tuple[Tenso
 @pytest.mark.slow
 def test_every_row(monkeypatch) -> None:
     monkeypatch.setattr(F, "batch_norm", lambda x, *_, **__: x)  # same shape; meta tensors take long for it
-    unseen = {*blocks._RESIDUAL, *blocks._OTHERS}
+    unseen = {*blocks._RESIDUAL, *blocks._NOT_RESIDUAL}
     for name, model in networks().items():
-        unseen -= {kind for module in model.modules() for kind in blocks._classes(module)}
+        unseen -= {kind for module in model.modules() for kind in blocks._class_names(module)}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", attention.PlacementWarning)
             attention.attach(model, "gc")

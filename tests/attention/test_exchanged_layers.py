@@ -237,7 +237,7 @@ def test_a_layer_with_attention_has_the_attributes_of_the_layer() -> None:
     assert norm.num_features == 8 and norm.weight is norm.without_attention.weight
     norm.momentum = 0.5
     assert norm.without_attention.momentum == 0.5
-    with pytest.raises(AttributeError, match="reset_running_stats would pass by the attention"):
+    with pytest.raises(AttributeError, match="reset_running_stats would bypass the attention"):
         norm.reset_running_stats()
     with pytest.raises(AttributeError, match="nothing"):
         _ = norm.nothing

@@ -323,7 +323,7 @@ def test_wrong_input_is_said_in_a_line() -> None:
         (lambda: attention.create("se", 64, redaction=4), "did you mean 'reduction'"),
         (
             lambda: attention.create("shuffle", 64, groups=64),
-            "groups that fit: 1, 2, 4, 8, 16, 32; a recipe says model.attention_options: {groups: 32}",
+            "groups that fit: 1, 2, 4, 8, 16, 32; in a recipe, model.attention_options: {groups: 32}",
         ),
         (lambda: attention.create("se", 64, gate="softmax"), "known: sigmoid, hard-sigmoid"),
         (lambda: attention.create("se", 64, reduction=0), "at least 1, not 0"),
@@ -342,14 +342,14 @@ def test_wrong_input_is_said_in_a_line() -> None:
         (lambda: attention.create("ge", 8, variant="theta", size=7)(torch.ones(2, 8, 7, 6)), "got 7 x 6"),
         (lambda: attention.DIA.for_stage([64, 128]), "not 64, 128"),
         (lambda: attention.DIA.for_stage([]), "not none"),
-        (lambda: attention.create(timm_layers.EcaModule, 64, gate=SubAttention(1)), "EcaModule takes no gate"),
+        (lambda: attention.create(timm_layers.EcaModule, 64, gate=SubAttention(1)), "EcaModule has no gate"),
         (lambda: attention.create(timm_layers.EcaModule, 64, kernel=3), "did you mean 'kernel_size'"),
         (lambda: attention.create(nn.Identity(), 64), "by its name or its class, not Identity"),
-        (lambda: attention.create(lambda channels: None, 64), "no module but NoneType"),
+        (lambda: attention.create(lambda channels: None, 64), "returned NoneType; expected an attention module"),
         (lambda: attention.create("se", 64, gate=SubAttention), "SubAttention(order=1)"),
         (lambda: attention.create("se", 64, reduction="x"), "'se' does not take the options {'reduction': 'x'}"),
         (lambda: attention.create("shuffle", 64, groups=8.0), "'shuffle' does not take the options {'groups': 8.0}"),
-        (lambda: SubAttention(-1), "at least 0"),
+        (lambda: SubAttention(-1), "from 0 to 1000, not -1"),
         (lambda: attention.register("se")(torch.nn.Identity), "registered already"),
     ):
         with pytest.raises(InputError) as caught:

@@ -237,7 +237,7 @@ def test_what_is_said_of_the_places_holds(network) -> None:
         assert not messages
     else:
         assert len(messages) == 1
-        assert f"has no residual branches; attention went behind {network.case.branches} layers" in messages[0]
+        assert f"has no residual branches; attention was attached behind {network.case.branches} layers" in messages[0]
         assert insertion_points[0].name.rpartition(".")[0] in messages[0]
 
 
@@ -380,7 +380,7 @@ def test_networks_without_a_place() -> None:
     for model, where, words in (
         (timm.create_model("vit_tiny_patch16_224", depth=2), "branch", "blocks.0 of VisionTransformer has no conv"),
         (timm.create_model("swin_tiny_patch4_window7_224", depths=(1, 1, 1, 1)), "block", "has no convolutions"),
-        (timm.create_model("vit_tiny_patch16_224", depth=2), ["blocks.0"], "gives a tensor of 3 dimensions"),
+        (timm.create_model("vit_tiny_patch16_224", depth=2), ["blocks.0"], "returns a tensor of 3 dimensions"),
         (timm.create_model("convnext_atto", conv_mlp=False), ["stages.0.blocks.0.mlp.fc2"], "whose channels come last"),
         (torchvision.googlenet(num_classes=5, init_weights=False), "branch", "in where=[...]"),
         (nn.Sequential(nn.Linear(3, 3)), "branch", "has no stages"),

@@ -26,7 +26,7 @@ def test_a_table_of_counts_with_notes(capsys) -> None:
     assert lines["resnet50", "se"][3:] == ["224", "28.088", "+9.90%", "4.092", "+0.06%", "4.130", "+0.19%"]
     assert lines["wrn-10-1", "shuffle"][3:] == ["32", *6 * "–"]
     assert "resnet50, shuffle: SA-Net, arXiv 2102.00240 prints 25.557 M parameters" in out
-    assert "wrn-10-1, shuffle: shuffle attention cuts its 64 groups" in out
+    assert "wrn-10-1, shuffle: shuffle attention with 64 groups needs" in out
     assert "inference" not in out
 
 

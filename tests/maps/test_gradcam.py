@@ -115,5 +115,5 @@ def test_wrong_layers_and_models(model, x):
         GradCAM(model, "unused")(x)
     with pytest.raises(InputError, match=r"layer 'fc' gives a tensor of shape \(4, 5\)"):
         GradCAM(model, "fc")(x)
-    with pytest.raises(InputError, match="the model gives a tensor of shape"):
+    with pytest.raises(InputError, match="the model returns a tensor of shape"):
         GradCAM(nn.Sequential(nn.Conv2d(3, 2, 1)).double(), "0")(x)

@@ -106,7 +106,7 @@ def test_what_is_not_known_is_refused_or_runs(name):
     with torch.device("meta"):
         model = timm.create_model(name, num_classes=5)
     if name == "coat_tiny":
-        with pytest.raises(InputError, match="CoaT has no stages regard knows .* name the layers instead"):
+        with pytest.raises(InputError, match="CoaT has no stages that regard recognises .* name the layers instead"):
             last_features(model)
     else:
         assert last_features(model) == "blocks.11"

@@ -77,11 +77,11 @@ def test_several_classes_take_one_forward(model, x):
 @pytest.mark.parametrize(
     ("classes", "top", "message"),
     [
-        ([[0, 1], [2, 3]], None, r"int64 \(2, 2\); expected one whole number, or 4, one for each image, or \(4, K\)"),
+        ([[0, 1], [2, 3]], None, r"int64 \(2, 2\); expected one integer, 4 integers .*, or \(4, k\) integers"),
         (torch.zeros(4, 0, dtype=torch.int64), None, r"int64 \(4, 0\)"),
         ([[0, 5]] * 4, None, "class 0 to 5 of a model with 5 outputs"),
-        ([[0, 1], [2]], None, "list that makes no tensor"),
-        ("cat", None, "str that makes no tensor"),
+        ([[0, 1], [2]], None, "list that cannot be converted"),
+        ("cat", None, "str that cannot be converted"),
         (5, None, "class 5 of a model with 5 outputs; expected 0 to 4"),
         (-1, None, "class -1"),
         ([0, 1, 2, 9], None, "class 0 to 9"),

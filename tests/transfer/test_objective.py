@@ -367,7 +367,7 @@ WRONG_LABELS = {
     "one too many": (torch.tensor([0, 1, 2, 10]), "run from 0 to 10; expected 0 to 9"),
     "negative": (torch.tensor([0, -1, 2, 3], dtype=torch.int32), "run from -1 to 3"),
     "ignored by torch": (torch.tensor([0, -100, 2, 3]), "run from -100 to 3"),
-    "no whole numbers": (torch.tensor([0.0, 1, 2, 3]), r"float32 \(4,\); expected whole numbers \(4,\)"),
+    "no whole numbers": (torch.tensor([0.0, 1, 2, 3]), r"float32 \(4,\); expected integers \(4,\)"),
     "yes and no": (torch.tensor([True, False, True, True]), r"bool \(4,\)"),
     "too few": (torch.tensor([0, 1]), r"int64 \(2,\)"),
     "a column": (torch.tensor([[0], [1], [2], [3]]), r"int64 \(4, 1\)"),

@@ -3,7 +3,7 @@
     layer = attention.create("se", 256, gate=attention.SubAttention(order=1))
     attention.attach(model, "shuffle", stages=(3, 4))
 
-There are fifteen modules, and each takes any gate. They go into networks of timm, of torchvision, and your own.
+Each of the fifteen modules takes any gate. `attach` inserts them into networks of timm and torchvision, and your own.
 """
 
 from regard.attention.attach import PlacementWarning, attach, attached, detach

@@ -1,4 +1,4 @@
-"""Putting attention modules into a network, and taking them out again."""
+"""Inserts attention modules into a network, lists them and removes them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 class PlacementWarning(UserWarning):
-    """Attention was not attached at the end of a residual branch, because there is none."""
+    """Attention was attached behind other layers, because the network has no residual branches."""
 
 
 def attach(
@@ -35,36 +35,36 @@ def attach(
     start: Start = "published",
     **options: Any,
 ) -> Model:
-    """Puts attention module `name` into `model`, in place: at the end of every residual branch, or as `where` states.
+    """Inserts attention modules into `model`, in place, at the end of every residual branch or as `where` specifies.
 
-    Where blocks have a slot for attention (regard's own, and those of timm's ResNets), it goes there. Elsewhere a
-    `WithAttention` replaces the layer before it: that layer, with the attention module as its child `attention`. All
-    other names in state dicts stay, so weights of the plain network load with `strict=False`.
+    Blocks with a slot for attention (regard's own, and those of timm's ResNets) receive the module in their slot.
+    Elsewhere a `WithAttention` replaces the layer before the insertion point, with the attention module as its child
+    `attention`. All other names in state dicts stay, so weights of the plain network load with `strict=False`.
 
-    Modules take the device, dtype and mode of their block.
+    Modules have the device, dtype and mode of their block.
 
     Args:
-        model: a convolutional network of regard, timm, torchvision, or your own. Attach before it is compiled or
-            wrapped, and before an optimizer is made.
-        name: one of `attention.names()`, or a class or function that makes a module of a number of channels.
+        model: a convolutional network of regard, timm, torchvision, or your own. Attach before compiling or wrapping
+            it, and before creating an optimizer.
+        name: one of `attention.names()`, or a class or function that takes a number of channels and returns a module.
         stages: numbers counted from 1; None means every stage.
-        where: 'branch', 'block', 'stage', or a sequence of layer names; `attention.insertion_points` describes them.
+        where: 'branch', 'block', 'stage', or a sequence of layer names; see `attention.insertion_points`.
         gate: as in `attention.create`.
-        start: 'published', the authors' initialisation, or 'identity': the network's output is unchanged at first; see
-            `attention.IdentityStart`. Use 'identity' for networks with trained weights, since gates of about 1/2 in
-            every branch undo what they learned. Modules that start as the identity themselves (`starts_as_identity`:
-            global context) are not wrapped. With 'identity', shuffle attention has no channel shuffle, which would
-            permute the channels of trained features, unless `shuffle=True` is given.
-        options: the module's own.
+        start: 'published', the authors' initialisation, or 'identity', with which the network's output is initially
+            unchanged; see `attention.IdentityStart`. Use 'identity' for networks with trained weights, since gates of
+            about 1/2 in every branch destroy what they learned. Modules that start as the identity themselves
+            (`starts_as_identity`: global context) are not wrapped. With 'identity', shuffle attention has no channel
+            shuffle, which would permute the channels of trained features, unless `shuffle=True` is given.
+        options: options of the module.
 
     Returns:
         `model`.
 
     Warns:
-        PlacementWarning: these stages have no residual branch; the message states where attention was attached.
+        PlacementWarning: these stages have no residual branch; the message lists the layers before attention.
 
     Raises:
-        InputError: the model has no insertion point there, or has attention there already; the model is then unchanged.
+        InputError: the model has no such insertion point, or already has attention there; the model is then unchanged.
     """
     if start not in get_args(Start):
         raise unknown("start of attention", start, get_args(Start))
@@ -73,16 +73,15 @@ def attach(
     points = insertion_points(model, stages, where)
     for point in points:
         if point.module is not None:
-            advice = (
-                "detach(model) takes it out" if _was_attached(point.host, point.module) else "choose a network without"
-            )
+            attached_before = _was_attached(point.host, point.module)
+            advice = "detach(model) removes it" if attached_before else "choose a network without it"
             raise InputError(f"{point.name} holds {type(point.module).__name__} already; {advice}")
-    modules = _modules(model, points, name, gate, options)
+    modules = _create_modules(model, points, name, gate, options)
     if where == "branch" and points and not any(point.residual for point in points):
-        warnings.warn(_went_elsewhere(model, stages, points), PlacementWarning, stacklevel=2)
+        warnings.warn(_placement_message(model, stages, points), PlacementWarning, stacklevel=2)
     for point, module in zip(points, modules, strict=True):
         if start == "identity" and not getattr(module, "starts_as_identity", False):
-            like = _like(model, point)
+            like = _reference_parameter(model, point)
             module = IdentityStart(module, device=like.device, dtype=like.dtype)
         mark_added(module)
         module.train(point.block.training)
@@ -95,27 +94,27 @@ def attach(
 
 
 def detach(model: Model) -> Model:
-    """Removes the modules that `attach` put into `model`, in place, and returns the model.
+    """Removes the modules that `attach` inserted into `model`, in place, and returns the model.
 
-    Attention that is part of the architecture, such as the squeeze-and-excitation of timm's `seresnet50`, stays.
+    Attention that is part of the architecture, such as the squeeze-and-excitation of timm's `seresnet50`, remains.
 
     Raises:
         InputError: `model` comes from `attention.fold`.
     """
     if any(isinstance(module, OrderedShuffleAttention) for module in model.modules()):
-        raise InputError("attention of this model is folded into its weights; detach from the model it was folded from")
+        raise InputError("attention of this model is folded into its weights; call detach on the model before folding")
     for host in list(model.modules()):
         if isinstance(host, WithAttention):
             exchange(model, host, without_attention(host))
             continue
         for attribute, module in list(host.named_children()):
             if _was_attached(host, module):
-                setattr(host, attribute, None)  # the slot stays
+                setattr(host, attribute, None)
     return model
 
 
 def attached(model: nn.Module) -> dict[str, nn.Module]:
-    """The modules that `attach` put into `model`, as name in the model -> module, in the order of its modules."""
+    """The modules that `attach` inserted into `model`, as name in the model -> module, in the order of its modules."""
     return {
         f"{name}.{attribute}" if name else attribute: module
         for name, host in ((plain_name(name), host) for name, host in model.named_modules())
@@ -128,36 +127,37 @@ def _was_attached(host: nn.Module | None, module: nn.Module) -> bool:
     return is_added(module) or (isinstance(host, AttentionSlot) and module is host.attention)
 
 
-def _modules(
+def _create_modules(
     model: nn.Module,
     points: list[InsertionPoint],
     name: str | Callable[..., nn.Module],
     gate: Gate | str,
     options: dict[str, Any],
 ) -> list[nn.Module]:
-    """The module of each insertion point. A class with a method `for_stage` makes all those of a stage at once."""
+    """One module per insertion point. A class with a method `for_stage` creates the modules of a stage together."""
     for_stage = getattr(get(name) if isinstance(name, str) else name, "for_stage", None)
     modules: list[nn.Module] = []
-    for _, group in groupby(points, key=lambda point: point.stage):
-        together = [(point.channels, _like(model, point)) for point in group]
+    for _, stage_points in groupby(points, key=lambda point: point.stage):
+        pairs = [(point.channels, _reference_parameter(model, point)) for point in stage_points]
         if for_stage is not None:
-            stage_channels, likes = zip(*together, strict=True)
-            modules += for_stage(stage_channels, gate=gate, device=likes[0].device, dtype=likes[0].dtype, **options)
+            channels, (like, *_) = zip(*pairs, strict=True)
+            modules += for_stage(channels, gate=gate, device=like.device, dtype=like.dtype, **options)
         else:
             modules += [
                 create(name, channels, gate=gate, device=like.device, dtype=like.dtype, **options)
-                for channels, like in together
+                for channels, like in pairs
             ]
     return modules
 
 
-def _like(model: nn.Module, point: InsertionPoint) -> nn.Parameter:
-    """A parameter whose device and dtype attention at `point` takes."""
-    return next(like for like in chain(point.block.parameters(), model.parameters()) if like.is_floating_point())
+def _reference_parameter(model: nn.Module, point: InsertionPoint) -> nn.Parameter:
+    """The parameter that determines device and dtype of the attention module at `point`."""
+    parameters = chain(point.block.parameters(), model.parameters())
+    return next(parameter for parameter in parameters if parameter.is_floating_point())
 
 
-def _went_elsewhere(model: nn.Module, stages: Iterable[int] | None, points: list[InsertionPoint]) -> str:
+def _placement_message(model: nn.Module, stages: Iterable[int] | None, points: list[InsertionPoint]) -> str:
     names = [point.name.rpartition(".")[0] for point in points]
     listed = ", ".join(names if len(names) < 5 else [*names[:2], "…", names[-1]])
-    lacking = f"{type(model).__name__} has no residual branches{'' if stages is None else ' in these stages'}"
-    return f"{lacking}; attention went behind {len(names)} layer{'s' if len(names) > 1 else ''}: {listed}"
+    cause = f"{type(model).__name__} has no residual branches{'' if stages is None else ' in these stages'}"
+    return f"{cause}; attention was attached behind {len(names)} layer{'s' if len(names) > 1 else ''}: {listed}"

@@ -1,4 +1,4 @@
-"""Networks for inference: batch norms, and what is fixed in attention, folded into the weights before them."""
+"""Folds batch norms and channel shuffles into the weights of the layers before them, for inference."""
 
 from __future__ import annotations
 
@@ -26,48 +26,48 @@ from regard.with_attention import exchange, named_layers
 Model = TypeVar("Model", bound=nn.Module)
 
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
-_PASSING = (nn.Identity, nn.modules.dropout._DropoutNd)  # in evaluation mode
-# A class derived from these may compute something else, and is left alone. By name: packages that are not there need no
-# import.
+_IDENTITIES = (nn.Identity, nn.modules.dropout._DropoutNd)  # in evaluation mode
+# Exact classes, because derived classes may compute something else; by name, so that no package has to be imported.
 _LAYERS = {
     *(f"torch.nn.modules.conv.Conv{transpose}{d}d" for transpose in ("", "Transpose") for d in (1, 2, 3)),
     *("torch.nn.modules.linear.Linear", "timm.layers.conv2d_same.Conv2dSame"),
 }
-_PLAIN = {
+_NORMS = {
     *(f"torch.nn.modules.batchnorm.BatchNorm{d}d" for d in (1, 2, 3)),
     *("torch.nn.modules.batchnorm.SyncBatchNorm", "torchvision.ops.misc.FrozenBatchNorm2d"),
 }
-_WITH_ACTIVATION = {
+_ACTIVATED_NORMS = {
     f"timm.layers.norm_act.{name}" for name in ("BatchNormAct2d", "SyncBatchNormAct", "FrozenBatchNormAct2d")
 }
 
 
-@torch.inference_mode(False)  # the copy can be used anywhere
+@torch.inference_mode(False)  # otherwise the copy's tensors would be limited to inference mode
 def fold(model: Model, keep: Iterable[str] = ()) -> Model:
-    """A copy of `model` for inference, with the same output up to rounding, that has less to compute.
+    """Returns a copy of `model` for inference, with the same output up to rounding and fewer operations.
 
-    - Every batch norm that reads a convolution or linear layer which nothing else reads goes into that layer's weights,
-      computed in float64 and rounded once. An identity, with the norm's name and hooks, is left of it or, of timm's
-      norms with an activation, its dropout and activation. Names and stages stay, and so do the outputs of all layers
-      but that convolution, which now gives what the norm gave.
-    - The channel shuffle at the end of shuffle attention goes into the convolution and the norm that the features come
-      from: they give their channels in the shuffled order, and the module gates them where they are. `detach` refuses
-      such a copy: without attention its branches would be in another order.
+    - Every batch norm is folded into the convolution or linear layer before it, if no other layer reads that layer's
+      output. Folded weights are computed in float64 and rounded once. The norm becomes an identity with the same name
+      and hooks; timm's norms with an activation keep dropout and activation. Names and stages do not change, nor do
+      the outputs of any layers except these convolutions, whose output is now the output of the norm.
+    - The channel shuffle at the end of shuffle attention is folded into the convolution and norm before it: they
+      return their channels in the shuffled order, in which the module gates them. `detach` raises an error for this
+      copy, because without attention the channels of its branches would be in another order.
 
-    The graph of `torch.fx` shows which layer reads which output. A forward that depends on values or on the image size
-    has no graph; then only norms inside attention modules are folded. Norms of several
-    layers, norms of the batch's own statistics, and those of weights that are shared, computed, or read by others stay.
+    The graph of `torch.fx` determines which layer reads which output. A forward pass that depends on values or on the
+    image size has no graph; then only norms inside attention modules are folded. Norms after several layers, norms
+    without running statistics, and norms after layers whose weights are shared, computed, or read elsewhere are not
+    folded.
 
     The copy is in evaluation mode and not meant for training. Its weights have the dtype, device and memory format of
-    those of `model`, which stays as it is.
+    the weights of `model`, which does not change.
 
     Args:
-        model: images (N, C, H, W) -> anything, or an attention module. Fold before it is compiled or wrapped.
-        keep: names of layers, as in `model.named_modules()`, whose output will be read and has to stay what it is.
-            What layers take and give that carry forward hooks already is kept too.
+        model: images (N, C, H, W) -> anything, or an attention module. Fold before compiling or wrapping it.
+        keep: names of layers, as in `model.named_modules()`, whose output must not change because it will be read.
+            Inputs and outputs of layers with forward hooks do not change either.
 
     Raises:
-        InputError: `model` has no layer of a name in `keep`, or is compiled or wrapped.
+        InputError: `model` lacks a layer in `keep`, or is compiled or wrapped.
     """
     if unwrapped(model) is not model:
         raise InputError(f"the model is wrapped in {type(model).__name__}; fold the model inside, and wrap it again")
@@ -78,24 +78,24 @@ def fold(model: Model, keep: Iterable[str] = ()) -> Model:
         if name not in modules:
             raise unknown("layer", name, modules)
     kept_modules = [set(modules[name].modules()) for name in keep]
-    hooked = [set(part.modules()) for part in copied.modules() if any(getattr(part, hooks) for hooks in _HOOKS)]
+    hooked_modules = [set(part.modules()) for part in copied.modules() if any(getattr(part, hooks) for hooks in _HOOKS)]
     roots = [part for part in copied.modules() if part is copied or _is_attention(part)]
     chains = [steps for root in roots for steps in _chains(root)]
     for steps in sorted(chains, key=lambda steps: _is_batch_norm(steps[-1])):
         layer, *between, end = steps
-        overlaps = any(end not in inside and not inside.isdisjoint(steps) for inside in kept_modules)
-        cut = any(not inside.issuperset(steps) and not inside.isdisjoint(steps) for inside in hooked)
-        if overlaps or cut:
+        changes_kept = any(end not in parts and not parts.isdisjoint(steps) for parts in kept_modules)
+        changes_hooked = any(not parts.issuperset(steps) and not parts.isdisjoint(steps) for parts in hooked_modules)
+        if changes_kept or changes_hooked:
             continue
         if isinstance(end, ShuffleAttention):
             _fold_shuffle(copied, [layer, *between], end)
-        elif _is_batch_norm(end):  # not folded yet
+        elif _is_batch_norm(end):  # and not folded yet
             _fold_norm(layer, end)
     return copied
 
 
 class _Tracer(fx.Tracer):
-    """Layers, attention inside a network, and what of timm looks at shapes, are one step each."""
+    """A tracer whose leaves are layers, attention modules, and timm's functions and modules that depend on shapes."""
 
     proxy_buffer_attributes = True
 
@@ -103,83 +103,85 @@ class _Tracer(fx.Tracer):
         from timm.layers import get_notrace_functions, get_notrace_modules
 
         super().__init__(autowrap_functions=tuple(get_notrace_functions()))
-        self.steps = (SubAttentionGate, *get_notrace_modules())
+        self.leaf_classes = (SubAttentionGate, *get_notrace_modules())
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        leaf = _is_layer(m) or _is_batch_norm(m) or _is_attention(m) or isinstance(m, self.steps)
+        leaf = _is_layer(m) or _is_batch_norm(m) or _is_attention(m) or isinstance(m, self.leaf_classes)
         return leaf or super().is_leaf_module(m, module_qualified_name)
 
 
 def _graph(model: nn.Module) -> fx.Graph:
-    """What `model` calls and reads, in order; empty if that depends on values, or on sizes."""
+    """The modules and tensors that `model` uses, in order; empty if they depend on values or sizes."""
     tensors = chain(model.parameters(), model.buffers())
-    bare = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})  # of the same tensors
-    for part in bare.modules():
+    copied = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})  # shares the tensors
+    for part in copied.modules():
         for hooks in _HOOKS:
             getattr(part, hooks).clear()  # the user's hooks must not run here
     try:
-        graph = _Tracer().trace(bare)
+        graph = _Tracer().trace(copied)
     except Exception:  # a forward that depends on values raises any exception
         return fx.Graph()
-    remembered = any(isinstance(value, fx.Proxy) for part in bare.modules() for value in vars(part).values())
-    return fx.Graph() if remembered else graph
+    keeps_state = any(isinstance(value, fx.Proxy) for part in copied.modules() for value in vars(part).values())
+    return fx.Graph() if keeps_state else graph
 
 
 def _chains(model: nn.Module) -> Iterator[list[nn.Module]]:
-    """Layers that one norm, or shuffle attention, alone reads, as [layer, what is in between, norm or attention]."""
+    """Yields [layer, modules in between, end], where only the end, a norm or shuffle attention, reads the layer."""
     modules = dict(model.named_modules())
     calls: defaultdict[nn.Module, set[fx.Node]] = defaultdict(set)
-    read: set[nn.Module] = set()
+    read: set[nn.Module] = set()  # modules whose tensors the graph reads directly
     for node in _graph(model).nodes:
         if node.op == "call_module":
             calls[modules[node.target]].add(node)
         elif node.op == "get_attr" and node.users:
             read.add(modules[node.target.rpartition(".")[0]])
     owners = Counter(id(tensor) for part in modules.values() for tensor in _tensors(part))
-    for end, nodes in calls.items():
+    for end, end_calls in calls.items():
         shuffles = isinstance(end, ShuffleAttention) and end.can_be_ordered
         if not shuffles and not _is_batch_norm(end):
             continue
-        met: defaultdict[nn.Module, set[fx.Node]] = defaultdict(set)
-        for node in nodes:
+        sources: defaultdict[nn.Module, set[fx.Node]] = defaultdict(set)
+        for node in end_calls:
             module = end
-            while module is end or isinstance(module, _PASSING) or (shuffles and _is_batch_norm(module)):
+            while module is end or isinstance(module, _IDENTITIES) or (shuffles and _is_batch_norm(module)):
                 source = node.args[0] if node.args else None
                 if not isinstance(source, fx.Node) or source.op != "call_module" or len(source.users) != 1:
                     break
                 node, module = source, modules[str(source.target)]
-                met[module].add(node)
-        layers = [part for part in met if not isinstance(part, _PASSING) and not _is_batch_norm(part)]
-        alone = all(
-            met[part] == calls[part] and part not in read and all(owners[id(tensor)] == 1 for tensor in _tensors(part))
-            for part in met
-            if not isinstance(part, _PASSING)
+                sources[module].add(node)
+        layers = [part for part in sources if not isinstance(part, _IDENTITIES) and not _is_batch_norm(part)]
+        exclusive = all(
+            sources[part] == calls[part]
+            and part not in read
+            and all(owners[id(tensor)] == 1 for tensor in _tensors(part))
+            for part in sources
+            if not isinstance(part, _IDENTITIES)
         )
-        if len(layers) != 1 or len(met[layers[0]]) != len(nodes) or not alone or end in read:
+        if len(layers) != 1 or len(sources[layers[0]]) != len(end_calls) or not exclusive or end in read:
             continue
-        if _takes_order(layers[0]) if shuffles else _takes_norm(model, layers[0]):
-            yield [*layers, *(part for part in reversed(met) if part is not layers[0]), end]
+        if _can_reorder(layers[0]) if shuffles else _can_absorb_norm(model, layers[0]):
+            yield [*layers, *(part for part in reversed(sources) if part is not layers[0]), end]
 
 
-def _takes_order(layer: nn.Module) -> bool:
-    """Whether `layer` can give its channels in another order."""
+def _can_reorder(layer: nn.Module) -> bool:
+    """Whether `layer` can return its channels in another order."""
     return isinstance(layer, nn.Conv2d) and _is_layer(layer) and layer.groups == 1
 
 
-def _takes_norm(model: nn.Module, layer: nn.Module) -> bool:
-    """Whether a norm can go into `layer`; the channels of tokens (N, T, C) are not those that it takes."""
+def _can_absorb_norm(model: nn.Module, layer: nn.Module) -> bool:
+    """Whether a norm can be folded into `layer`; a norm of tokens (N, T, C) has the channels on another axis."""
     linear = isinstance(layer, nn.Linear)
     return _is_layer(layer) and (not linear or len(output_shapes(model, [layer]).get(layer, ())) == 2)
 
 
 class FoldedNorm(nn.Identity):
-    """What is left of a batch norm that went into the layer before it. By its name it is a norm where stages end: see
-    `stages.is_norm`.
+    """Replaces a batch norm that was folded into the layer before it. Its class name makes it a norm for
+    `stages.is_norm`, so stages end at the same layer.
     """
 
 
 class FoldedNormAct(nn.Module):
-    """What is left of one with dropout and activation, as timm has them: these, called `drop` and `act`."""
+    """Replaces one of timm's batch norms with dropout and activation; it applies both."""
 
     drop: nn.Module
     act: nn.Module
@@ -189,27 +191,23 @@ class FoldedNormAct(nn.Module):
 
 
 def _is_layer(module: nn.Module) -> bool:
-    """Whether `module` is a convolution or linear layer that a norm behind it can go into."""
-    grouped = isinstance(module, _ConvTransposeNd) and module.groups > 1  # whose weights are (inputs, C / groups, …)
+    """Whether `module` is a convolution or linear layer into which a norm can be folded."""
+    grouped = isinstance(module, _ConvTransposeNd) and module.groups > 1  # weights are (inputs, C / groups, …)
     return _is_one_of(module, _LAYERS) and isinstance(module._parameters["weight"], nn.Parameter) and not grouped
 
 
 def _is_batch_norm(module: nn.Module) -> bool:
-    """Whether `module` is a batch norm that can go into the layer before it: it has statistics of its own."""
-    return _is_one_of(module, _PLAIN | _WITH_ACTIVATION) and isinstance(module._buffers.get("running_mean"), Tensor)
+    """Whether `module` is a batch norm with running statistics."""
+    return _is_one_of(module, _NORMS | _ACTIVATED_NORMS) and isinstance(module._buffers.get("running_mean"), Tensor)
 
 
 @torch.no_grad()
 def _fold_norm(layer: nn.Module, norm: nn.Module) -> None:
-    """Puts `norm` into `layer`, in place; a `FoldedNorm` or `FoldedNormAct` is left of it.
+    """Folds `norm` into `layer`, in place.
 
-    `layer` then gives what `norm` made of its output. It is computed in float64 (float32 on MPS, which has no more) and
-    rounded to the dtype of the layer once.
-
-    Args:
-        layer: see `_is_layer`; in evaluation mode nothing but `norm` reads its output.
-        norm: see `_is_batch_norm`; it is the same object afterwards, of another class, so that whoever holds it, in a
-            list of its own, say, has what is left of it.
+    The weights are computed in float64 (float32 on MPS, which lacks float64) and rounded to the dtype of the layer
+    once. `norm` remains the same object, for models that hold it in a list of their own, but its class becomes
+    `FoldedNorm` or `FoldedNormAct`.
     """
     weight: Tensor = layer.get_parameter("weight")
     dtype = torch.float32 if weight.device.type == "mps" else torch.float64
@@ -221,14 +219,14 @@ def _fold_norm(layer: nn.Module, norm: nn.Module) -> None:
     folded = fuse_conv_bn_weights(weight.to(dtype), bias, mean, variance, source.eps, factor, shift, transposed)
     for name, value in zip(("weight", "bias"), folded, strict=True):
         setattr(layer, name, nn.Parameter(value.to(weight.dtype), weight.requires_grad))
-    left = FoldedNormAct if _is_one_of(norm, _WITH_ACTIVATION) else FoldedNorm
+    folded_class = FoldedNormAct if _is_one_of(norm, _ACTIVATED_NORMS) else FoldedNorm
     norm._parameters.clear()
     norm._buffers.clear()
-    norm.__class__ = left
+    norm.__class__ = folded_class
 
 
 def _is_one_of(module: nn.Module, classes: set[str]) -> bool:
-    """Whether `module` computes what the class of one of these names does."""
+    """Whether `module` has one of these classes, without an own `forward` or parametrizations."""
     kind = type(module)
     changed = "forward" in vars(module) or is_parametrized(module)
     return f"{kind.__module__}.{kind.__qualname__}" in classes and not changed
@@ -238,7 +236,7 @@ def _is_one_of(module: nn.Module, classes: set[str]) -> bool:
 def _fold_shuffle(model: nn.Module, layers: list[nn.Module], module: ShuffleAttention) -> None:
     for layer in layers:
         for tensor in _tensors(layer):
-            if tensor.dim():  # all but the batches counted
+            if tensor.dim():  # all except num_batches_tracked
                 tensor.copy_(tensor[module.order])
     exchange(model, module, module.ordered())
 

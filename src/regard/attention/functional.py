@@ -1,8 +1,7 @@
-"""Formulas of the operations of attention modules on feature maps; these define the operations in `kernels`.
+"""The formulas that define the operations in `kernels`.
 
-Features x and gradients g of them are (N, C, H, W). Everything small (factors, statistics, parameters, and their
-gradients) broadcasts to them; statistics and gradients are in float32 at least. Formulas may be differentiated as they
-are.
+Features x and their gradients g are (N, C, H, W). All other tensors (factors, statistics, parameters and their
+gradients) broadcast to them; statistics and gradients are in float32 at least. The formulas are differentiable.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ def combine(
     peak: Tensor | None,
     read: bool,
 ) -> Tensor:
-    """`x * a * b + c * d + g`, or without x (`read` is false) `a * b + c * d + g`, of the shape and dtype of x.
+    """`x * a * b + c * d + g`, or, if `read` is false, `a * b + c * d + g`, with the shape and dtype of x.
 
-    An absent factor is 1, an absent term (c and d, g) is 0. g is features. `peak` is added at the positions `where`:
-    pixels h W + w of each channel, (N, C), or channels at each pixel, (N, 1, H, W).
+    An absent factor is 1; an absent term (c and d, g) is 0. g is (N, C, H, W). `peak` is added at the positions
+    `where`: pixels h W + w of each channel, (N, C), or channels at each pixel, (N, 1, H, W).
     """
     parts = []
     for first, factors in ((x if read else None, (a, b)), (None, (c, d)), (g, ())):
@@ -44,24 +43,24 @@ def combine(
 
 
 def peaks(where: Tensor, peak: Tensor, dtype: torch.dtype) -> tuple[int, Tensor, Tensor]:
-    """What to `scatter_add` to features (N, C, H W) for the positions and values of `combine`."""
+    """The arguments of `scatter_add` that add the peaks of `combine` to features (N, C, H W)."""
     peak = peak.to(dtype)
     return (2, where[:, :, None], peak[:, :, None]) if where.dim() == 2 else (1, where.flatten(2), peak.flatten(2))
 
 
 def combine_backward(g: Tensor, x: Tensor, a: Tensor, b: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of `x * a * b`: of x, a and b; the last is empty if b is absent."""
+    """The gradients of x, a and b for `x * a * b`; the last is empty if b is absent."""
     dtype = torch.promote_types(x.dtype, torch.float32)
-    of_product, dx = g.to(dtype) * x.to(dtype), combine(g, a, b, None, None, None, None, None, True)
+    product, dx = g.to(dtype) * x.to(dtype), combine(g, a, b, None, None, None, None, None, True)
     if b is None:
-        return dx, of_product.sum_to_size(a.shape), x.new_empty(0, dtype=dtype)
-    return dx, (of_product * b).sum_to_size(a.shape), (of_product * a).sum_to_size(b.shape)
+        return dx, product.sum_to_size(a.shape), x.new_empty(0, dtype=dtype)
+    return dx, (product * b).sum_to_size(a.shape), (product * a).sum_to_size(b.shape)
 
 
 def channel_statistics(x: Tensor, variance: bool, maximum: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Mean, variance, maximum and its first pixel h W + w of each channel: (N, C), or (0,) for those not requested.
 
-    The variance has H W - 1 in the denominator, that of one pixel is 0. The gradient of a maximum goes to its pixel.
+    The variance has H W - 1 in the denominator; for one pixel it is 0. The gradient of a maximum goes to its pixel.
     """
     mean = x.mean((2, 3), dtype=torch.promote_types(x.dtype, torch.float32))
     squares, top, where = mean.new_empty(0), mean.new_empty(0), mean.new_empty(0, dtype=torch.int64)
@@ -87,7 +86,7 @@ def strip_means(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def weighted_sum(x: Tensor, f: Tensor) -> Tensor:
-    """The sum of `x * f`: over pixels for f (N, 1, H, W), which gives (N, C, 1, 1); else over channels."""
+    """The sum of `x * f`, over pixels for f (N, 1, H, W), with the result (N, C, 1, 1), else over channels."""
     dtype = torch.promote_types(x.dtype, torch.float32)
     if f.shape[1] == 1:
         return torch.einsum("nchw,nihw->nci", x, f.to(x.dtype)).to(dtype)[..., None]
@@ -104,7 +103,7 @@ def sigmoids(u: Tensor, w: Tensor, b: Tensor) -> Tensor:
 
 
 def _by_channel_or_pixel(x: Tensor, local: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean, reciprocal standard deviation, and what the logits of shuffle attention are linear in."""
+    """Mean, reciprocal standard deviation, and t, of which the logits of `shuffle_gate` are a linear function."""
     mean = x.mean((2, 3), keepdim=True)
     rstd = ((x - mean).square().mean((2, 3), keepdim=True) + eps).rsqrt()
     return mean, rstd, torch.where(local[:, None, None], (x - mean) * rstd, mean)
@@ -118,11 +117,11 @@ def shuffle_logits(x: Tensor, scale: Tensor, shift: Tensor, local: Tensor, eps: 
 def shuffle_gate(
     x: Tensor, scale: Tensor, shift: Tensor, local: Tensor, w: Tensor, b: Tensor, eps: float, shuffle: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`x * gate(scale * t + shift)`, with t the normalised channel where `local`, else its mean.
+    """`x * gate(scale * t + shift)`, where t is the normalised channel if `local`, else the mean of the channel.
 
-    With `shuffle`, channel j C/2 + i of the product is channel 2 i + j of the result. scale, shift, local: (C,), local
-    boolean; w, b: (K, C), see `sigmoids`; eps: added to the variance. Also mean and reciprocal standard deviation (0
-    where not `local`) of each channel, (N, C).
+    Also returns mean and reciprocal standard deviation (0 if not `local`) of each channel, (N, C). With `shuffle`,
+    channel j C/2 + i of the product is channel 2 i + j of the result. scale, shift, local (bool): (C,); w, b: (K, C),
+    see `sigmoids`; eps: added to the variance.
     """
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     mean, rstd, t = _by_channel_or_pixel(wide, local, eps)
@@ -131,15 +130,15 @@ def shuffle_gate(
 
 
 def _maps(x: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of features in groups (N, G, C/G, H, W): the means, and the normalised maps with their mean and deviation."""
+    """The channel means (N, G, C/G, 1, 1), the normalised maps of the groups, and means and deviations of the maps."""
     grouped = x.unflatten(1, (groups, -1))
     mean = grouped.mean((3, 4), keepdim=True)
     maps = (grouped * mean).sum(2)  # (N, G, H, W)
     centre = maps.mean((2, 3), keepdim=True)
     pixels = maps.shape[2] * maps.shape[3]
     variance = (maps - centre).square().sum((2, 3), keepdim=True) / (pixels - 1 if pixels > 1 else 1)
-    varied = variance > 0  # the root's slope at 0 is taken as 0, so that constant maps have a gradient
-    std = torch.where(varied, torch.where(varied, variance, 1).sqrt(), 0)
+    positive = variance > 0  # defines the slope of the root at 0 as 0, so that constant maps have a finite gradient
+    std = torch.where(positive, torch.where(positive, variance, 1).sqrt(), 0)
     return mean, (maps - centre) / (std + eps), centre, std
 
 
@@ -151,11 +150,11 @@ def group_logits(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
 def group_gate(
     x: Tensor, weight: Tensor, bias: Tensor, w: Tensor, b: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`x * gate(weight * t + bias)`, with t a normalised map for each of G groups of channels.
+    """`x * gate(weight * t + bias)`, with one normalised map t for each of G groups of channels.
 
-    The map of a group is `s[p] = sum_c mean(x[c]) x[c, p]`, and `t = (s - mean(s)) / (std(s) + eps)`, with H W - 1 in
-    the denominator of the variance. weight, bias: (G,); w, b: (K, G), see `sigmoids`. Also the means of the channels
-    (N, C), and mean and standard deviation of the maps (N, G).
+    Also returns the means of the channels (N, C), and means and standard deviations of the maps (N, G). The map of a
+    group is `s[p] = sum_c mean(x[c]) x[c, p]`, and `t = (s - mean(s)) / (std(s) + eps)`, with H W - 1 in the
+    denominator of the variance. weight, bias: (G,); w, b: (K, G), see `sigmoids`.
     """
     wide, groups = x.to(torch.promote_types(x.dtype, torch.float32)), len(weight)
     mean, t, centre, std = _maps(wide, groups, eps)

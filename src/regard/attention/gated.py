@@ -1,4 +1,4 @@
-"""Base classes of all attention modules: check the features, compute gate logits, gate, multiply."""
+"""Base classes of attention modules, which check the features, compute gate logits, and multiply features and gate."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from regard.errors import InputError
 
 
 class AttentionModule(nn.Module):
-    """Base of attention modules and their parts: parameters can be reset."""
+    """Base of attention modules and their parts, with parameters that can be reset."""
 
     def reset_parameters(self) -> None:
-        """Gives all parameters and buffers the values of a new module: after `to_empty`, say, of one on 'meta'.
+        """Sets all parameters and buffers to the values of a new module, for example after `to_empty`.
 
         For a whole network call it through `model.apply`, which visits the layers of a module before the module.
         """
@@ -26,11 +26,11 @@ class AttentionModule(nn.Module):
         self._start()
 
     def _start(self) -> None:
-        """Sets the parameters whose initial values differ from those of their layers."""
+        """Sets the parameters whose initial values differ from the defaults of their layers."""
 
 
 def reset_parameters(module: nn.Module) -> None:
-    """Gives a module, or else the layers in it, the parameters of a new one."""
+    """Calls `reset_parameters` of a module or, if it has no such method, of the modules inside it."""
     reset = getattr(module, "reset_parameters", None)
     if callable(reset):
         reset()
@@ -40,15 +40,15 @@ def reset_parameters(module: nn.Module) -> None:
 
 
 def check_features(module: nn.Module, x: Tensor) -> None:
-    """Raises an error for features that attention module `module` was not made for, before they reach a kernel.
+    """Raises an error for features that the attention module `module` does not accept, before they reach a kernel.
 
-    Features are (N, C, H, W), in a floating-point dtype, of the `channels` of the module, with H and W of at least 1.
-    They have the device of all its parameters and, outside of autocast, the dtype of some; that of a gate may differ.
+    Features are (N, C, H, W) with a floating-point dtype, the `channels` of the module, and H and W of at least 1. They
+    are on the device of its parameters and, outside autocast, have the dtype of at least one parameter outside gates.
 
     Raises:
-        InputError: they are something else.
+        InputError: the features are different.
     """
-    if torch.jit.is_tracing() or not isinstance(x, Tensor):  # shapes are no numbers then; or a proxy of torch.fx
+    if torch.jit.is_tracing() or not isinstance(x, Tensor):  # traced shapes are not numbers; proxies of torch.fx
         return
     kind, shape = type(module).__name__, tuple(x.shape)
     if x.dim() != 4 or 0 in x.shape[1:]:
@@ -57,7 +57,7 @@ def check_features(module: nn.Module, x: Tensor) -> None:
         raise InputError(f"{kind} takes features of a floating-point dtype, not {x.dtype}; convert them first")
     channels = getattr(module, "channels", x.shape[1])
     if x.shape[1] != channels:
-        raise InputError(f"{kind} was made for features of {channels} channels, and got {x.shape[1]}: {shape}")
+        raise InputError(f"{kind} was created for {channels} channels, and got features {shape}")
     if all(value.device == x.device and value.dtype == x.dtype for value in module.parameters()):
         return
     parameters = dict(module.named_parameters())
@@ -65,8 +65,8 @@ def check_features(module: nn.Module, x: Tensor) -> None:
         if value.device != x.device:
             raise InputError(f"{kind} has {name} on {value.device}, and got features on {x.device}; move one of them")
     dtypes = {value.dtype for name, value in parameters.items() if ".gate" not in f".{name}"}
-    autocasts = torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type)
-    if dtypes and x.dtype not in dtypes and not autocasts:
+    autocast = torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type)
+    if dtypes and x.dtype not in dtypes and not autocast:
         raise InputError(
             f"{kind} has parameters of {', '.join(sorted(map(str, dtypes)))}, and got features of {x.dtype}; "
             "convert one of them, or run under torch.autocast"
@@ -74,21 +74,21 @@ def check_features(module: nn.Module, x: Tensor) -> None:
 
 
 class GatedAttention(AttentionModule, ABC):
-    """Base of the attention modules: `x * gate(logits(x))`.
+    """Base of attention modules: `x * gate(logits(x))`.
 
-    A module says in `logits` how it computes its gate logits, broadcastable to the features; the gate is any gate.
-    Features keep their dtype, whatever the dtype of the gate.
+    A subclass implements `logits`, which computes gate logits broadcastable to the features. The output has the dtype
+    of the features, whatever the dtype of the gate.
 
     Args:
         channels: C of the features.
         gate: turns the logits into factors.
-        gate_channels: how many channels the logits have, if not C: 1 for a gate of one map, say. A gate with
-            parameters has its own for each.
+        gate_channels: number of channels of the logits, if it is not C, for example 1 for a single map. A gate with
+            parameters has separate ones for each of these channels.
 
     Shape: (N, C, H, W) -> (N, C, H, W).
 
     Raises:
-        InputError: in a forward pass: features of another shape, dtype or device; see `check_features`.
+        InputError: in a forward pass, features have another shape, dtype or device.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class GatedAttention(AttentionModule, ABC):
         """Gate logits of the features `x` (N, C, H, W), broadcastable to them."""
 
     def gate_values(self, x: Tensor) -> Tensor:
-        """The factors that the features `x` (N, C, H, W) are multiplied with, broadcastable to them."""
+        """The factors that multiply the features `x` (N, C, H, W), broadcastable to them."""
         return self.gate(self.logits(x))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -121,21 +121,21 @@ class GatedAttention(AttentionModule, ABC):
 
 
 class ChannelAttention(GatedAttention):
-    """Base of the modules with one logit per channel, from statistics of the channels: by default, their means."""
+    """Base of modules that compute one logit per channel from channel statistics, by default from channel means."""
 
     def statistics(self, x: Tensor) -> tuple[Tensor, ...]:
-        """The features, for what follows, and statistics of them."""
+        """The features, to be used in place of `x` from here on, and their statistics."""
         return x, kernels.channel_mean(x)
 
     @abstractmethod
-    def channel_logits(self, *statistics: Any, **none: Any) -> Tensor:
-        """Gate logits (N, C) of the statistics."""
+    def channel_logits(self, *statistics: Any, **kwargs: Any) -> Tensor:
+        """Gate logits (N, C) from the statistics."""
 
     def logits(self, x: Tensor) -> Tensor:
         return self.channel_logits(*self.statistics(x)[1:])[:, :, None, None]
 
     def factors(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The features, and the factors (N, C, 1, 1) for them."""
+        """The features, and the factors (N, C, 1, 1) that multiply them."""
         x, *statistics = self.statistics(x)
         return x, self.gate(self.channel_logits(*statistics)[:, :, None, None])
 
@@ -145,17 +145,17 @@ class ChannelAttention(GatedAttention):
 
 
 class FusedAttention(GatedAttention):
-    """Base of the modules for which one operation computes statistics, gate and product.
+    """Base of modules with one operation for statistics, gate and product.
 
-    It takes gates that are products of sigmoids; with any other the module is its formula.
+    The operation applies to gates that are products of sigmoids. With any other gate, the formula runs.
     """
 
     @abstractmethod
     def fused(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
-        """The output, with the gate `functional.sigmoids` of w and b (order, channels of the logits)."""
+        """The output by the operation, for the gate `functional.sigmoids(u, w, b)`; w, b: (order, gate_channels)."""
 
     def by_formula(self, x: Tensor) -> Tensor:
-        """The output, with any gate."""
+        """The output by the formula, for any gate."""
         return x * self.gate_values(x).to(x.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -163,6 +163,6 @@ class FusedAttention(GatedAttention):
         if type(self.gate) is SubAttentionGate:
             return self.fused(x, self.gate.w.flatten(1), self.gate.b.flatten(1))
         if type(self.gate) is nn.Sigmoid:
-            none = x.new_empty(0, self.gate_channels)
-            return self.fused(x, none, none)
+            empty = x.new_empty(0, self.gate_channels)
+            return self.fused(x, empty, empty)
         return self.by_formula(x)

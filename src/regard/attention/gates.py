@@ -1,7 +1,7 @@
-"""Gates: what turns gate logits `u` into the factors that features are multiplied with.
+"""Gates: functions that turn gate logits `u` into the factors that multiply the features.
 
-A gate is given as a specification (`Sigmoid()`, `SubAttention(order)`, … or one of their names) and built for a number
-of channels, because one specification serves modules of every width in a network.
+A gate is specified by an object such as `Sigmoid()` or `SubAttention(order)`, or by a name, and built for a number of
+channels, because one specification serves modules of every width in a network.
 """
 
 from __future__ import annotations
@@ -20,14 +20,13 @@ from regard.errors import InputError
 class Gate(Protocol):
     """A specification that builds the gate module of one attention module.
 
-    The module built maps gate logits, (N, C, H, W) or anything that broadcasts to it with C = `channels`, to factors of
-    the same shape.
+    The gate module maps gate logits, which broadcast to (N, C, H, W) with C = `channels`, to factors of the same shape.
     """
 
     def build(
         self, channels: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> nn.Module:
-        """The gate module for features of so many channels."""
+        """The gate module for logits with `channels` channels."""
         ...
 
 
@@ -56,19 +55,17 @@ class SubAttention:
     """The high-order sub-attention gate of LSAS (arXiv 2305.05200, section 3).
 
     `sigmoid(u[0]) * sigmoid(u[1]) * … * sigmoid(u[order])` with `u[0] = u` and `u[i + 1] = w[i] * u[i] + b[i]`; `w` and
-    `b` are learned, one value per channel and order. Order 0 is the plain gate, the published LSAS is order 1.
+    `b` are learned, one value per channel and order. Order 0 is the plain gate; the published LSAS has order 1.
 
     Raises:
-        InputError: `order` is no integer in [0, 1000].
+        InputError: `order` is not an integer in [0, 1000].
     """
 
     order: int = 1
 
     def __post_init__(self) -> None:
         if not isinstance(self.order, int) or isinstance(self.order, bool) or not 0 <= self.order <= 1000:
-            raise InputError(
-                f"the order of a sub-attention gate is an integer, at least 0, at most 1000, not {self.order!r:.40}"
-            )
+            raise InputError(f"the order of a sub-attention gate is an integer from 0 to 1000, not {self.order!r:.40}")
 
     def build(
         self, channels: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -115,9 +112,9 @@ class SubAttentionGate(nn.Module):
 
 
 def parse_gate(gate: Gate | str) -> Gate:
-    """The gate of a name: 'sigmoid', 'hard-sigmoid', 'sub-attention' (order 1) or 'sub-attention-K'.
+    """Returns the gate with this name: 'sigmoid', 'hard-sigmoid', 'sub-attention' (order 1) or 'sub-attention-K'.
 
-    A specification is returned unchanged.
+    Returns a specification unchanged.
 
     Raises:
         InputError: the name is unknown, or `gate` is neither a name nor a specification.
@@ -127,9 +124,9 @@ def parse_gate(gate: Gate | str) -> Gate:
             return Sigmoid()
         if gate == "hard-sigmoid":
             return HardSigmoid()
-        named = re.fullmatch(r"sub-attention(?:-(\d{1,3}))?", gate)
-        if named:
-            return SubAttention(int(named[1] or 1))
+        match = re.fullmatch(r"sub-attention(?:-(\d{1,3}))?", gate)
+        if match:
+            return SubAttention(int(match[1] or 1))
         raise InputError(
             f"unknown gate {gate!r}; known: sigmoid, hard-sigmoid, sub-attention (order 1), sub-attention-K (order K)"
         )

@@ -1,4 +1,4 @@
-"""The names of the attention modules."""
+"""The registry of attention modules, and their creation by name."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _UNNAMED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD, ins
 
 
 def register(name: str) -> Callable[[_Module], _Module]:
-    """A class decorator that makes an attention module known as `name`.
+    """Returns a class decorator that registers an attention module under `name`.
 
-    The class takes `channels` first, then keywords, with `gate`, `device` and `dtype` among them.
+    The constructor's first parameter is `channels`; its keyword parameters include `gate`, `device` and `dtype`.
     """
 
-    def enter(module: _Module) -> _Module:
+    def decorator(module: _Module) -> _Module:
         if name in _MODULES:
             raise InputError(f"an attention module {name!r} is registered already: {_MODULES[name].__qualname__}")
         _MODULES[name] = module
         return module
 
-    return enter
+    return decorator
 
 
 def names() -> list[str]:
@@ -50,7 +50,7 @@ def get(name: str) -> type[nn.Module]:
 
 
 def is_registered(module: nn.Module | None) -> bool:
-    """Whether `module` is an attention module of this registry."""
+    """Whether the class of `module`, or a base of it, is registered."""
     return isinstance(module, tuple(_MODULES.values()))
 
 
@@ -66,72 +66,72 @@ def create(
     """The attention module `name` for features of `channels` channels.
 
     Args:
-        name: one of `names()`, or a class or function that makes an attention module of a number of channels, such as
-            those of `timm.layers`. It is given `gate`, `device` and `dtype` if it takes them.
+        name: one of `names()`, or a class or function that takes a number of channels and returns an attention module,
+            such as those of `timm.layers`. `gate`, `device` and `dtype` are passed to it if it has these parameters.
         channels: C of the features (N, C, H, W).
         gate: 'sigmoid', 'hard-sigmoid', 'sub-attention-K', or a specification such as `SubAttention(order=1)`.
-        options: the module's own, for example `groups` of 'shuffle' and `reduction` of 'se'.
+        options: options of the module, for example `groups` of 'shuffle' and `reduction` of 'se'.
 
     Raises:
-        InputError: an unknown name, an option the module does not have or a value it does not take, a gate for a
-            module that takes none, or channels that do not suit it.
+        InputError: an unknown name, an unknown option or an invalid value of one, a gate for a module without a gate,
+            or a number of channels that the module does not support.
     """
     if isinstance(name, str):
-        make: Callable[..., nn.Module] = get(name)
-        called = repr(name)
+        factory: Callable[..., nn.Module] = get(name)
+        label = repr(name)
     elif callable(name) and not isinstance(name, nn.Module):
-        make = name
-        called = getattr(name, "__name__", repr(name))
+        factory = name
+        label = getattr(name, "__name__", repr(name))
     else:
         raise InputError(f"an attention module is given by its name or its class, not {type(name).__name__}")
     if channels < 1:
         raise InputError(f"an attention module needs at least 1 channel, not {channels}")
-    parameters = inspect.signature(make).parameters
-    open_ended = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
-    options_of_module = [
+    parameters = inspect.signature(factory).parameters
+    takes_any_keyword = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
+    option_names = [
         key for key, parameter in parameters.items() if key != "channels" and parameter.kind not in _UNNAMED
     ]
     for option in options:
-        if option not in options_of_module and not open_ended:
-            raise unknown(f"option of attention module {called}", option, options_of_module)
+        if option not in option_names and not takes_any_keyword:
+            raise unknown(f"option of attention module {label}", option, option_names)
     arguments = dict(options)
     if "gate" in parameters:
         arguments["gate"] = gate
     elif parse_gate(gate) != Sigmoid():
-        raise InputError(f"attention module {called} takes no gate, so none can be {gate!r}; leave the gate out")
-    placed = {key: value for key, value in (("device", device), ("dtype", dtype)) if key in parameters}
+        raise InputError(f"attention module {label} has no gate, but gate is {gate!r}; leave it out")
+    tensor_options = {key: value for key, value in (("device", device), ("dtype", dtype)) if key in parameters}
     try:
-        module = make(channels, **arguments, **placed)
+        module = factory(channels, **arguments, **tensor_options)
     except InputError:
         raise
-    except (TypeError, ValueError, RuntimeError) as error:  # whatever layers raise for a value of another kind
+    except (TypeError, ValueError, RuntimeError) as error:  # layers raise any of these for values of the wrong type
         if not options:
             raise
         raise InputError(
-            f"attention module {called} does not take the options {options} ({first_line(error)})"
+            f"attention module {label} does not take the options {options} ({first_line(error)})"
         ) from error
     if not isinstance(module, nn.Module):
-        raise InputError(f"{called} gave no module but {type(module).__name__}; an attention module was expected")
-    return module if len(placed) == 2 else module.to(device=device, dtype=dtype)
+        raise InputError(f"{label} returned {type(module).__name__}; expected an attention module, an nn.Module")
+    return module if len(tensor_options) == 2 else module.to(device=device, dtype=dtype)
 
 
 def layer(name: str, *, gate: Gate | str = "sigmoid", **options: Any) -> Callable[..., nn.Module]:
-    """A layer function of the attention module `name`, for timm's models, which build their own layers.
+    """Returns a function that creates the attention module `name`, for timm's models, which create their own layers.
 
     Example::
 
         timm.create_model("resnet50", block_args={"attn_layer": attention.layer("shuffle", groups=32)})
         timm.create_model("efficientnet_b0", se_layer=attention.layer("eca"))
 
-    It is called with the number of channels and the keywords that timm gives: `rd_ratio` or `rd_channels` is the
-    `reduction` of modules that have one, if `options` do not say otherwise; `act_layer`, `gate_layer` and `norm_layer`
-    are not used, since every module has its own.
+    The function takes the number of channels and timm's keywords: `rd_ratio` or `rd_channels` sets the `reduction` of
+    modules that have one, unless `options` contain it; `act_layer`, `gate_layer` and `norm_layer` are ignored, since
+    every module has its own.
 
     Args:
         name, gate, options: see `create`.
 
     Raises:
-        InputError: the name is unknown; when the layer is built, see `create`.
+        InputError: the name is unknown; or, when the layer is created, as `create`.
     """
     get(name)
     return partial(_timm_layer, name, gate, options)
@@ -152,7 +152,7 @@ def _timm_layer(
     dtype: torch.dtype | None = None,
 ) -> nn.Module:
     if rd_ratio is not None or rd_channels is not None:
-        if "reduction" not in inspect.signature(get(name)).parameters:  # timm asks by trying, and expects this error
+        if "reduction" not in inspect.signature(get(name)).parameters:  # timm tries the keyword and catches this error
             raise TypeError(f"attention module {name!r} takes no rd_ratio and no rd_channels")
         ratio = rd_channels / channels if rd_channels else rd_ratio
         options = {"reduction": max(1, round(1 / ratio)) if ratio else 1, **options}

@@ -17,14 +17,14 @@ class IdentityStart(AttentionModule):
     """An attention module that starts as the identity: `x + a (module(x) - x)` with one learned `a`, initially 0.
 
     For a module `x * gate` this is `x * (1 + a (gate - 1))`. At `a = 0` the output equals the input, bit for bit.
-    `a` has a gradient from the first step on, the module from the second. Of a module with one factor per channel only
-    `gate_values` runs, so that the features are read and written once.
+    `a` has a gradient from the first step on, the module from the second. A module with one factor per channel computes
+    only its factors, so that the features are read and written once.
 
     Args:
         module: features (N, C, H, W) -> (N, C, H, W), all finite.
 
     Shape: (N, C, H, W) -> (N, C, H, W), in the dtype of the features.
-    Parameters: `strength`, which is `a`, of shape (1,), and those of `module`.
+    Parameters: `strength` (1,), which is `a`, and those of `module`.
     """
 
     def __init__(
@@ -45,4 +45,4 @@ class IdentityStart(AttentionModule):
             check_features(module, x)
             x, factors = module.factors(x)
             return kernels.scale(x, 1 - self.strength * (1 - factors))
-        return torch.lerp(self.module(x), x, 1 - self.strength.to(x.dtype))  # x - (1 - 1) (x - module(x)) at first
+        return torch.lerp(self.module(x), x, 1 - self.strength.to(x.dtype))  # initially x - (1 - 1) (x - module(x))

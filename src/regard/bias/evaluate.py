@@ -27,7 +27,7 @@ from regard.logits import class_logits, class_scores, predicted_classes
 from regard.maps import MapMethod, create
 from regard.maps.layers import Layer, unwrapped
 from regard.maps.registry import MapFunction, method_name
-from regard.modes import at_rest, checked_images
+from regard.modes import checked_images, eager_evaluation
 from regard.terminal import command_line
 from regard.version import __version__
 
@@ -307,7 +307,7 @@ class Evaluator:
 
     def predicted(self, images: Tensor) -> Tensor:
         """The output with the highest score, int64 (B,), for images like those of `measured`."""
-        with at_rest(self._model):
+        with eager_evaluation(self._model):
             images = checked_images(self._model, images)
             return predicted_classes(class_scores(self._model(images), images))
 

@@ -15,7 +15,7 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool, LastLevelP6P7
 
 from regard.errors import InputError, first_line, unknown
-from regard.modes import evaluation_mode, example_images, run_without_values
+from regard.modes import evaluation_mode, example_images, run_on_meta
 from regard.stages import stage_parts
 
 Extra = Literal["pool", "p6p7", "p6p7-from-p5"]
@@ -157,7 +157,7 @@ def trace_network(network: nn.Module) -> Trace:
         ]
         try:
             with evaluation_mode(network):
-                run_without_values(network, images)
+                run_on_meta(network, images)
             return trace
         except Exception as error:  # networks raise almost anything at an image size they do not take
             problem = first_line(error)

@@ -12,7 +12,7 @@ from regard.logits import chosen_classes, class_logits, class_scores
 from regard.maps.layers import Layer
 from regard.maps.method import resized
 from regard.maps.taps import Taps
-from regard.modes import at_rest, checked_images
+from regard.modes import checked_images, eager_evaluation
 
 Progress = Callable[[int, int], None]
 
@@ -75,7 +75,7 @@ def group_probabilities(
     scores = torch.full((len(means),), torch.nan, dtype=logits.dtype, device=images.device)
     masking = (means.amin((1, 2)) != means.amax((1, 2))).nonzero()[:, 0]
     done = len(means) - len(masking)
-    with at_rest(model):
+    with eager_evaluation(model):
         for part in masking.split(batch_size):
             image = part // groups
             masks = resized(means[part], images.shape[-2:])
@@ -96,7 +96,7 @@ def group_means(model: nn.Module, layer: Layer, images: Tensor, groups: int) -> 
     Args and errors are those of `group_activation`; the model runs once.
     """
     images = checked_images(model, images)
-    with at_rest(model), Taps(model, layer) as taps:
+    with eager_evaluation(model), Taps(model, layer) as taps:
         if len(taps.layers) != 1:
             raise InputError(f"group activation is of one layer; {len(taps.layers)} given: {', '.join(taps.layers)}")
         logits = class_scores(model(images), images)

@@ -17,7 +17,7 @@ from regard.maps.gradient import GradientMap
 from regard.maps.layers import Layer, readable
 from regard.maps.method import Fuse, uncached_autocast
 from regard.maps.registry import create
-from regard.modes import at_rest
+from regard.modes import eager_evaluation
 from regard.stages import stages
 
 _PYRAMID = "FeaturePyramidNetwork"
@@ -125,7 +125,7 @@ class DetectionCAM:
         image = checked_image(self._network, image)
         batches: list[Any] = []  # what the detector's transform makes of the image: a padded batch of one
         transform = getattr(self._network, "transform", None)
-        with at_rest(self._network), ExitStack() as hooks:
+        with eager_evaluation(self._network), ExitStack() as hooks:
             if isinstance(transform, nn.Module):
                 hooks.callback(transform.register_forward_hook(lambda *call: batches.append(call[2][0])).remove)
             output, tapped = self._cam.tapped_run(

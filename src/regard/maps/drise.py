@@ -14,7 +14,7 @@ from regard.maps.detection_cam import DetectionCAM
 from regard.maps.detections import Detections, checked_detections, checked_image, highest
 from regard.maps.layers import Layer, readable
 from regard.maps.method import uncached_autocast
-from regard.modes import at_rest
+from regard.modes import eager_evaluation
 
 Progress = Callable[[int, int], None]
 
@@ -103,7 +103,7 @@ class DRISE:
             InputError: an image of another shape or dtype, no detections in what the detector gives.
         """
         image = checked_image(self._network, image)
-        with at_rest(self._network), uncached_autocast(image.device.type):
+        with eager_evaluation(self._network), uncached_autocast(image.device.type):
             detections = checked_detections(self._network([image]), 1)[0]
             chosen = highest(detections["scores"], score_threshold, limit)
             self.detections = targets = {name: values[chosen] for name, values in detections.items()}

@@ -19,7 +19,7 @@ from regard.errors import DataWarning, InputError, unknown
 from regard.logits import Classes, chosen_classes, class_scores
 from regard.maps.features import Reshape, arrangement
 from regard.maps.layers import Layer, find_layers, last_features, readable
-from regard.modes import at_rest, checked_images
+from regard.modes import checked_images, eager_evaluation
 from regard.stages import stages
 
 Fuse = Literal["mean", "max"]
@@ -135,7 +135,7 @@ class MapMethod(ABC):
         Arguments, shapes and errors are those of a call. With `upsample=False` maps are as large as their features.
         """
         images = checked_images(self._network, images)
-        with at_rest(self._network):
+        with eager_evaluation(self._network):
             maps = self._by_layer(images.clone() if images.is_inference() else images, classes, top)
             if self.classes is not None and self.classes.ndim == 1:
                 maps = {name: part[:, 0] for name, part in maps.items()}

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from regard.errors import InputError, one_line
 from regard.logits import logits_of
 from regard.maps.layers import readable
-from regard.modes import at_rest
+from regard.modes import eager_evaluation
 from regard.with_attention import named_layers
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -73,7 +73,7 @@ def pooled_features(model: nn.Module, size: tuple[int, int]) -> Pooled:
             for activation, function in _ACTIVATIONS.items():
                 means.append((name, activation, function(output).mean((2, 3))))
 
-    with ExitStack() as hooks, at_rest(model), torch.autocast(like.device.type, enabled=False):
+    with ExitStack() as hooks, eager_evaluation(model), torch.autocast(like.device.type, enabled=False):
         for name, module in named_layers(model):
             if name:
                 hooks.callback(module.register_forward_hook(partial(read, name)).remove)

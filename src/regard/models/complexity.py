@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from regard.attention import kernels
 from regard.errors import InputError, first_line
-from regard.modes import evaluation_mode, run_without_values
+from regard.modes import evaluation_mode, run_on_meta
 from regard.notebook import Tabular
 from regard.stages import unwrapped
 
@@ -117,7 +117,7 @@ def complexity(model: nn.Module, image_size: int | tuple[int, int]) -> Complexit
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     image = torch.zeros(1, 3, height, width, device=like.device, dtype=like.dtype)
     try:
-        return Complexity(parameters, *_count(model, partial(run_without_values, model, image.to("meta"))))
+        return Complexity(parameters, *_count(model, partial(run_on_meta, model, image.to("meta"))))
     except Exception:  # an operator without a meta kernel, or a forward that depends on values
         pass
     try:

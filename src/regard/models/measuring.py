@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
 from regard.errors import InputError, first_line
-from regard.modes import evaluation_mode, of_its_dtype
+from regard.modes import evaluation_mode, match_dtype
 
 MEASURED = ("cpu", "cuda")  # device types whose allocators can be measured
 
@@ -124,7 +124,7 @@ def peak_memory(network: nn.Module, images: Tensor) -> PeakMemory:
 @contextmanager
 def _inference(network: nn.Module, images: Tensor) -> Iterator[Callable[[], None]]:
     """Yields a function that runs `network` once on `images`, in evaluation mode and without gradients."""
-    images = of_its_dtype(network, images)
+    images = match_dtype(network, images)
 
     def run() -> None:
         with torch.inference_mode():
@@ -137,7 +137,7 @@ def _inference(network: nn.Module, images: Tensor) -> Iterator[Callable[[], None
 @contextmanager
 def _training_step(network: nn.Module, images: Tensor) -> Iterator[Callable[[], None]]:
     """Yields a function that runs one training step of a copy of `network`."""
-    images = of_its_dtype(network, images)
+    images = match_dtype(network, images)
     trained = copy.deepcopy(network).train()
     optimizer = torch.optim.SGD(trained.parameters(), lr=0.0, momentum=0.9)
     optimizer.zero_grad()

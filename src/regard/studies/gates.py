@@ -17,7 +17,7 @@ from regard.attention import DIA, GatedAttention, GlobalContext, IdentityStart, 
 from regard.attention.registry import is_registered
 from regard.errors import InputError, unknown
 from regard.maps.layers import Layer, find_layers, names_within, readable, uncompiled
-from regard.modes import at_rest, checked_images
+from regard.modes import checked_images, eager_evaluation
 from regard.notebook import Tabular
 from regard.stats import without_nan
 from regard.studies.labelled import class_name, labelled
@@ -257,7 +257,7 @@ def gate_activations(
         by_channel = _over_pixels(factors).expand(x.shape[:2])
         values[name] = by_channel[:, _order(module, x.shape[1]).to(x.device)]
 
-    with at_rest(model), ExitStack() as hooks:
+    with eager_evaluation(model), ExitStack() as hooks:
         for name, module in modules.items():
             read_this = partial(read, name, module)
             hooks.callback(runs.get(module, module).register_forward_hook(read_this, with_kwargs=True).remove)

@@ -14,7 +14,7 @@ from regard import data
 from regard.data import Batch, Loader
 from regard.errors import InputError
 from regard.logits import checked_labels, class_logits, logits_of, predicted_classes
-from regard.modes import check_image_size, evaluation_mode, of_its_dtype
+from regard.modes import check_image_size, evaluation_mode, match_dtype
 from regard.notebook import records_html
 from regard.stats import interval_record, proportion, without_nan
 from regard.training.datasets import Images, default_size, load_data, make_loaders
@@ -184,7 +184,7 @@ def evaluate(
             skipped += batch.skipped
             if not len(batch.images):
                 continue
-            output, labels = logits_of(model(of_its_dtype(model, batch.images))), batch.labels
+            output, labels = logits_of(model(match_dtype(model, batch.images))), batch.labels
             if outputs is not None:
                 labelled = labels >= 0
                 output, labels = output[labelled], outputs[labels[labelled]]

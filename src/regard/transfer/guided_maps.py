@@ -17,7 +17,7 @@ from regard.maps import MapTaps, Taps, last_features
 from regard.maps.layers import find_layers, names_within, readable
 from regard.maps.method import wide
 from regard.maps.pooled import Pooled, logits_on, pooled_features
-from regard.modes import at_rest
+from regard.modes import eager_evaluation
 from regard.stages import stages
 from regard.with_attention import named_layers
 
@@ -200,7 +200,7 @@ def spatially_gated(model: nn.Module, layers: Sequence[str] | None, size: tuple[
             gated.append(name)
 
     like = next(network.parameters())
-    with at_rest(network), ExitStack() as hooks:
+    with eager_evaluation(network), ExitStack() as hooks:
         for name, module in _with_gate_values(network):
             hooks.callback(module.register_forward_hook(partial(note, name)).remove)
         logits_on(network, torch.zeros(1, 3, *size, device=like.device, dtype=like.dtype))

@@ -13,7 +13,7 @@ from regard.logits import checked_labels, class_logits, logits_of
 from regard.maps import activation_map
 from regard.maps.method import wide
 from regard.maps.taps import Reduce
-from regard.modes import of_its_dtype
+from regard.modes import match_dtype
 from regard.transfer.guidance import image_losses
 from regard.transfer.terms import Form, ForwardPass, FullActivationForm, Task, input_gradients, term
 
@@ -309,7 +309,7 @@ def gradient(step: ForwardPass) -> Tensor:
 def symmetry(step: ForwardPass) -> Tensor:
     """The squared distance between the student's input gradients of images and of their mirrors."""
     mirrored = step.images.detach().flip(3).requires_grad_()
-    logits = logits_of(step.student(of_its_dtype(step.student, mirrored)))
+    logits = logits_of(step.student(match_dtype(step.student, mirrored)))
     return symmetry_loss(step.input_gradients, input_gradients(logits, step.labels, mirrored))
 
 

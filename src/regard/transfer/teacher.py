@@ -18,7 +18,7 @@ from regard.errors import InputError
 from regard.logits import logits_of
 from regard.maps import MapTaps, Taps, activation_map
 from regard.maps.taps import Reduce
-from regard.modes import evaluation_mode, of_its_dtype
+from regard.modes import evaluation_mode, match_dtype
 from regard.transfer.pairing import Pair
 from regard.transfer.terms import Outputs, input_gradients
 
@@ -154,7 +154,7 @@ class TappedNetwork:
 
     def outputs(self, images: Tensor) -> Outputs:
         """What it gives for images (N, 3, H, W)."""
-        inputs = of_its_dtype(self.model, images) if self.dtype is None else images
+        inputs = match_dtype(self.model, images) if self.dtype is None else images
         values: dict[str, Tensor] = {}
         with nullcontext() if self.dtype is None else torch.autocast(images.device.type, self.dtype):
             if self.taps is None:

@@ -1,8 +1,8 @@
-"""What attention modules do to whole feature maps, each in few passes over memory, forward and backward.
+"""The operations that attention modules run on feature maps, each in few passes over memory, forward and backward.
 
-Each is an operation of torch's dispatcher, `torch.ops.regard.…`, defined by its formula in `functional`, and with
-kernels beside it: for processors in C++, built when first needed, and for GPUs in Triton. They are differentiable,
-twice where the formula is, and known to `torch.compile`, `torch.export`, `torch.fx` and `torch.func`.
+Each is a custom operator of torch, `torch.ops.regard.…`, defined by its formula in `functional`, with kernels for CPUs
+in C++, built at first use, and for GPUs in Triton. The operators are differentiable, twice if the formula is, and work
+with `torch.compile`, `torch.export`, `torch.fx` and `torch.func`.
 """
 
 from regard.attention.kernels.combine import add, scale

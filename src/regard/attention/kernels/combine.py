@@ -15,20 +15,20 @@ from regard.attention.kernels.operation import (
     LIBRARY,
     Operation,
     formula_gradients,
-    is_carried,
+    is_passed_through,
     memory_format,
 )
 
 _combine = Operation(functional.combine, "x nchw, a nCHW, b nCHW, c nCHW, d nCHW, g nchw")
 _combine_backward = Operation(functional.combine_backward, "x nchw, g nchw, a nCHW, b nCHW")
-# The same, written over g.
+# The same operation, which writes its result to g.
 LIBRARY.define(
     "combine_(Tensor x, Tensor? a, Tensor? b, Tensor? c, Tensor? d, Tensor(g!) g, Tensor? where, Tensor? peak, "
     "bool read) -> ()"
 )
 
 
-def _over(backend: str | None, x: Tensor, *args: Any) -> None:
+def _combine_in_place(backend: str | None, x: Tensor, *args: Any) -> None:
     g = args[4]
     if backend is None or g.dtype != x.dtype or not g.is_contiguous(memory_format=memory_format(x)):
         result = _combine.run_formula(x, *args)
@@ -38,18 +38,18 @@ def _over(backend: str | None, x: Tensor, *args: Any) -> None:
         g.copy_(result)
 
 
-LIBRARY.impl("combine_", partial(_over, None), "CompositeExplicitAutograd")
+LIBRARY.impl("combine_", partial(_combine_in_place, None), "CompositeExplicitAutograd")
 for _device, _backend in BACKENDS.items():
-    LIBRARY.impl("combine_", partial(_over, _backend), _device.upper())
+    LIBRARY.impl("combine_", partial(_combine_in_place, _backend), _device.upper())
 
 
-def _gradient(inputs: Sequence[Any], _: Any, dy: Tensor) -> Any:
-    x, a, b, c, *others, read = inputs
-    if read and all(other is None for other in others):
-        none = (None,) * len(others)
+def _combine_gradient(inputs: Sequence[Any], _: Any, dy: Tensor) -> Any:
+    x, a, b, c, *rest, read = inputs
+    if read and all(value is None for value in rest):
+        none = (None,) * len(rest)
         if a is not None and c is None:
             dx, da, db = _combine_backward(dy, x, a, b)
-            dx.may_be_written_over = is_carried(x)
+            dx.may_be_overwritten = is_passed_through(x)
             return dx, da, None if b is None else db, None, *none, None
         if a is None and b is None:
             dx = dy.contiguous(memory_format=memory_format(x))
@@ -57,7 +57,7 @@ def _gradient(inputs: Sequence[Any], _: Any, dy: Tensor) -> Any:
     return formula_gradients(functional.combine, inputs, [dy])
 
 
-_combine.differentiate(_gradient)
+_combine.differentiate(_combine_gradient)
 _combine_backward.differentiate(outputs=3)
 
 
@@ -73,13 +73,13 @@ def combine(
     peak: Tensor | None = None,
     read: bool,
 ) -> Tensor:
-    """`x * a * b + c * d + g`, and `peak` at positions; without x if not `read`: see `functional.combine`.
+    """`x * a * b + c * d + g`, without x if not `read`, and `peak` at positions: see `functional.combine`.
 
-    A gradient `g` that was made for this alone is written over, so that there is no memory for two.
+    The result overwrites a gradient `g` that is used only here, which saves its memory.
     """
-    if g is not None and getattr(g, "may_be_written_over", False) and not torch.is_grad_enabled():
+    if g is not None and getattr(g, "may_be_overwritten", False) and not torch.is_grad_enabled():
         torch.ops.regard.combine_(x, a, b, c, d, g, where, peak, read)
-        g.may_be_written_over = is_carried(x)  # type: ignore[attr-defined]
+        g.may_be_overwritten = is_passed_through(x)  # type: ignore[attr-defined]
         return g
     return _combine(x, a, b, c, d, g, where, peak, read)
 
@@ -89,7 +89,7 @@ def scale(x: Tensor, a: Tensor, b: Tensor | None = None) -> Tensor:
 
     Args:
         x: (N, C, H, W).
-        a, b: factors that broadcast to x; the gradient of x and those of both are computed in one pass.
+        a, b: factors that broadcast to x. One pass computes the gradients of x, a and b.
     """
     return combine(x, a, b, read=True)
 

@@ -1,7 +1,7 @@
-"""The whole gates of shuffle attention and of spatial group-wise enhance, with the statistics that they need.
+"""Shuffle attention and spatial group-wise enhance, each as one operation: statistics, gate and product.
 
-The gradient of each is an operation, too: its kernels take the statistics that were computed forward, its formula
-computes them again.
+The gradient of each is an operation too. Its kernels use the statistics from the forward pass; its formula recomputes
+them.
 """
 
 from __future__ import annotations
@@ -51,21 +51,20 @@ def group_gate_backward(
     return dx, dweight, dbias, dw, db
 
 
-# Shapes of the parameters.
-_SHUFFLE = "scale c, shift c, local c, w kc, b kc"
-_GROUPS = "weight m, bias m, w km, b km"
+_SHUFFLE_PARAMETERS = "scale c, shift c, local c, w kc, b kc"
+_GROUP_PARAMETERS = "weight m, bias m, w km, b km"
 
-shuffle_gate = Operation(functional.shuffle_gate, f"x nchw, {_SHUFFLE}", fused=True)
+shuffle_gate = Operation(functional.shuffle_gate, f"x nchw, {_SHUFFLE_PARAMETERS}", fused=True)
 _shuffle_backward = Operation(
     shuffle_gate_backward,
-    f"x nchw, g nchw, mean nc, rstd nc, {_SHUFFLE}",
+    f"x nchw, g nchw, mean nc, rstd nc, {_SHUFFLE_PARAMETERS}",
     fused=True,
     like=lambda g, x, mean, rstd, scale, shift, local, w, b, *_: (x, scale, shift, w, b),
 )
-group_gate = Operation(functional.group_gate, f"x nchw, {_GROUPS}", fused=True)
+group_gate = Operation(functional.group_gate, f"x nchw, {_GROUP_PARAMETERS}", fused=True)
 _group_backward = Operation(
     group_gate_backward,
-    f"x nchw, g nchw, mean nc, centre nm, std nm, {_GROUPS}",
+    f"x nchw, g nchw, mean nc, centre nm, std nm, {_GROUP_PARAMETERS}",
     fused=True,
     like=lambda g, x, mean, centre, std, weight, bias, w, b, _: (x, weight, bias, w, b),
 )
@@ -82,7 +81,7 @@ def _group_gradient(inputs: Sequence[Any], statistics: Sequence[Tensor], g: Tens
     return *_group_backward(g, x, *statistics, *parameters), None
 
 
-shuffle_gate.differentiate(_shuffle_gradient, kept=slice(1, 3))
+shuffle_gate.differentiate(_shuffle_gradient, saved=slice(1, 3))
 _shuffle_backward.differentiate(outputs=5)
-group_gate.differentiate(_group_gradient, kept=slice(1, 4))
+group_gate.differentiate(_group_gradient, saved=slice(1, 4))
 _group_backward.differentiate(outputs=5)

@@ -1,8 +1,8 @@
 """Statistics of features: means, variances and maxima over channels, pixels, rows and columns, and weighted means.
 
-The gradient of `channel_mean` is a view of its few values, which autograd adds to what else reaches the features. Those
-of the others have a value for every element: they return the features too, and where these are used from there on, all
-of their gradient is made in one pass.
+The gradient of `channel_mean` is a view of its few values, which autograd adds to other gradients of the features. The
+gradients of the other functions have a value for every element. These functions return the features too; if the caller
+uses the returned features, one pass computes their gradient, including the gradients from later operations.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ def channel_mean(x: Tensor) -> Tensor:
 
 def channel_mean_variance(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """x, mean and variance (with H W - 1 in the denominator; 0 for one pixel) of each channel, (N, C), in its dtype."""
-    x, (mean, variance, _, _) = _channels.carry(x, True, False)
+    x, (mean, variance, _, _) = _channels.pass_through(x, True, False)
     return x, mean.to(x.dtype), variance.to(x.dtype)
 
 
 def channel_mean_max(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """x, mean and maximum of each channel: (N, C), in its dtype. A maximum's gradient goes to the first pixel."""
-    x, (mean, _, top, _) = _channels.carry(x, False, True)
+    """x, mean and maximum of each channel, (N, C), in its dtype. The gradient of a maximum goes to its first pixel."""
+    x, (mean, _, top, _) = _channels.pass_through(x, False, True)
     return x, mean.to(x.dtype), top.to(x.dtype)
 
 
 def pixel_mean_max(x: Tensor, f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """x, mean and maximum over the channels of `x * f`, f: (N, C, 1, 1), at each pixel: (N, 1, H, W), in its dtype."""
-    x, (mean, top, _) = _pixels.carry(x, f)
+    """x, mean and maximum over the channels of `x * f` with f (N, C, 1, 1): (N, 1, H, W) each, in its dtype."""
+    x, (mean, top, _) = _pixels.pass_through(x, f)
     return x, mean.to(x.dtype), top.to(x.dtype)
 
 
 def strip_means(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """x, the means of the rows (N, C, H, 1) and of the columns (N, C, 1, W) of each channel, in its dtype."""
-    x, (rows, columns) = _strips.carry(x)
+    x, (rows, columns) = _strips.pass_through(x)
     return x, rows.to(x.dtype), columns.to(x.dtype)
 
 
@@ -55,19 +55,19 @@ def context(x: Tensor, key: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         key: (C,).
         bias: (1,).
     """
-    x, (context, _) = _context.carry(x, key, bias)
+    x, (context, _) = _context.pass_through(x, key, bias)
     return x, context.flatten(1).to(x.dtype)
 
 
 def context_and_weights(x: Tensor, key: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """The context (N, C, 1, 1), and the weights of the pixels, (N, 1, H, W)."""
-    logits = _weighted_sum(x, _for_each_image(key, x)) + bias
+    logits = _weighted_sum(x, _expand_key(key, x)) + bias
     weights = logits.flatten(1).softmax(1).reshape(logits.shape)
     return _weighted_sum(x, weights), weights
 
 
-def _for_each_image(key: Tensor, x: Tensor) -> Tensor:
-    """One value per channel, (C,), as factors of every image, (N, C, 1, 1)."""
+def _expand_key(key: Tensor, x: Tensor) -> Tensor:
+    """(C,) -> (N, C, 1, 1)."""
     return key[None, :, None, None].expand(x.shape[0], -1, 1, 1)
 
 
@@ -78,58 +78,58 @@ _weighted_sum = Operation(functional.weighted_sum, "x nchw, f nCHW")
 _context = Operation(context_and_weights, "x nchw, key c, bias 1")
 
 
-def _of_channels(
+def _channel_gradient(
     inputs: Sequence[Any],
-    kept: Sequence[Tensor],
+    saved: Sequence[Tensor],
     dmean: Tensor,
     dvariance: Tensor,
     dtop: Tensor,
     g: Tensor | None = None,
 ) -> Any:
-    (x, variance, maximum), (mean, *_, where) = inputs, kept
+    (x, variance, maximum), (mean, *_, where) = inputs, saved
     pixels = x.shape[2] * x.shape[3]
-    everywhere, slope = dmean[:, :, None, None] / pixels, None
+    constant, slope = dmean[:, :, None, None] / pixels, None
     if not variance and not maximum:
-        return everywhere.to(x.dtype).expand(x.shape), None, None
+        return constant.to(x.dtype).expand(x.shape), None, None
     if variance:
         slope = dvariance[:, :, None, None] * (2 / max(pixels - 1, 1))
-        everywhere = everywhere - slope * mean[:, :, None, None]
+        constant = constant - slope * mean[:, :, None, None]
     peak = {"where": where, "peak": dtop} if maximum else {}
-    return combine(x, slope, c=everywhere, g=g, read=variance, **peak), None, None
+    return combine(x, slope, c=constant, g=g, read=variance, **peak), None, None
 
 
-def _of_pixels(
-    inputs: Sequence[Any], kept: Sequence[Tensor], dmean: Tensor, dtop: Tensor, g: Tensor | None = None
+def _pixel_gradient(
+    inputs: Sequence[Any], saved: Sequence[Tensor], dmean: Tensor, dtop: Tensor, g: Tensor | None = None
 ) -> Any:
     x, f = inputs
-    (where,), mean = kept, dmean / x.shape[1]
+    (where,), mean = saved, dmean / x.shape[1]
     dx = combine(x, f, mean, g=g, where=where, peak=f.expand_as(x).gather(1, where) * dtop, read=False)
-    line = x.shape[0], x.shape[2] * x.shape[3], 1
-    df = _weighted_sum(x, mean)[..., 0].scatter_add(1, where.reshape(line), (x.gather(1, where) * dtop).reshape(line))
+    flat = x.shape[0], x.shape[2] * x.shape[3], 1
+    df = _weighted_sum(x, mean)[..., 0].scatter_add(1, where.reshape(flat), (x.gather(1, where) * dtop).reshape(flat))
     return dx, df[..., None]
 
 
-def _of_strips(
+def _strip_gradient(
     inputs: Sequence[Any], _: Sequence[Tensor], drows: Tensor, dcolumns: Tensor, g: Tensor | None = None
 ) -> Any:
     x = inputs[0]
-    of_rows, of_columns = drows / x.shape[3], dcolumns / x.shape[2]
-    return (of_rows + of_columns if g is None else combine(x, of_rows, c=of_columns, g=g, read=False),)
+    rows, columns = drows / x.shape[3], dcolumns / x.shape[2]
+    return (rows + columns if g is None else combine(x, rows, c=columns, g=g, read=False),)
 
 
-def _of_context(
-    inputs: Sequence[Any], kept: Sequence[Tensor], dcontext: Tensor, dweights: Tensor, g: Tensor | None = None
+def _context_gradient(
+    inputs: Sequence[Any], saved: Sequence[Tensor], dcontext: Tensor, dweights: Tensor, g: Tensor | None = None
 ) -> Any:
-    (x, key, bias), (weights,) = inputs, kept
-    of_weights = _weighted_sum(x, dcontext) + dweights
-    of_logits = weights * (of_weights - (weights * of_weights).sum((2, 3), keepdim=True))
-    dkey = _weighted_sum(x, of_logits).sum((0, 2, 3))
-    dx = combine(x, dcontext, weights, _for_each_image(key, x), of_logits, g=g, read=False)
-    return dx, dkey, torch.zeros_like(bias)  # the softmax does not feel the bias
+    (x, key, bias), (weights,) = inputs, saved
+    dweights = _weighted_sum(x, dcontext) + dweights
+    dlogits = weights * (dweights - (weights * dweights).sum((2, 3), keepdim=True))
+    dkey = _weighted_sum(x, dlogits).sum((0, 2, 3))
+    dx = combine(x, dcontext, weights, _expand_key(key, x), dlogits, g=g, read=False)
+    return dx, dkey, torch.zeros_like(bias)  # the softmax is invariant to the bias
 
 
-_channels.differentiate(_of_channels, kept=slice(4), outputs=3)
-_pixels.differentiate(_of_pixels, kept=slice(2, 3), outputs=2)
-_strips.differentiate(_of_strips, outputs=2)
+_channels.differentiate(_channel_gradient, saved=slice(4), outputs=3)
+_pixels.differentiate(_pixel_gradient, saved=slice(2, 3), outputs=2)
+_strips.differentiate(_strip_gradient, outputs=2)
 _weighted_sum.differentiate()
-_context.differentiate(_of_context, kept=slice(1, 2), outputs=2)
+_context.differentiate(_context_gradient, saved=slice(1, 2), outputs=2)

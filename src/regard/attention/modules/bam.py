@@ -20,10 +20,10 @@ class BottleneckAttention(GatedAttention):
 
     `x * (1 + gate(u))` with `u = u_c + u_s`, one logit per pixel and channel: `u_c = W2 relu(norm(W1 mean_hw(x)))` has
     one value per channel, and `u_s = conv1x1(d(d(r(x))))` one per pixel, where r is a 1 x 1 convolution to the hidden
-    width and d a dilated 3 x 3 one, each followed by batch norm and ReLU. All layers have biases.
+    channels and d a dilated 3 x 3 convolution, each followed by batch norm and ReLU. All layers have biases.
 
     The paper and the authors' code differ. The batch norms are between the layers, as in the code; the paper has them
-    after the last layer. The sum is the paper's; the code has `u = u_c * u_s`, which is `combine="product"`.
+    after the last layer. The default is the sum of the paper; `combine="product"` is the code's `u = u_c * u_s`.
 
     Initialisation as in the authors' networks: convolutions normal with variance 2 / fan-out, all biases 0. In
     training, the batch norms need at least two images.
@@ -31,7 +31,7 @@ class BottleneckAttention(GatedAttention):
     Args:
         channels: C.
         reduction: the hidden layers have `max(C // reduction, 1)` channels.
-        dilation: of the 3 x 3 convolutions.
+        dilation: dilation of the 3 x 3 convolutions.
         combine: 'sum' or 'product'.
         gate: turns the logits into factors.
 

@@ -66,8 +66,8 @@ class ConvolutionalBlockAttention(AttentionModule):
         channels: C.
         reduction: the hidden layer has `max(C // reduction, 1)` units.
         kernel_size: side of the convolution's kernel, odd.
-        gate: turns the logits of both steps into factors; a gate with parameters has separate ones for the C channels
-            and for the map.
+        gate: turns both kinds of logits into factors; a gate with parameters has separate ones for the C channels and
+            for the map.
 
     Shape: (N, C, H, W) -> (N, C, H, W).
     Parameters: 2 C H + H + C + 2 k^2 + 2 for H hidden units and kernel size k, and those of the gates.
@@ -105,7 +105,7 @@ class ConvolutionalBlockAttention(AttentionModule):
         return by_channel * by_pixel
 
     def forward(self, x: Tensor) -> Tensor:
-        """`self.spatial(self.channel(x))`, without the intermediate features in memory."""
+        """`self.spatial(self.channel(x))`, without storing the intermediate features."""
         check_features(self, x)
         return kernels.scale(*self._factors(x))
 

@@ -19,11 +19,11 @@ from regard.errors import InputError
 class DIACell(AttentionModule):
     """The recurrent cell of DIANet (arXiv 1905.10671, section 3.2).
 
-    For the means `y` and the state `(h, c)`, `z = input(y) + hidden(h)` is split into four parts of C values:
-    `c' = sigmoid(z_f) c + sigmoid(z_i) tanh(z_c)` and `h' = sigmoid(z_o) gate(c')`. Where an LSTM has one layer,
-    `input` and `hidden` are two, with biases and a ReLU between; where an LSTM has `tanh(c')` there is a gate.
+    For channel means `y` and the state `(h, c)`, `z = input(y) + hidden(h)` is split into four parts of C values:
+    `c' = sigmoid(z_f) c + sigmoid(z_i) tanh(z_c)` and `h' = sigmoid(z_o) gate(c')`. Unlike in an LSTM, `input` and
+    `hidden` have two layers each, with biases and a ReLU in between, and the gate replaces the tanh of `c'`.
 
-    Shape: y, h, c: (N, C) -> h', c': (N, C). h' holds the factors.
+    Shape: y, h, c: (N, C) -> h', c': (N, C). h' are the factors.
     Parameters: 10 C K + 2 K + 8 C for K hidden units, and those of the gate.
     """
 
@@ -38,26 +38,26 @@ class DIACell(AttentionModule):
     ) -> None:
         super().__init__()
         factory: Any = {"device": device, "dtype": dtype}
-        narrow = hidden_units(channels, reduction)
+        width = hidden_units(channels, reduction)
 
         def layers() -> nn.Sequential:
-            wide = 4 * channels
-            return nn.Sequential(nn.Linear(channels, narrow, **factory), nn.ReLU(), nn.Linear(narrow, wide, **factory))
+            first, second = nn.Linear(channels, width, **factory), nn.Linear(width, 4 * channels, **factory)
+            return nn.Sequential(first, nn.ReLU(), second)
 
         self.input = layers()
         self.hidden = layers()
         self.gate = parse_gate(gate).build(channels, device=device, dtype=dtype)
 
     def forward(self, mean: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        enter, keep, candidate, out = (self.input(mean) + self.hidden(h)).chunk(4, dim=1)
-        c = torch.sigmoid(keep) * c + torch.sigmoid(enter) * torch.tanh(candidate)
-        return torch.sigmoid(out) * self.gate(c[:, :, None, None])[:, :, 0, 0], c
+        input_gate, forget_gate, candidate, output_gate = (self.input(mean) + self.hidden(h)).chunk(4, dim=1)
+        c = torch.sigmoid(forget_gate) * c + torch.sigmoid(input_gate) * torch.tanh(candidate)
+        return torch.sigmoid(output_gate) * self.gate(c[:, :, None, None])[:, :, 0, 0], c
 
 
-class _Passed:
-    """The state that the blocks of a stage pass on within one forward pass; it is neither copied nor saved."""
+class _StageState:
+    """The state of the cell between two blocks of a stage in a forward pass; it is neither copied nor saved."""
 
-    state: tuple[int, Tensor, Tensor] | None = None  # the number of the block it is for, h, c
+    state: tuple[int, Tensor, Tensor] | None = None  # the number of the next block, h, c
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -67,11 +67,11 @@ class _Passed:
 class DIA(AttentionModule):
     """Dense and implicit attention (DIANet, arXiv 1905.10671): `x * h'`, with h' and c' passed to the next block.
 
-    The blocks of a stage share one cell, `DIACell`; `for_stage` makes them. The state starts at zero in the first block
-    of every forward pass, and is dropped after the last block. A block created alone is a stage of one block.
+    The blocks of a stage share one cell, `DIACell`; `for_stage` creates them. The state is zero at the first block of
+    every forward pass, and is discarded after the last block. A block created alone is a stage of one block.
 
-    The blocks of a stage run in order, in one thread; a block that runs out of order raises an error. With
-    activation checkpointing, a stage is checkpointed as a whole.
+    The blocks of a stage must run in order, in one thread; a block that runs out of order raises an error. Activation
+    checkpointing must checkpoint a stage as a whole.
 
     Args:
         channels: C.
@@ -82,7 +82,7 @@ class DIA(AttentionModule):
     Parameters: those of the cell, 10 C K + 2 K + 8 C for K hidden units, and those of the gate; once per stage.
 
     Raises:
-        InputError: `reduction` is below 1; in a forward pass: the block before did not run just before.
+        InputError: `reduction` is below 1; or, in a forward pass, the preceding block did not run before this one.
     """
 
     def __init__(
@@ -97,25 +97,25 @@ class DIA(AttentionModule):
         super().__init__()
         self.channels = channels
         self.cell = DIACell(channels, reduction=reduction, gate=gate, device=device, dtype=dtype)
-        self._passed, self.number, self.blocks = _Passed(), 0, 1
+        self._stage_state, self.number, self.blocks = _StageState(), 0, 1
 
     @classmethod
     def for_stage(cls, channels: Sequence[int], **options: Any) -> list[nn.Module]:
         """The modules of a stage, one per block, in order, sharing one cell.
 
         Args:
-            channels: C of each block, all the same.
+            channels: C of each block, all equal.
             options: as for the class.
 
         Raises:
-            InputError: the blocks differ in their channels, or there are none.
+            InputError: the numbers of channels differ, or there are no blocks.
         """
         if len(set(channels)) != 1:
             raise InputError(
-                f"dense and implicit attention shares one cell along a stage, whose blocks need one number of "
-                f"channels, not {', '.join(map(str, channels)) or 'none'}; choose stages where it does not change"
+                "dense and implicit attention needs the same number of channels in all blocks of a stage, because they "
+                f"share one cell, not {', '.join(map(str, channels)) or 'none'}; choose other stages"
             )
-        first = create(cls, channels[0], **options)  # which checks the options
+        first = create(cls, channels[0], **options)  # checks the options
         assert isinstance(first, cls)
         first.blocks = len(channels)
         modules: list[nn.Module] = [first]
@@ -123,20 +123,20 @@ class DIA(AttentionModule):
             module = cls.__new__(cls)
             nn.Module.__init__(module)
             module.channels, module.cell = first.channels, first.cell
-            module._passed, module.number, module.blocks = first._passed, number, first.blocks
+            module._stage_state, module.number, module.blocks = first._stage_state, number, first.blocks
             modules.append(module)
         return modules
 
     def gate_values(self, x: Tensor) -> Tensor:
-        """The factors (N, C, 1, 1) of the first block of a stage; those of the others depend on the block before.
+        """The factors (N, C, 1, 1) of the first block of a stage. Factors of later blocks depend on preceding blocks.
 
         Raises:
             InputError: this is not the first block.
         """
         if self.number:
             raise InputError(
-                f"block {self.number + 1} of a stage with dense and implicit attention takes part of its gate from the "
-                "block before; studies.gate_activations reads it while the network runs"
+                f"the gate of block {self.number + 1} of a stage with dense and implicit attention depends on the "
+                "preceding block; studies.gate_activations measures it while the network runs"
             )
         mean = kernels.channel_mean(x)
         h, _ = self.cell(mean, torch.zeros_like(mean), torch.zeros_like(mean))
@@ -145,21 +145,20 @@ class DIA(AttentionModule):
     def forward(self, x: Tensor) -> Tensor:
         check_features(self, x)
         mean = kernels.channel_mean(x)
-        h, c = self._received(mean)
-        h, c = self.cell(mean, h, c)
+        h, c = self.cell(mean, *self._take_state(mean))
         if self.number + 1 < self.blocks:
-            self._passed.state = (self.number + 1, h, c)
+            self._stage_state.state = (self.number + 1, h, c)
         return kernels.scale(x, h[:, :, None, None])
 
-    def _received(self, mean: Tensor) -> tuple[Tensor, Tensor]:
-        """The state before this block."""
-        state, self._passed.state = self._passed.state, None
+    def _take_state(self, mean: Tensor) -> tuple[Tensor, Tensor]:
+        """The state h, c before this block, removed from the stage."""
+        state, self._stage_state.state = self._stage_state.state, None
         if self.number == 0:
             return torch.zeros_like(mean), torch.zeros_like(mean)
         if state is None or state[0] != self.number:
             raise InputError(
                 f"block {self.number + 1} of {self.blocks} of a stage with dense and implicit attention ran without "
-                f"block {self.number} just before it; run, or checkpoint, the stage as a whole"
+                f"block {self.number} before it; run, or checkpoint, the stage as a whole"
             )
         return state[1], state[2]
 

@@ -17,10 +17,9 @@ from regard.attention.registry import register
 class EfficientChannelAttention(ChannelAttention):
     """Efficient channel attention (ECA-Net, arXiv 1910.03151, equations 9 and 12).
 
-    `u = conv1d_k(mean_hw(x))`: a 1-d convolution over the channels with k weights, zero padding and no bias. k grows
-    with C: with `t = floor(|(log2(C) + 1) / 2|)` it is t if t is odd, and t + 1 if t is even. The authors' ResNets do
-    not use the formula: k is 3 in every stage (`k_size=[3, 3, 3, 3]` in their `eca_resnet.py`), which is
-    `kernel_size=3` here.
+    `u = conv1d_k(mean_hw(x))`: a 1-d convolution over the channels with k weights, zero padding and no bias. By
+    default, k grows with C: with `t = floor(|(log2(C) + 1) / 2|)` it is t if t is odd, and t + 1 if t is even. The
+    authors' ResNets use k = 3 in every stage instead (`k_size=[3, 3, 3, 3]` in their `eca_resnet.py`).
 
     Args:
         channels: C.

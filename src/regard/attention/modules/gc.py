@@ -19,9 +19,9 @@ from regard.errors import InputError, unknown
 class GlobalContext(ChannelAttention):
     """Global context (GCNet, arXiv 1904.11492, equation 5).
 
-    `u = W2 relu(layer_norm(W1 c + b1)) + b2` of the context `c = sum_hw(softmax_hw(w . x + b) * x)`, one value per
-    channel. The published block adds it, `x + u` (`fusion="add"`), without a gate; `fusion="scale"` gates with it,
-    `x * gate(u)`, as the paper's ablation does.
+    `u = W2 relu(layer_norm(W1 c + b1)) + b2` with the context `c = sum_hw(softmax_hw(w . x + b) * x)`, one value per
+    channel. The published block, `fusion="add"`, is `x + u`, without a gate; `fusion="scale"` is `x * gate(u)`, as in
+    the paper's ablation.
 
     `W2` and `b2` start at 0, so the published block starts as the identity; `w` starts normal with variance 2 / C,
     `b` at 0.
@@ -36,7 +36,7 @@ class GlobalContext(ChannelAttention):
     Parameters: 2 C H + 3 H + 2 C + 1 for H hidden units, and those of the gate.
 
     Raises:
-        InputError: `reduction` is below 1, `fusion` is unknown, or a gate is given with `fusion="add"`.
+        InputError: `reduction` is below 1, `fusion` is unknown, or there is a gate with `fusion="add"`.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class GlobalContext(ChannelAttention):
         if fusion not in ("add", "scale"):
             raise unknown("fusion of global context", fusion, ("add", "scale"))
         if fusion == "add" and parse_gate(gate) != Sigmoid():
-            raise InputError(f"global context with fusion='add' has no gate to be {gate!r}; fusion='scale' has one")
+            raise InputError(f"global context with fusion='add' has no gate, not {gate!r}; fusion='scale' has one")
         super().__init__(channels, gate=gate, device=device, dtype=dtype)
         self.fusion = fusion
         hidden = hidden_units(channels, reduction)
@@ -64,8 +64,8 @@ class GlobalContext(ChannelAttention):
 
     def _start(self) -> None:
         nn.init.kaiming_normal_(self.attend.weight)
-        for start_at_zero in (self.attend.bias, self.fc2.weight, self.fc2.bias):
-            nn.init.zeros_(start_at_zero)
+        for parameter in (self.attend.bias, self.fc2.weight, self.fc2.bias):
+            nn.init.zeros_(parameter)
 
     def statistics(self, x: Tensor) -> tuple[Tensor, ...]:
         return kernels.context(x, self.attend.weight.flatten(), self.attend.bias)
@@ -82,7 +82,7 @@ class GlobalContext(ChannelAttention):
 
     def gate_values(self, x: Tensor) -> Tensor:
         if self.fusion == "add":
-            raise InputError("global context with fusion='add' adds and has no gate; fusion='scale' has one")
+            raise InputError("global context with fusion='add' has no gate; fusion='scale' has one")
         return super().gate_values(x)
 
     @property

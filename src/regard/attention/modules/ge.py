@@ -26,8 +26,8 @@ class GatherExcite(GatedAttention):
     `u = nearest(excite(gather(x)))`: one value per channel and region of `extent` x `extent` pixels, upsampled by
     nearest-neighbour interpolation.
 
-    - theta-minus gathers with average pooling, kernel size `2 extent - 1`, stride `extent`, and has no parameters;
-      padding does not count in the mean.
+    - theta-minus gathers with average pooling, kernel size `2 extent - 1`, stride `extent`, without parameters; the
+      mean excludes padding.
     - theta gathers with 3 x 3 depth-wise convolutions with stride 2, one for every factor 2 of the extent, each
       followed by batch norm, with ReLU in between. For the global extent it is one convolution whose kernel has the
       size of the features.
@@ -41,18 +41,18 @@ class GatherExcite(GatedAttention):
         channels: C.
         extent: 0 for all pixels (global), or 2, 4, 8, …
         variant: 'theta-minus', 'theta' or 'theta-plus'.
-        size: (H, W) of the features, or one number for both; only for the convolution with global extent, which has a
-            weight for every pixel. Larger features have several regions.
+        size: (H, W) of the features, or one number for both; only for the convolution with global extent, which has one
+            weight per pixel. Larger features have several regions.
         reduction: the hidden layer of theta-plus has `max(C // reduction, 1)` units.
         gate: turns the logits into factors.
 
     Shape: (N, C, H, W) -> (N, C, H, W).
 
-    Parameters: theta-minus none, theta 11 C log2(extent), or C (H W + 2) for the global extent, theta-plus
+    Parameters: theta-minus none; theta 11 C log2(extent), or C (H W + 2) for the global extent; theta-plus
     2 C K + K + C more for K hidden units; and those of the gate.
 
     Raises:
-        InputError: an extent that is no power of 2, an unknown variant, a size that is missing or unused, or features
+        InputError: an extent that is not a power of 2, an unknown variant, a missing or unused size, or features
             smaller than the size.
     """
 
@@ -71,16 +71,14 @@ class GatherExcite(GatedAttention):
         if variant not in _VARIANTS:
             raise unknown("variant of gather-excite", variant, _VARIANTS)
         if extent != 0 and (extent < 2 or extent & (extent - 1)):
+            raise InputError(f"the extent of gather-excite is 0 (all pixels) or a power of 2, not {extent}")
+        needs_size = variant != "theta-minus" and extent == 0
+        if needs_size and size is None:
             raise InputError(
-                f"the extent of gather-excite is 0 (the whole map) or a power of 2 from 2 on, not {extent}"
+                f"gather-excite {variant} with extent 0 has one weight per pixel; give size=(H, W), or an extent of 2, "
+                "4 or 8"
             )
-        sized = variant != "theta-minus" and extent == 0
-        if sized and size is None:
-            raise InputError(
-                f"gather-excite {variant} with extent 0 has a weight for every pixel of the map; give size=(H, W), or "
-                "an extent of 2, 4 or 8"
-            )
-        if size is not None and not sized:
+        if size is not None and not needs_size:
             raise InputError(f"gather-excite {variant} with extent {extent} has no use for size={size!r}; leave it out")
         super().__init__(channels, gate=gate, device=device, dtype=dtype)
         self.extent = extent
@@ -118,8 +116,8 @@ class GatherExcite(GatedAttention):
     def _by_channel(self) -> bool:
         return self.variant == "theta-minus" and self.extent == 0
 
-    def _gathered(self, x: Tensor) -> Tensor:
-        """One value per channel and region, (N, C, h, w), of the features (N, C, H, W)."""
+    def _gather(self, x: Tensor) -> Tensor:
+        """One value per channel and region, (N, C, h, w), from the features (N, C, H, W)."""
         if self.variant == "theta-minus":
             window, stride = 2 * self.extent - 1, self.extent
             return F.avg_pool2d(x, window, stride, padding=window // 2, count_include_pad=False)
@@ -127,14 +125,15 @@ class GatherExcite(GatedAttention):
             (height, width), (h, w) = self.size, x.shape[2:]
             if not (h >= height and w >= width):
                 raise InputError(
-                    f"gather-excite was built for maps of {height} x {width}, and got {h} x {w}; build it for those"
+                    f"gather-excite was created for features of {height} x {width} pixels, and got {h} x {w}; give it "
+                    "that size"
                 )
         return self.gather(x)
 
     def logits(self, x: Tensor) -> Tensor:
         if self._by_channel:
             return kernels.channel_mean(x)[:, :, None, None]
-        return F.interpolate(self.excite(self._gathered(x)), size=x.shape[2:], mode="nearest")
+        return F.interpolate(self.excite(self._gather(x)), size=x.shape[2:], mode="nearest")
 
     def forward(self, x: Tensor) -> Tensor:
         if not self._by_channel:

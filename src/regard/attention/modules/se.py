@@ -15,8 +15,8 @@ from regard.attention.registry import register
 class SqueezeExcitation(ChannelAttention):
     """Squeeze-and-excitation (Hu et al., arXiv 1709.01507, equations 2 to 4).
 
-    `u = W2 relu(W1 mean_hw(x) + b1) + b2`, one logit per channel. With `gate=SubAttention(order=1)` it is the module of
-    LSAS-SENet (arXiv 2305.05200).
+    `u = W2 relu(W1 mean_hw(x) + b1) + b2`, one logit per channel. With `gate=SubAttention(order=1)` this is the module
+    of LSAS-SENet (arXiv 2305.05200).
 
     Args:
         channels: C.

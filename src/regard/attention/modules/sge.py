@@ -35,7 +35,7 @@ class SpatialGroupEnhance(FusedAttention):
     Parameters: 2 G, and those of the gate.
 
     Raises:
-        InputError: `channels` is no multiple of `groups`.
+        InputError: `channels` is not a multiple of `groups`.
     """
 
     def __init__(
@@ -49,8 +49,8 @@ class SpatialGroupEnhance(FusedAttention):
     ) -> None:
         if groups < 1 or channels % groups:
             raise InputError(
-                f"spatial group-wise enhance cuts {channels} channels into groups of one size; "
-                f"{groups} do not fit ({fitting_groups(channels)})"
+                f"spatial group-wise enhance with {groups} groups needs a multiple of {groups} channels, not "
+                f"{channels} ({fitting_groups(channels)})"
             )
         super().__init__(channels, gate=gate, gate_channels=groups, device=device, dtype=dtype)
         self.groups = groups

@@ -22,23 +22,23 @@ class ShuffleAttention(FusedAttention):
 
     The channels are split into `groups`, each group into halves. The first half has a channel gate,
     `u = cweight * mean_hw(x) + cbias`, the second a spatial gate, `u = sweight * norm(x) + sbias` with `norm` a group
-    norm with one channel per group. The groups share these parameters. Last, a channel shuffle interleaves the two
+    norm with one channel per group. The groups share these parameters. Finally, a channel shuffle interleaves the two
     halves of the output: output channel `2 i + j` is input channel `j C / 2 + i`.
 
-    Parameter names and shapes are those of the published code. `gate_values` are the factors before the shuffle:
+    Parameter names and shapes are the same as in the published code. `gate_values` are the factors before the shuffle:
     `(x * gate_values(x))[:, order]` is the output.
 
     Args:
         channels: C, a multiple of `2 * groups`.
         groups: G; the published value is 64.
-        shuffle: False leaves the channels in their order (the paper's ablation).
-        gate: turns the logits into factors; a gate with parameters has its own for all C channels.
+        shuffle: whether to shuffle the channels (False is the paper's ablation).
+        gate: turns the logits into factors; a gate with parameters has separate ones for each of the C channels.
 
     Shape: (N, C, H, W) -> (N, C, H, W).
     Parameters: 3 C / G, and those of the gate.
 
     Raises:
-        InputError: `channels` is no multiple of `2 * groups`.
+        InputError: `channels` is not a multiple of `2 * groups`.
     """
 
     def __init__(
@@ -53,8 +53,8 @@ class ShuffleAttention(FusedAttention):
     ) -> None:
         if groups < 1 or channels % (2 * groups):
             raise InputError(
-                f"shuffle attention cuts its {groups} groups in halves; {channels} channels do not divide "
-                f"by {2 * groups} ({fitting_groups(channels, 2)})"
+                f"shuffle attention with {groups} groups needs a multiple of {2 * groups} channels, not {channels} "
+                f"({fitting_groups(channels, 2)})"
             )
         super().__init__(channels, gate=gate, device=device, dtype=dtype)
         self.groups = groups
@@ -81,7 +81,7 @@ class ShuffleAttention(FusedAttention):
         return torch.cat((channel_logits.expand_as(pixel_logits), pixel_logits), dim=1).reshape(n, c, h, w)
 
     def fused(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
-        if kernels.in_reference():  # of which operations are counted as published
+        if kernels.in_reference():  # the published operations, for counting
             return self.by_formula(x)
         return kernels.shuffle_gate(x, *self._linear(), w, b, self.gn.eps, self.shuffle)[0]
 
@@ -90,31 +90,30 @@ class ShuffleAttention(FusedAttention):
         return F.channel_shuffle(y, 2) if self.shuffle else y
 
     def _linear(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Scale and shift of every channel (C,), and which channels are gated by pixel."""
+        """Scale and shift of every channel, (C,) each, and `by_pixel`."""
         scale = torch.cat((self.cweight.flatten(), self.sweight.flatten() * self.gn.weight)).repeat(self.groups)
         shift = torch.cat((self.cbias.flatten(), self.sweight.flatten() * self.gn.bias + self.sbias.flatten()))
         return scale, shift.repeat(self.groups), self.by_pixel
 
     @property
     def by_pixel(self) -> Tensor:
-        """Bool (C,), whether a channel is gated by pixel, as the second half of each group is."""
+        """Bool (C,): whether a channel has a spatial gate, as in the second half of each group."""
         group = torch.cat((torch.zeros_like(self.cweight), torch.ones_like(self.sweight)), 1)
         return group.flatten().bool().repeat(self.groups)
 
     @property
     def order(self) -> Tensor:
-        """Index of the input channel of each output channel (C,)."""
+        """The index of the input channel of each output channel, (C,)."""
         channels = torch.arange(self.channels, device=self.cweight.device)
         return channels.reshape(2, -1).T.flatten() if self.shuffle else channels
 
     @property
     def can_be_ordered(self) -> bool:
-        """Whether there is a shuffle, and the gate's parameters, if it has any, are known."""
-        known = isinstance(self.gate, SubAttentionGate) or not list(self.gate.parameters())
-        return self.shuffle and known
+        """Whether the module has a shuffle, and a gate without parameters or with parameters of a known order."""
+        return self.shuffle and (isinstance(self.gate, SubAttentionGate) or not list(self.gate.parameters()))
 
     def ordered(self) -> OrderedShuffleAttention:
-        """The module that takes its features in the order of this one's output, and leaves it."""
+        """The module for features in shuffled order, which it keeps; see `OrderedShuffleAttention`."""
         return OrderedShuffleAttention(self)
 
     def extra_repr(self) -> str:
@@ -122,9 +121,9 @@ class ShuffleAttention(FusedAttention):
 
 
 class OrderedShuffleAttention(FusedAttention):
-    """Shuffle attention for inference, on features whose channels are in the shuffled order already.
+    """Shuffle attention for inference, on features whose channels are already in the shuffled order.
 
-    `module.ordered()(x[:, module.order])` is `module(x)`. It has no parameters to train.
+    `module.ordered()(x[:, module.order])` equals `module(x)`. It has no trainable parameters.
 
     Shape: (N, C, H, W) -> (N, C, H, W).
     """

@@ -16,7 +16,7 @@ from regard.errors import InputError
 class SimAM(GatedAttention):
     """SimAM (Yang et al., ICML 2021, equations 5 and 6).
 
-    `u = (x - mean_hw(x))^2 / (4 (var_hw(x) + e_lambda)) + 1/2`, the inverse of a neuron's least energy: one logit per
+    `u = (x - mean_hw(x))^2 / (4 (var_hw(x) + e_lambda)) + 1/2`, the inverse of a neuron's minimal energy: one logit per
     pixel and channel, without parameters. The variance has H W - 1 in the denominator, as in the authors' code (the
     paper has H W); for one pixel it is 0.
 
@@ -42,7 +42,7 @@ class SimAM(GatedAttention):
         dtype: torch.dtype | None = None,
     ) -> None:
         if not e_lambda > 0:
-            raise InputError(f"e_lambda of SimAM is above 0, not {e_lambda}")
+            raise InputError(f"e_lambda of SimAM must be above 0, not {e_lambda}")
         super().__init__(channels, gate=gate, device=device, dtype=dtype)
         self.e_lambda = e_lambda
 

@@ -13,13 +13,13 @@ from regard.attention.gates import Gate
 from regard.attention.modules.sizes import hidden_units
 from regard.attention.registry import register
 
-# Side lengths of the pooled grids, and their total number of cells.
+# Side lengths of the pooling grids, and their total number of cells.
 _SIDES = (1, 2, 4)
 _CELLS = sum(side * side for side in _SIDES)
 
 
 class Projection(AttentionModule):
-    """`W x`, as of an `nn.Linear` without a bias, of which timm's initialisation of EfficientNets would expect one."""
+    """An `nn.Linear` without a bias; timm's initialisation of EfficientNets expects a bias in every `nn.Linear`."""
 
     def __init__(
         self, inputs: int, outputs: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -40,7 +40,7 @@ class SpatialPyramidAttention(ChannelAttention):
     """Spatial pyramid attention (SPANet, Guo et al., ICME 2020, section 3).
 
     `u = W2 relu(W1 [pool1(x), pool2(x), pool4(x)])`, one logit per channel: the features are averaged over grids of
-    1 x 1, 2 x 2 and 4 x 4 cells; the 21 C values go through two linear layers without biases.
+    1 x 1, 2 x 2 and 4 x 4 cells; two linear layers without biases follow on the 21 C values.
 
     Args:
         channels: C.
@@ -69,7 +69,7 @@ class SpatialPyramidAttention(ChannelAttention):
         self.fc2 = Projection(hidden, channels, device=device, dtype=dtype)
 
     def statistics(self, x: Tensor) -> tuple[Tensor, ...]:
-        """The features, and the pooled ones (N, 21 C): grid after grid, in each channel after channel."""
+        """The features, and the pooled features (N, 21 C), in the order grid, channel, cell."""
         return x, torch.cat([F.adaptive_avg_pool2d(x, side).flatten(1) for side in _SIDES], dim=1)
 
     def channel_logits(self, pyramid: Tensor) -> Tensor:

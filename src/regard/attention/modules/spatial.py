@@ -1,4 +1,4 @@
-"""Spatial attention: the step that CBAM and triplet attention share."""
+"""Spatial attention, a part of CBAM and of triplet attention."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from regard.attention.modules.sizes import same_padding
 class SpatialAttention(GatedAttention):
     """The spatial gate of CBAM (arXiv 1807.06521, equation 3), one map for all channels.
 
-    `u = norm(conv_k([max_c(x), mean_c(x)]))`, a convolution of two maps to one, without a bias, and a batch norm with
-    momentum 0.01. The dimension over which `x` is pooled, the second, may have any length.
+    `u = norm(conv_k([max_c(x), mean_c(x)]))`, a convolution from two maps to one, without a bias, and a batch norm with
+    momentum 0.01. The second dimension of `x`, which is pooled, may have any length.
 
     The convolution starts normal with variance 2 / k^2, as in the authors' networks.
 
@@ -22,7 +22,7 @@ class SpatialAttention(GatedAttention):
         channels: C of the features.
         kernel_size: k, odd.
         norm_start: initial weight of the batch norm; with 0 every gate starts at sigmoid(0).
-        gate: turns the logits into factors; a gate with parameters has one channel of them.
+        gate: turns the logits into factors; the parameters of a gate have one channel.
 
     Shape: (N, C, H, W) -> (N, C, H, W); the logits are (N, 1, H, W).
     Parameters: 2 k^2 + 2, and those of the gate.
@@ -54,7 +54,7 @@ class SpatialAttention(GatedAttention):
         nn.init.constant_(self.bn.weight, self.norm_start)
 
     def map_logits(self, mean: Tensor, maximum: Tensor) -> Tensor:
-        """Gate logits (N, 1, H, W) of mean and maximum over the channels, (N, 1, H, W) each."""
+        """Gate logits (N, 1, H, W) from mean and maximum over the channels, (N, 1, H, W) each."""
         return self.bn(self.conv(torch.cat((maximum, mean), dim=1)))
 
     def logits(self, x: Tensor) -> Tensor:

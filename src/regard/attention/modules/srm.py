@@ -17,7 +17,7 @@ class StyleRecalibration(ChannelAttention):
 
     `u = norm(w1 * mean_hw(x) + w2 * sqrt(var_hw(x) + 1e-5))` with two weights per channel (`cfc`, channel-wise fully
     connected) and a batch norm. As in the authors' code, the variance has H W - 1 in the denominator (the paper has
-    H W) and 1e-5 under the root (the paper has nothing there). The variance of one pixel is 0 (NaN in that code).
+    H W), and the root includes 1e-5 (the paper does not). The variance of one pixel is 0 (NaN in the authors' code).
 
     The weights start at 0, so that every gate starts at sigmoid(0). In training, the batch norm needs at least two
     images.

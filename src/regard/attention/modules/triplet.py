@@ -19,12 +19,12 @@ class TripletAttention(AttentionModule):
     features permuted so that another dimension is pooled: `hw` pools over channels, `cw` over rows, `hc` over columns;
     each map has the two dimensions in its name.
 
-    The batch norm's weight of `hw` starts at 0, those of the others at 1, as in the authors' networks.
+    The batch norm's weight starts at 0 in `hw`, and at 1 in `cw` and `hc`, as in the authors' networks.
 
     Args:
         channels: C.
         kernel_size: side of the kernels, odd.
-        gate: turns the logits of all three into factors; a gate with parameters has separate ones for each map.
+        gate: turns the logits of all three gates into factors; a gate with parameters has separate ones for each map.
 
     Shape: (N, C, H, W) -> (N, C, H, W).
     Parameters: 3 (2 k^2 + 2) for kernel size k, and those of the gates.
@@ -45,12 +45,12 @@ class TripletAttention(AttentionModule):
         super().__init__()
         self.channels = channels
 
-        def step(norm_start: float) -> SpatialAttention:
+        def spatial(norm_start: float) -> SpatialAttention:
             return SpatialAttention(
                 channels, kernel_size=kernel_size, norm_start=norm_start, gate=gate, device=device, dtype=dtype
             )
 
-        self.cw, self.hc, self.hw = step(1.0), step(1.0), step(0.0)
+        self.cw, self.hc, self.hw = spatial(1.0), spatial(1.0), spatial(0.0)
 
     def gate_values(self, x: Tensor) -> Tensor:
         """The mean of the three gates (N, C, H, W)."""
