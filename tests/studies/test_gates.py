@@ -356,7 +356,7 @@ def test_wrong_input(batches, change, words):
 
 def test_factors_that_there_are_not():
     x = torch.randn(2, 8, 4, 4)
-    with pytest.raises(InputError, match="fusion='add' adds"):
+    with pytest.raises(InputError, match="fusion='add' has no gate"):
         attention.create("gc", 8).gate_values(x)
     with pytest.raises(InputError, match="block 2 of a stage"):
         attention.DIA.for_stage([8, 8])[1].gate_values(x)

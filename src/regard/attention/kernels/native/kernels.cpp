@@ -1,8 +1,8 @@
-// The operations of regard.attention.kernels on a processor; each is defined by its formula in functional.py.
+// The operations of regard.attention.kernels on a CPU; each is defined by its formula in functional.py.
 //
-// Features are of element type T: float, double or bfloat16. Everything small (statistics, factors, parameters) and every
-// sum is of type S: double for double, else float. A kernel goes over features row by row as they lie in memory: a row is
-// a channel's pixels or, channels last, a pixel's channels. What is read several times is read while it is in the cache.
+// Features have element type T: float, double or bfloat16. All other tensors (statistics, factors, parameters) and all
+// sums have type S: double for double, else float. Kernels process features row by row in memory order: a row is the
+// pixels of a channel or, channels last, the channels of a pixel. Repeated reads come from the cache.
 
 #include "combine.h"
 #include "group.h"

@@ -32,8 +32,8 @@ template <> inline bfloat16 narrow<bfloat16>(float v) {
     return bfloat16{uint16_t(v != v ? 0x7fc0u : rounded)};
 }
 
-// Inlined always: loops over rows are only vectorised if no call is left in them.
-// exp by 2^n * exp(r) with |r| <= ln 2 / 2, in a form that compilers vectorise; NaN stays NaN.
+// Always inlined, because compilers do not vectorise loops with calls.
+// exp(v) = 2^n * exp(r) with |r| <= ln 2 / 2, in a form that compilers vectorise; NaN remains NaN.
 __attribute__((always_inline)) inline float exponential(float v) {
     v = v < -87.0f ? -87.0f : v;
     v = v > 88.0f ? 88.0f : v;
