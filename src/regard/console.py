@@ -13,11 +13,7 @@ from regard.formatting import printable_lines
 
 
 class Console(rich.console.Console):
-    """A console that prints strings as plain text: without markup, emoji codes and highlighting, and `printable`.
-
-    Args:
-        **options: options of rich's console.
-    """
+    """A console that prints strings as plain text: without markup, emoji codes and highlighting, and `printable`."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"markup": False, "emoji": False, "highlight": False, **options})

@@ -82,14 +82,7 @@ def check_fields(instance: Any, prefix: str = "") -> None:
     """Checks the fields of a dataclass, and of nested dataclasses, against their types.
 
     The type states the interval of a number, `Annotated[int, "[1, 10^6]"]`, or the choices, `Literal`. None is in every
-    interval.
-
-    Args:
-        instance: a dataclass instance.
-        prefix: text before the field names in the message.
-
-    Raises:
-        InputError: a field is outside its interval, is not an integer but should be, or is not one of its choices.
+    interval. The InputError names the field after the prefix.
     """
     for name, kind in get_type_hints(type(instance), include_extras=True).items():
         value = getattr(instance, name)

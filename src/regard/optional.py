@@ -28,11 +28,9 @@ EXTRAS = {
 
 
 def require(purpose: str, *modules: str) -> None:
-    """Raises InputError if modules that `purpose` needs are not installed. Does not import them.
+    """Raises InputError if modules of an extra are not installed. Does not import them.
 
-    Args:
-        purpose: what needs the modules, as the subject of a sentence: "a figure".
-        modules: top-level modules of one extra.
+    `purpose` needs the modules; it is the subject of the message's sentence, such as "a figure".
     """
     missing = [name for name in modules if find_spec(name) is None]
     for extra, packages in EXTRAS.items():

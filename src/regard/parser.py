@@ -88,10 +88,7 @@ class Parser(ArgumentParser):
     def add_argument(self, *names: str, interval: str | None = None, **settings: Any) -> Action:
         """Adds an argument, like argparse. The type is `str` if not given, and an option without a default may be None.
 
-        Args:
-            names: the argument's names on the command line.
-            interval: the interval that a number has to be in, such as "[1, 2^24]".
-            settings: other settings of jsonargparse.
+        `interval` is the interval that a number has to be in, such as "[1, 2^24]".
         """
         if not settings.keys() & {"action", "choices"}:
             kind = settings.setdefault("type", str)
@@ -103,16 +100,10 @@ class Parser(ArgumentParser):
             self._intervals[action.dest] = (names[0], interval)
         return action
 
-    def parse_args(self, args: Iterable[str] | None = None, *others: Any, **settings: Any) -> Any:
-        """Returns the values of all arguments.
+    def parse_args(self, args: Iterable[str] | None = None, *rest: Any, **settings: Any) -> Any:
+        """Returns the values of all arguments, or with `defaults=False` only of those in `args`.
 
-        Args:
-            args: the arguments as typed.
-            others: other positional arguments of jsonargparse's method.
-            settings: its keyword arguments; with `defaults=False` the values contain only the arguments in `args`.
-
-        Raises:
-            InputError: an option is unknown, or a value is missing, has the wrong type or is outside its interval.
+        Raises InputError if an option is unknown, or a value is missing, has the wrong type or is outside its interval.
         """
         arguments = list(args or ())
         try:
@@ -122,16 +113,10 @@ class Parser(ArgumentParser):
                     raise InputError(f"{argument!r:.100} contains a zero byte; remove it")
             options, positionals = self.split(arguments)
             separator = ["--"] if any(positional.startswith("-") for positional in positionals) else []
-            parsed = super().parse_args([*options, *separator, *positionals], *others, **settings)
+            parsed = super().parse_args([*options, *separator, *positionals], *rest, **settings)
         except InputError:
             raise
-        except (
-            ArithmeticError,
-            AttributeError,
-            LookupError,
-            RecursionError,
-            ValueError,
-        ) as error:  # such as for `!!bool no`
+        except (ArithmeticError, AttributeError, LookupError, RecursionError, ValueError) as error:  # `!!bool no`
             raise InputError(f"the value of an option cannot be read ({first_line(error)})") from error
         for dest, (name, interval) in self._intervals.items():
             if parsed.get(dest) is not None:
@@ -152,11 +137,7 @@ class Parser(ArgumentParser):
         raise InputError(message if len(message) <= _MAX_MESSAGE else f"{message[:_MAX_MESSAGE]}…") from ex
 
     def split(self, args: Sequence[str]) -> tuple[list[str], list[str]]:
-        """Returns the options (flags as `--name`, others as `--name=value`) and the positionals.
-
-        Raises:
-            InputError: an option is unknown, or a value is missing.
-        """
+        """Returns the options (flags as `--name`, others as `--name=value`) and the positionals."""
         options: list[str] = []
         positionals: list[str] = []
         remaining = list(args)

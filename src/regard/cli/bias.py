@@ -51,9 +51,7 @@ def parser() -> Parser:
         "srun, several processes share the work.",
     )
     add_cam(parser)
-    parser.add_argument(
-        "--target", choices=["predicted", "label"], default="predicted", help="class of each image to explain"
-    )
+    parser.add_argument("--target", choices=["predicted", "label"], default="predicted", help="class to explain")
     parser.add_argument(
         "--margin", type=int, default=0, help="pixels that the focus may extend beyond the region without range bias"
     )
@@ -61,7 +59,7 @@ def parser() -> Parser:
     parser.add_argument("--out", help="folder to write to; bias-SET if not given")
     parser.add_argument("--overwrite", action="store_true", help="measure again, and replace the results in the folder")
     parser.add_argument(
-        "--shard", type=int, interval="[1, 2^40]", help="number of images per saved shard; 8 batches if not given"
+        "--shard", type=int, interval="[1, 2^40]", help="images per saved shard; 8 batches if not given"
     )
     parser.add_argument("--keep-maps", action="store_true", help="save the CAMs in the .parquet files, as bytes")
     parser.add_argument(
@@ -70,9 +68,7 @@ def parser() -> Parser:
         help="also measure accuracy on the objects alone, the backgrounds alone, and with exchanged backgrounds",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed for the choice of backgrounds in --interventions")
-    parser.add_argument(
-        "--examples", type=int, default=12, interval="[0, 2^24]", help="number of images to show on the page"
-    )
+    parser.add_argument("--examples", type=int, default=12, interval="[0, 2^24]", help="number of images on the page")
     parser.add_argument("--score", type=float, default=0.5, help="least score of a detection to measure, from 0 to 1")
     parser.add_argument(
         "--detections",
@@ -100,9 +96,7 @@ def main(command: Command) -> None:
             evaluated = detector_evaluations(command, networks)
         else:
             command.reject_options(DETECTOR_OPTIONS, f"detectors, {networks[0].source} is a classifier")
-            evaluated = evaluations(
-                command, networks, masks=True, detector_hint="measure detectors in a command of their own"
-            )
+            evaluated = evaluations(command, networks, masks=True, detector_hint="measure detectors separately")
         _run(command, evaluated, processes)
 
 

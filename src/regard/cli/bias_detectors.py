@@ -67,11 +67,7 @@ def focus(options: Namespace) -> dict[str, Any]:
 
 
 def detector_evaluations(command: Command, networks: Sequence[Pretrained]) -> list[DetectorEvaluation]:
-    """Returns each detector with its images. Notes state assumptions.
-
-    Raises:
-        InputError: a network is a classifier, the images have no objects, or an option is for classifiers.
-    """
+    """Returns each detector with its images, after checking networks and options. Notes state assumptions."""
     options, first = command.options, networks[0].source
     if classifiers := [network.source for network in networks if network.network.detector is None]:
         raise InputError(f"{first} is a detector, {classifiers[0]} a classifier; measure them in separate commands")

@@ -24,13 +24,9 @@ _PIPE_WIDTH = 1000  # characters; output to files and pipes is not cut or wrappe
 
 
 class Command:
-    """A command. Its results go to standard output, everything else to standard error.
+    """A command with its arguments. Results go to standard output, everything else to standard error.
 
     If several processes share the work, only the first one prints.
-
-    Args:
-        parser: parser of the command, see `options.make_parser`.
-        arguments: arguments after the command's name.
     """
 
     def __init__(self, parser: Parser, arguments: Sequence[str]) -> None:
@@ -52,12 +48,7 @@ class Command:
         return self.parser.parse_args([*defaults, *self.arguments])
 
     def reject_options(self, names: Iterable[str], purpose: str) -> None:
-        """Raises InputError if one of these options differs from its default.
-
-        Args:
-            names: names in `options`.
-            purpose: what the options are for.
-        """
+        """Raises InputError, which names the purpose of the options, if one of them differs from its default."""
         for name in names:
             if self.options[name] != self.parser.get_default(name):
                 (option,) = (action.option_strings[0] for action in self.parser._actions if action.dest == name)
@@ -78,12 +69,7 @@ class Command:
         self.console.print(printable(text))
 
     def show(self, records: Any, *renderables: RenderableType) -> None:
-        """Prints a result: the records as JSON with `--json`, otherwise the tables and lines.
-
-        Args:
-            records: a list of flat dicts, or another JSON value.
-            renderables: rich objects, such as tables, and strings, each of which is printed as a line.
-        """
+        """Prints a result: the records (any JSON value) with `--json`, otherwise the tables and lines."""
         if self.main and self.options.json:
             print(json.dumps(records, allow_nan=False, indent=1))
         elif self.main:
@@ -93,13 +79,7 @@ class Command:
     def progress(self, name: str, unit: str = "images", total: int | None = None) -> Iterator[Callable[..., None]]:
         """Shows a progress bar with the rate, or, without a terminal, one line at the end.
 
-        Args:
-            name: text in front of the bar.
-            unit: what is counted, in the plural.
-            total: number of units to do, if it is known.
-
-        Yields:
-            a function that takes the number of units done, and the total if it is known by then.
+        Yields a function that takes the number of units done, and the total if it was not known before.
         """
         start, done = time.monotonic(), 0
 

@@ -56,11 +56,9 @@ def parser() -> Parser:
         "without attention.",
     )
     parser.add_argument("models", nargs="+", metavar="MODEL", help="names of networks, run folders and imported files")
+    parser.add_argument("--detector", help="detector to build on the networks: faster-rcnn, retinanet, …")
     parser.add_argument(
-        "--detector", help="detector to count, with the networks as backbones: faster-rcnn, mask-rcnn, retinanet, …"
-    )
-    parser.add_argument(
-        "--attention", type=strings, default=[], help="attention modules to compare: se, cbam, shuffle, …, or all"
+        "--attention", type=strings, default=[], help="modules to compare: se, cbam, shuffle, …, or all"
     )
     parser.add_argument("--gate", default="sigmoid", help="gate of all modules: sigmoid, sub-attention-1, …")
     parser.add_argument(
@@ -70,7 +68,7 @@ def parser() -> Parser:
         help="options of each module, such as '{shuffle: {groups: 16}}'",
     )
     parser.add_argument(
-        "--model-options", type=dict[str, Any], default={}, help="options of the networks, such as '{block: basic}'"
+        "--model-options", type=dict[str, Any], default={}, help="options of the networks: '{block: basic}'"
     )
     add_attention_stages(parser)
     parser.add_argument(
@@ -92,9 +90,7 @@ def parser() -> Parser:
         interval="[1, 2^24]",
         help="number of images per batch, for time and memory",
     )
-    parser.add_argument(
-        "--repeats", type=int, default=5, interval="[1, 10000]", help="number of measurements of each time"
-    )
+    parser.add_argument("--repeats", type=int, default=5, interval="[1, 10000]", help="number of time measurements")
     add_device(parser)
     parser.add_argument("--dtype", choices=_DTYPES, default="float32", help="data type of parameters and images")
     parser.add_argument("--format", choices=["terminal", "csv"], help="format to write; terminal if not given")

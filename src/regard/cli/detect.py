@@ -61,15 +61,13 @@ def parser() -> Parser:
     parser.add_argument("--limit", type=int, interval="[1, 2^40]", help="number of images to use, spread evenly")
     parser.add_argument("--per-class", action="store_true", help="also print the AP of every class in the images")
     parser.add_argument("--model", metavar="RUN", help="detector to predict with")
-    parser.add_argument(
-        "--score", type=float, default=0.5, interval="[0, 1]", help="least score of an object to draw, from 0 to 1"
-    )
+    parser.add_argument("--score", type=float, default=0.5, interval="[0, 1]", help="least score of an object to draw")
     parser.add_argument(
         "--out",
         help="folder to write to: for predict `detected` if not given; for evaluate the detections in COCO's results "
         "format, which are not written if not given",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace what an earlier call wrote there")
+    parser.add_argument("--overwrite", action="store_true", help="replace the results of an earlier call in the folder")
     add_saved_weights(parser)
     add_device(parser)
     add_reading(parser)
@@ -148,16 +146,9 @@ def _results(
 def detector_images(
     detector: Pretrained, name: str | None, options: Namespace, sets: dict[str, ImageDataset]
 ) -> ImageDataset:
-    """The images to evaluate a detector on: those of --data, or the test images of its run.
+    """The images to evaluate a detector on: those of --data (`name`), or the test images of its run.
 
-    Args:
-        detector: detector of a run or a file.
-        name: value of --data.
-        options: options with split, images and limit.
-        sets: data sets that are already open; a new one is added.
-
-    Raises:
-        InputError: the images cannot be opened or are not known.
+    `sets` caches the data sets, which several detectors may share.
     """
     if name is not None:
         if "" not in sets:

@@ -105,21 +105,12 @@ class ClassifierEvaluation(Evaluation):
         }
 
     def loader(self, which: Sequence[int] | None = None, **options: Any) -> data.Loader:
-        """The loader of the images, with batches on the network's device.
-
-        Args:
-            which: indices of the images to load; None: all.
-            options: other arguments of `data.create_loader`.
-        """
+        """The loader of the images with these indices (None: all), with batches on the network's device."""
         images = self.images if which is None else self.images.subset(which)
         return data.create_loader(images, **self.loading, **options)
 
     def batches(self, which: Sequence[int] | None = None, *, masks: bool = False) -> Iterator[Batch]:
-        """The batches of `loader` that are not empty. A warning counts unreadable images.
-
-        Raises:
-            InputError: no image can be read.
-        """
+        """The batches of `loader` that are not empty. A warning counts unreadable images; all is an InputError."""
         if which is not None and not len(which):
             return
         unreadable: list[str] = []

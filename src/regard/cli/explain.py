@@ -36,7 +36,7 @@ def parser() -> Parser:
         "--class", dest="classes", type=strings, default=[], help="names or numbers of classes to explain instead"
     )
     parser.add_argument(
-        "--box", type=list[int], default=[], metavar="X0,Y0,X1,Y1", help="region of a single image, a box in pixels"
+        "--box", type=list[int], default=[], metavar="X0,Y0,X1,Y1", help="region of the image, in pixels"
     )
     parser.add_argument("--mask", help="mask of the region: a file, or a folder of files named like the images")
     parser.add_argument("--out", default="explained", help="folder to write to")

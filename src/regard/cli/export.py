@@ -29,20 +29,18 @@ def parser() -> Parser:
         "Hugging Face Hub.",
     )
     parser.add_argument(
-        "source", metavar="MODEL", help="a run folder, an imported .safetensors file, or the name of a network"
+        "source", metavar="MODEL", help="a run folder, an imported .safetensors file, or a network's name"
     )
     parser.add_argument("--out", required=True, help="file to write, or the folder with --format hub")
     parser.add_argument(
-        "--format", choices=["onnx", "hub"], default="onnx", help="format: an ONNX file, or a folder for the hub"
+        "--format", choices=["onnx", "hub"], default="onnx", help="an ONNX file, or a folder for the hub"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the files of an earlier export")
     add_saved_weights(parser)
     parser.add_argument("--image-size", type=int, help="side of the images in pixels")
     parser.add_argument("--batch-size", type=int, help="number of images per batch; any number if not given")
     parser.add_argument("--opset", type=int, help="version of the ONNX operator set")
-    parser.add_argument(
-        "--no-check", dest="check", action="store_false", help="do not compare the outputs of onnxruntime and torch"
-    )
+    parser.add_argument("--no-check", dest="check", action="store_false", help="do not compare onnxruntime with torch")
     parser.add_argument("--num-classes", type=int, help="number of classes, if MODEL is a name")
     parser.add_argument("--pretrained", action="store_true", help="use pretrained weights, if MODEL is a name")
     parser.add_argument("--detector", help="detector to export, with MODEL as its backbone")

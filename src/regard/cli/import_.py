@@ -25,9 +25,7 @@ def parser() -> Parser:
     parser.add_argument("--out", required=True, help="file to write, .safetensors")
     parser.add_argument("--overwrite", action="store_true", help="replace a file that an earlier import wrote")
     add_attention(parser)
-    parser.add_argument(
-        "--ema", action="store_true", help="use the moving average of the weights, if the file contains both"
-    )
+    parser.add_argument("--ema", action="store_true", help="use the moving average of weights, if the file has both")
     parser.add_argument("--num-classes", type=int, help="number of classes; read from the weights if not given")
     parser.add_argument("--class-names", metavar="FILE", help="file with one class name per line")
     parser.add_argument("--mean", type=Channels, help="mean of each channel, in [0, 1], to subtract")

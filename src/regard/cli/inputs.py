@@ -34,16 +34,10 @@ def add_networks(parser: Parser) -> None:
     parser.add_argument("models", nargs="+", metavar="MODEL", help=f"networks: {MODELS}")
     add_weights(parser)
     parser.add_argument("--split", help="split of the image files to use: train, val, test, …")
-    parser.add_argument(
-        "--images", metavar="FOLDER", help="folder of the image files, if they are not in the folder of the data set"
-    )
-    parser.add_argument(
-        "--region", help="objects that form the region: all, or label for only those of the image's class"
-    )
+    parser.add_argument("--images", metavar="FOLDER", help="folder of the images, if not in that of the data set")
+    parser.add_argument("--region", help="objects in the region: all, or label for only those of the image's class")
     parser.add_argument("--boundary", help="whether border pixels of an object count as inside or outside")
-    parser.add_argument(
-        "--limit", type=int, interval="[1, 2^40]", help="number of images to use, spread evenly over the data set"
-    )
+    parser.add_argument("--limit", type=int, interval="[1, 2^40]", help="number of images to use, spread evenly")
     training.add_data(
         parser,
         skip={"unreadable", "workers", "train_images"},
@@ -53,11 +47,7 @@ def add_networks(parser: Parser) -> None:
 
 
 def open_networks(command: Command, sources: Sequence[str]) -> list[Pretrained]:
-    """Opens trained networks, with the weights that the options select.
-
-    Raises:
-        InputError: a network is named twice, or cannot be opened.
-    """
+    """Opens trained networks with the weights that the options select; raises InputError for duplicates."""
     options = command.options
     if duplicates := [source for source, count in Counter(sources).items() if count > 1]:
         raise InputError(f"{duplicates[0]} is named twice; name each network once")
@@ -78,14 +68,11 @@ def evaluations(
 
     Args:
         command: a command with the options of `add_networks`.
-        networks: see `open_networks`.
+        networks: the networks, see `open_networks`.
         masks: whether the images must have regions.
         labels: whether the labels of the images must be outputs of the network.
         streams: whether images that can only be read in order are allowed.
         detector_hint: what to do instead if a network is a detector.
-
-    Raises:
-        InputError: the images do not exist or do not match the network, or a network is a detector.
     """
     for network in networks:
         network.check_classifier(detector_hint)
@@ -136,8 +123,7 @@ def _on_data_set(
         actual = replace(actual, size=transform.size[0], crop_pct=transform.crop_pct, crop_mode="center")
         actual = replace(actual, interpolation=transform.interpolation)
     if expected.mean is None or expected.std is None:
-        message = f"the normalisation of {network.source} is not known; that of {images.name} is used"
-        command.note(f"note: {message}")
+        command.note(f"note: the normalisation of {network.source} is not known; that of {images.name} is used")
     _note_differences(command, network, actual, images.name)
     return ClassifierEvaluation(network, images, label_outputs, options, images.mean, images.std, transform)
 
@@ -194,18 +180,13 @@ def _note_differences(command: Command, network: Pretrained, actual: Preprocessi
             continue
         if expected != value if isinstance(expected, str) else not np.allclose(expected, value, rtol=0, atol=1e-6):
             before, now = (v if isinstance(v, str) else np.round(v, 4).tolist() for v in (expected, value))
-            message = f"{network.source} was trained on images with {name} {before}; {images} has {now}"
-            command.note(f"note: {message}")
+            command.note(f"note: {network.source} was trained on images with {name} {before}; {images} has {now}")
 
 
 def match_outputs(
     command: Command, network: Pretrained, images: ImageDataset | WebDataset, *, required: bool = True
 ) -> tuple[int, ...]:
-    """The index of the network's output for each class of the data set, -1 if it has none.
-
-    Raises:
-        InputError: outputs are `required`, and the classes do not match them.
-    """
+    """The network's output for each class of the data set; -1, or an error if `required`, for classes without one."""
     classes, outputs = images.classes, network.output_names
     names = outputs
     if names == training.imagenet_classes() and set(classes) <= set(training.imagenet_synsets()):
@@ -243,9 +224,6 @@ def cam_method(name: str) -> str | maps.MapFunction:
     """The CAM method of `--method`: a name, or the function of MODULE:FUNCTION, which is imported.
 
     Only typed options are imported, never names read from a file.
-
-    Raises:
-        InputError: the module or function does not exist.
     """
     module, _, function = name.partition(":")
     if not function:
@@ -262,11 +240,7 @@ def cam_method(name: str) -> str | maps.MapFunction:
 
 @contextmanager
 def join_processes(command: Command) -> Iterator[Processes]:
-    """Joins the processes that a launcher started, or the only one; each gets its own GPU if there are any.
-
-    Raises:
-        InputError: the processes have different arguments, or one has died.
-    """
+    """Joins the processes that a launcher started, after checking that they have the same arguments."""
     with Processes("cpu", wait_minutes=_WEEK) as processes:  # communication on the CPU
         first, *others = processes.of_all(command.arguments)
         if any(other != first for other in others):

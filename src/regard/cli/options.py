@@ -18,13 +18,7 @@ MODELS = (
 
 
 def make_parser(command: str, description: str, *, epilog: str | None = None) -> Parser:
-    """Returns the parser of a command, with `--json` and `--quiet`.
-
-    Args:
-        command: name of the command.
-        description: what the command does, in sentences.
-        epilog: examples.
-    """
+    """Returns the parser of a command, with `--json` and `--quiet`."""
     parser = Parser(prog=f"regard {command}", description=description, epilog=epilog)
     parser.add_argument("--json", action="store_true", help="print the results as JSON to standard output")
     parser.add_argument("--quiet", action="store_true", help="do not print progress and notes")
@@ -32,17 +26,9 @@ def make_parser(command: str, description: str, *, epilog: str | None = None) ->
 
 
 def add_weights(parser: Parser, *, batch_size: int | None = None, workers: int = 2) -> None:
-    """Adds the options for the weights of a network, its device and the loading of images.
-
-    Args:
-        parser: parser of a command.
-        batch_size: the default; None: 250 for images in memory, 32 for others.
-        workers: the default.
-    """
+    """Adds the options for the weights of a network, its device and the loading of images, with these defaults."""
     add_saved_weights(parser)
-    parser.add_argument(
-        "--ema", action="store_true", help="use the moving average of the weights, if NAME=CHECKPOINT contains both"
-    )
+    parser.add_argument("--ema", action="store_true", help="use the moving average of weights in NAME=CHECKPOINT")
     add_device(parser)
     parser.add_argument(
         "--batch-size",
@@ -57,9 +43,7 @@ def add_weights(parser: Parser, *, batch_size: int | None = None, workers: int =
 
 def add_saved_weights(parser: Parser) -> None:
     """Adds `--weights`."""
-    parser.add_argument(
-        "--weights", choices=["last", "best"], default="last", help="weights of a run to use: last or best"
-    )
+    parser.add_argument("--weights", choices=["last", "best"], default="last", help="weights of a run to use")
 
 
 def add_reading(parser: Parser, workers: int = 2) -> None:
@@ -80,16 +64,12 @@ def add_reading(parser: Parser, workers: int = 2) -> None:
 
 def add_device(parser: Parser) -> None:
     """Adds `--device`."""
-    parser.add_argument(
-        "--device", default="auto", help="device to use: auto (a GPU if there is one), cpu, cuda, cuda:1, mps"
-    )
+    parser.add_argument("--device", default="auto", help="device to use: auto (a GPU if any), cpu, cuda, cuda:1, mps")
 
 
 def add_cam(parser: Parser) -> None:
     """Adds the options for the CAM method, its layer and the threshold of the focus."""
-    parser.add_argument(
-        "--method", default="gradcam", help="CAM method to use: gradcam, layercam, …, or MODULE:FUNCTION"
-    )
+    parser.add_argument("--method", default="gradcam", help="CAM method: gradcam, layercam, …, or MODULE:FUNCTION")
     parser.add_argument(
         "--layer",
         type=strings,
@@ -121,9 +101,7 @@ def add_attention(parser: Parser) -> None:
 
 def add_attention_stages(parser: Parser) -> None:
     """Adds `--attention-stages`."""
-    parser.add_argument(
-        "--attention-stages", type=list[int], help="stages to add attention to, counted from 1; all if not given"
-    )
+    parser.add_argument("--attention-stages", type=list[int], help="stages with attention (first: 1); all if not given")
 
 
 def attention_fields(options: Namespace) -> dict[str, Any]:

@@ -21,9 +21,7 @@ def parser() -> Parser:
         "Lists, shows and copies the recipes that come with regard. `regard train NAME` trains one, and a copy is a "
         "starting point for your own recipe.",
     )
-    parser.add_argument(
-        "action", nargs="?", choices=["list", "show", "copy"], default="list", help="what to do with the recipes"
-    )
+    parser.add_argument("action", nargs="?", choices=["list", "show", "copy"], default="list", help="what to do")
     parser.add_argument("name", nargs="?", help="recipe to show or copy, such as lsas/resnet164-se-cifar10")
     parser.add_argument("target", nargs="?", help="file or folder to copy the recipe to")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")

@@ -41,18 +41,14 @@ def parser() -> Parser:
         "resumes. It may run on several machines that share a store.",
     )
     parser.add_argument("table", help="name of a table, as `regard table` lists them, or a file TABLE.yaml")
-    parser.add_argument(
-        "--seeds", type=int, default=5, interval="[1, 10000]", help="number of runs for each cell, with seeds 0, 1, …"
-    )
+    parser.add_argument("--seeds", type=int, default=5, interval="[1, 10000]", help="number of seeds per cell: 0, 1, …")
     parser.add_argument("--rows", type=strings, default=[], help="rows to fill; all if not given")
     parser.add_argument(
         "--columns", type=strings, default=[], help="columns to fill, including their teachers; all if not given"
     )
     parser.add_argument("--runs", default=DEFAULT, help="store of the runs: a folder or an address")
     parser.add_argument("--dry-run", action="store_true", help="print the runs and their cost without training them")
-    parser.add_argument(
-        "--commands", action="store_true", help="print the commands of the runs, for a job array or GNU parallel"
-    )
+    parser.add_argument("--commands", action="store_true", help="print the commands, for a job array or GNU parallel")
     parser.add_argument(
         "--engine",
         choices=["local", "ray"],
@@ -65,13 +61,11 @@ def parser() -> Parser:
         interval="[1, 10000]",
         help="number of parallel runs on this machine; as many as fit if not given",
     )
-    parser.add_argument(
-        "--address", help="address of the Ray cluster: auto, ray://HOST:10001; a new cluster if not given"
-    )
+    parser.add_argument("--address", help="address of the Ray cluster: auto, ray://HOST:10001; a new one if not given")
     parser.add_argument("--gpus", type=float, help="number of GPUs per run on Ray; 0.25 for four runs on one GPU")
     parser.add_argument("--cpus", type=float, default=1, help="number of CPU cores per run on Ray")
     parser.add_argument(
-        "--retries", type=int, default=2, interval="[0, 10000]", help="number of times to retry a failed run"
+        "--retries", type=int, default=2, interval="[0, 10000]", help="number of retries of a failed run"
     )
     add_device(parser)
     parser.add_argument("--threads", type=int, help="number of threads of a run on the CPU; 1 if not given")

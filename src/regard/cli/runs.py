@@ -30,9 +30,7 @@ def parser() -> Parser:
         "network, its seed, the version of regard that trained it, and whether it is finished, running, unfinished or "
         "broken.",
     )
-    parser.add_argument(
-        "store", nargs="?", default="runs", help="folder of run folders, or an address such as s3://bucket/runs"
-    )
+    parser.add_argument("store", nargs="?", default="runs", help="folder of runs, or an address like s3://bucket/runs")
     parser.add_argument("--unfinished", action="store_true", help="list only unfinished runs")
     return parser
 

@@ -59,15 +59,7 @@ class Sample:
 
 
 def sample(evaluations: Sequence[ClassifierEvaluation], *, max_classes: int | None = None) -> Sample:
-    """Chooses the images to study, the same for all networks.
-
-    Args:
-        evaluations: the networks with their images.
-        max_classes: largest number of classes without `--class`; None: all.
-
-    Raises:
-        InputError: the networks have different images, no image has a label, or a class in `--class` has no image.
-    """
+    """Chooses the images to study, the same for all networks, of at most `max_classes` classes without `--class`."""
     options, images = evaluations[0].options, evaluations[0].dataset
     for evaluation in evaluations:
         dataset = evaluation.dataset
@@ -97,11 +89,7 @@ def sample(evaluations: Sequence[ClassifierEvaluation], *, max_classes: int | No
 
 
 def folder_for(study: str, out: str | None, images: Sample) -> Path:
-    """The output folder of a study.
-
-    Raises:
-        InputError: the folder is a file, or contains a file of the same name that no study wrote.
-    """
+    """The output folder of a study; raises InputError if writing to it would replace files of another kind."""
     folder = Path(out or "-".join([study, *images.data.split()]))
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; the study goes to a folder, choose another (--out)")
@@ -111,16 +99,7 @@ def folder_for(study: str, out: str | None, images: Sample) -> Path:
 
 
 def write_study(command: Command, study: str, results: Results, folder: Path, images: Sample, **details: Any) -> None:
-    """Writes the JSON file and the page of a study, and prints its records.
-
-    Args:
-        command: the command that ran the study.
-        study: name of the study.
-        results: results by network name.
-        folder: see `folder_for`.
-        images: images of the study.
-        details: more content for the JSON file.
-    """
+    """Writes the page and the JSON file of a study, the latter with `details`, and prints its records."""
     records = report.study_records(results)
     content = {"command": command.line, "data": images.data, "records": records, **details}
     write_text(folder / f"{study}.json", json.dumps(content, allow_nan=False) + "\n")

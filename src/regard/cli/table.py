@@ -94,11 +94,7 @@ def format_table(filled: tables.FilledTable, form: str) -> str:
 
 
 def stored_runs(address: str) -> list[StoredRun]:
-    """The runs of a store; none if the default store does not exist.
-
-    Raises:
-        InputError: another store does not exist.
-    """
+    """The runs of a store, which has to exist unless it is the default one."""
     store = Store(address)
     if not store.exists():
         if address == DEFAULT:
@@ -119,17 +115,13 @@ def _list(command: Command) -> None:
 
 def add_overrides(parser: Parser) -> None:
     """Adds the options that override a table's recipes: `--shorten`, `--precision` and `--data.*`."""
-    parser.add_argument("--shorten", type=float, help="fraction of its epochs to shorten every schedule to, in (0, 1]")
+    parser.add_argument("--shorten", type=float, help="fraction of the epochs to keep in every schedule, in (0, 1]")
     parser.add_argument("--precision", choices=["float32", "bfloat16", "float16"], help="precision of the forward pass")
     training.add_data(parser)
 
 
 def parse_overrides(command: Command) -> tuple[tables.Overrides | None, dict[str, Any]]:
-    """Returns the overrides, None if there are none, and the fields that do not change the results, such as the device.
-
-    Args:
-        command: a command with the options of `add_overrides`.
-    """
+    """Returns the overrides, None if there are none, and the fields that do not change results, such as the device."""
     options, typed = command.options, command.typed
     values = training.plain(training.to_data(options))
     fields = {f"data.{name}": values[name] for name in vars(typed.get("data", Namespace()))}

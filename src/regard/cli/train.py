@@ -63,11 +63,7 @@ def main(command: Command) -> int:
 
 @contextmanager
 def _in_folder(command: Command, run: Path) -> Iterator[tuple[Path, list[training.Hook]]]:
-    """Locks the run folder and yields it.
-
-    Raises:
-        Locked: another process uses the run, such as `regard reproduce`.
-    """
+    """Locks the run folder and yields it; raises Locked if another process uses it, such as `regard reproduce`."""
     path = Path(os.path.realpath(run))  # the same lock for all links to the folder
     new_folders = [folder for folder in (path.parent / ".locks", *path.parents) if not folder.exists()]
     try:
@@ -93,10 +89,6 @@ def _lock(run: Path) -> Lock:
 def _in_bucket(command: Command, run: str) -> Iterator[tuple[Path, list[training.Hook]]]:
     """Locks a run in a bucket and yields a local copy of it, which is uploaded after every epoch and checkpoint and at
     the end, and then removed.
-
-    Raises:
-        Locked: another process uses the run.
-        InputError: the run exists and is neither resumed nor replaced, or the bucket cannot be reached at the end.
     """
     options, (store, name) = command.options, split_address(run)
     if command.main and (holder := store.holder(name)) is not None:
