@@ -46,12 +46,7 @@ def build_backbone(
     """Builds the pyramid of a detector; see `detection.create` for the options.
 
     In a trained network, attention without weights starts as the identity. It is attached after freezing the stages, so
-    that it can be trained in frozen stages, too.
-
-    Args:
-        build_pyramid: builds the pyramid over a network.
-        attach: attaches attention to a model, with a keyword `start`; None for no attention.
-        options: options of `models.create`, for a network by name.
+    that it can be trained in frozen stages, too. `options` are those of `models.create`, for a network by name.
     """
     trained = pretrained is not False or not isinstance(network, str)
     if isinstance(network, str):
@@ -80,11 +75,8 @@ def build_backbone(
 
 
 def _load(body: nn.Module, weights: str | Path | Mapping[str, Any], removed: set[str]) -> bool:
-    """Loads the weights of a backbone, except those of its `removed` classifier.
-
-    Returns:
-        Whether there are no weights for its attention, which is then detached.
-    """
+    """Loads the weights of a backbone, except those of its `removed` classifier; returns whether there are none for its
+    attention, which is then detached."""
     source = "the state dict" if isinstance(weights, Mapping) else str(weights)
     content = weights if isinstance(weights, Mapping) else models.read_checkpoint(weights)
     entries = entries_for(body, content, source, say=lambda message: _log.warning("note: %s", message))

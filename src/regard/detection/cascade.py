@@ -18,10 +18,7 @@ _LOSS_WEIGHTS = (1.0, 0.5, 0.25)
 
 
 class AgnosticPredictor(FastRCNNPredictor):
-    """Predicts class scores and one box for all classes, repeated per class as torchvision expects.
-
-    Shape: (N, F) -> (N, classes), (N, 4 * classes).
-    """
+    """Predicts class scores (N, K) and one box, repeated for each class as torchvision expects, (N, 4 * K)."""
 
     def __init__(self, in_channels: int, num_classes: int) -> None:
         super().__init__(in_channels, num_classes)

@@ -20,6 +20,9 @@ from regard.detection.table import Kind, Table
 if TYPE_CHECKING:
     from regard.detection.results import Results
 
+# Row numbers of detections (…, D) and objects (…, G), and their overlaps (…, D, G).
+Pairs = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]
+
 THRESHOLDS = np.linspace(0.5, 0.95, 10)  # intersection over union
 RECALLS = np.linspace(0, 1, 101)
 # Object areas in pixels: all, small, medium and large.
@@ -93,14 +96,8 @@ class Matches:
         return cls(detections, rank, state, inside, counted)
 
     def precisions(self, weights: NDArray[np.int32]) -> dict[str, NDArray[np.float64]]:
-        """COCO's six average precisions for samples of images.
-
-        Args:
-            weights: int (B, images), how often each image is in a sample.
-
-        Returns:
-            Name -> (B,), in [0, 1]; NaN for samples without objects.
-        """
+        """COCO's six average precisions for B samples of images, each (B,), NaN for samples without objects; `weights`,
+        int (B, images), is how often each image is in a sample."""
         by_class = self.by_class(weights)
         valid = ~np.isnan(by_class)
         with np.errstate(invalid="ignore"):
@@ -183,15 +180,9 @@ def _sorted(table: Table) -> Table:
     return table.where(np.lexsort((-table.score, table.label, table.image)))
 
 
-def _batches(
-    detections: Table, truth: Table, results: Results, kind: Kind
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]]:
-    """Yields possible matches, in batches of P pairs of an image and a class.
-
-    Yields:
-        Row numbers of the detections with an overlap of at least 0.5, by falling score, (P, D); row numbers of the
-        objects, (P, G); and their overlaps, (P, D, G). Padding has row number 0 and overlap -1.
-    """
+def _batches(detections: Table, truth: Table, results: Results, kind: Kind) -> Iterator[Pairs]:
+    """Yields batches of P pairs of an image and a class: its detections with an overlap of at least 0.5, by falling
+    score, and its objects. Padding has row number 0 and overlap -1."""
     keys = detection_keys, truth_keys = [
         table.image * len(results.classes) + table.label for table in (detections, truth)
     ]
@@ -199,7 +190,7 @@ def _batches(
     crowd = truth.crowd.astype(np.uint8).tolist()
     common = np.intersect1d(detection_keys, truth_keys)
     ends = [np.searchsorted(table_keys, [common, common + 1]).T.tolist() for table_keys in keys]
-    pairs: dict[int, list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]]] = {}
+    pairs: dict[int, list[Pairs]] = {}
     for (first, last), (start, end) in zip(*ends, strict=True):
         overlaps = np.asarray(library().iou(shapes[0][first:last], shapes[1][start:end], crowd[start:end]))
         close = np.flatnonzero((overlaps >= THRESHOLDS[0]).any(1))
@@ -212,9 +203,7 @@ def _batches(
             yield _pad(group[i : i + step])
 
 
-def _pad(
-    pairs: Sequence[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]],
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+def _pad(pairs: Sequence[Pairs]) -> Pairs:
     shape = tuple(max(pair[2].shape[axis] for pair in pairs) for axis in (0, 1))
     rows, columns = (np.zeros((len(pairs), side), dtype=np.int64) for side in shape)
     overlaps = np.full((len(pairs), *shape), -1.0)
@@ -238,10 +227,9 @@ def _match(
 
     Args:
         state: uint8 (ranges, thresholds, N), written in place.
-        rows: row numbers of the detections, (P, D).
-        overlaps: (P, D, G).
+        rows, overlaps: see `_batches`.
         crowd: bool (P, G).
-        ignored: bool (ranges, P, G), whether an object is ignored.
+        ignored: bool (ranges, P, G).
     """
     ranges, thresholds = state.shape[:2]
     matched = np.zeros((ranges, thresholds, *crowd.shape), dtype=np.bool_)

@@ -142,11 +142,7 @@ class Trace:
 
 
 def trace_network(network: nn.Module) -> Trace:
-    """Runs a network on the meta device, in evaluation mode; the network is unchanged afterwards.
-
-    Raises:
-        InputError: it has no stages, or does not run.
-    """
+    """Runs a network on the meta device, in evaluation mode; the network is unchanged afterwards."""
     names, problem = list(stage_parts(network)), "it has no convolution over images"
     for images in example_images(network):
         trace = Trace(images.shape[-1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regard.detection.matching import Matches, evaluate_matches
-from regard.detection.table import Kind, Table
+from regard.detection.table import COLUMNS, Kind, Table
 from regard.errors import InputError, first_line
 from regard.files import atomic_write, write_errors, write_text
 from regard.notebook import Tabular
@@ -115,15 +115,10 @@ class Results(Tabular):
             raise InputError(f"the detections of {self.model} have no masks; use boxes")
         else:
             shapes = [{**code, "counts": code["counts"].decode()} for code in table.codes(self.sizes)]
-        shape_field = "bbox" if kind == "boxes" else "segmentation"
+        field = "bbox" if kind == "boxes" else "segmentation"
         columns = zip(table.image.tolist(), table.label.tolist(), shapes, table.score.tolist(), strict=True)
         return [
-            {
-                "image_id": self.image_ids[image],
-                "category_id": self.category_ids[label],
-                shape_field: shape,
-                "score": score,
-            }
+            {"image_id": self.image_ids[image], "category_id": self.category_ids[label], field: shape, "score": score}
             for image, label, shape, score in columns
         ]
 
@@ -137,8 +132,7 @@ class Results(Tabular):
         arrays: dict[str, Any] = {"sizes": self.sizes}
         for name in ("truth", "detections"):
             table: Table = getattr(self, name)
-            columns = [column.name for column in fields(table) if column.name != "counts"]
-            arrays |= {f"{name}.{column}": getattr(table, column) for column in columns}
+            arrays |= {f"{name}.{column}": getattr(table, column) for column in COLUMNS}
             if table.counts is not None:
                 arrays[f"{name}.counts"] = np.frombuffer(b"".join(table.counts), np.uint8)
                 arrays[f"{name}.lengths"] = np.array([len(code) for code in table.counts], np.int64)
@@ -170,7 +164,7 @@ class Results(Tabular):
 
 
 def _table(arrays: Mapping[str, NDArray[Any]], name: str) -> Table:
-    columns = {column.name: arrays[f"{name}.{column.name}"] for column in fields(Table) if column.name != "counts"}
+    columns = {column: arrays[f"{name}.{column}"] for column in COLUMNS}
     counts = None
     if f"{name}.counts" in arrays:
         codes, ends = arrays[f"{name}.counts"].tobytes(), np.cumsum(arrays[f"{name}.lengths"]).tolist()

@@ -67,20 +67,16 @@ class Table:
     @classmethod
     def joined(cls, images: Sequence[Table]) -> Table:
         """Joins the tables of single images, and numbers the images."""
-        columns = {
-            column.name: np.concatenate([getattr(image, column.name) for image in images])
-            for column in fields(cls)
-            if column.name not in ("image", "counts")
-        }
-        number = np.repeat(np.arange(len(images)), [len(image) for image in images])
+        columns = {name: np.concatenate([getattr(image, name) for image in images]) for name in COLUMNS}
+        columns["image"] = np.repeat(np.arange(len(images)), [len(image) for image in images])
         codes = [image.counts for image in images]
         counts = None if None in codes else tuple(code for image_codes in codes for code in image_codes or ())
-        return cls(number, **columns, counts=counts)
+        return cls(**columns, counts=counts)
 
     def where(self, which: NDArray[Any]) -> Table:
         """The rows where `which`, bool (N,), is true, or the rows with these indices, int."""
         rows = np.arange(len(self))[which]
-        columns = {column.name: getattr(self, column.name)[rows] for column in fields(self) if column.name != "counts"}
+        columns = {name: getattr(self, name)[rows] for name in COLUMNS}
         return replace(self, **columns, counts=self.counts and tuple(self.counts[row] for row in rows.tolist()))
 
     def codes(self, sizes: NDArray[np.int64]) -> list[dict[str, Any]]:
@@ -99,3 +95,7 @@ class Table:
         if kind == "boxes":
             return self.box[:, 2:].prod(1)
         return np.asarray(library().area(self.codes(sizes)), dtype=np.float64)
+
+
+COLUMNS = tuple(column.name for column in fields(Table) if column.name != "counts")
+"""The attributes of `Table` that are arrays of N rows."""

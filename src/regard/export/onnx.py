@@ -115,13 +115,8 @@ def as_properties(metadata: Mapping[str, Any] | None) -> dict[str, str]:
 
 @contextmanager
 def written_beside(path: Path) -> Iterator[Path]:
-    """Yields a path in a temporary folder, and moves the files written there to the folder of `path`.
-
-    The files keep their names, because the graph refers to its file of weights by name.
-
-    Raises:
-        InputError: the files cannot be written.
-    """
+    """Yields a path in a temporary folder, and then moves its files to the folder of `path` under the same names, by
+    which the graph refers to its file of weights."""
     try:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
             yield Path(folder) / path.name
@@ -160,11 +155,7 @@ def _export(model: nn.Module, example: Tensor, any_batch: bool, opset: int | Non
 
 @contextmanager
 def exporting(model: nn.Module) -> Iterator[None]:
-    """Attention modules use their formulas, and the exporter logs no warnings.
-
-    Raises:
-        InputError: the export fails.
-    """
+    """Attention modules use their formulas, the exporter logs no warnings, and its errors become InputErrors."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -181,11 +172,7 @@ def exporting(model: nn.Module) -> Iterator[None]:
 
 
 def largest(differences: Iterable[float | None], path: Path) -> float | None:
-    """The largest difference between outputs of onnxruntime and torch; None if all are None.
-
-    Raises:
-        InputError: onnxruntime or the model fails, or the difference exceeds `TOLERANCE`.
-    """
+    """The largest difference between outputs of onnxruntime and torch; raises InputError above `TOLERANCE`."""
     try:
         difference = max((value for value in differences if value is not None), default=None)
     except InputError:  # from the model

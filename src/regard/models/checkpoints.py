@@ -111,17 +111,11 @@ _STAND_INS: list[Any] = [
 
 
 def _is_safetensors(path: Path) -> bool:
-    """Whether a file has the safetensors format.
-
-    Raises:
-        InputError: there is no file, it is empty, or its content is of another known kind.
-    """
+    """Whether a file has the safetensors format; raises InputError if it is missing or known to be no checkpoint."""
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give the checkpoint file in it")
     if not path.is_file():
-        raise InputError(
-            f"{path} is a folder; give the checkpoint file in it"
-            if path.is_dir()
-            else f"there is no checkpoint file {path}"
-        )
+        raise InputError(f"there is no checkpoint file {path}")
     try:
         with path.open("rb") as file:
             head = file.read(512)
@@ -284,10 +278,9 @@ def check_fit(model: nn.Module, state: Mapping[str, Tensor], source: str) -> Non
             if not is_dense(state[name]) or state[name].is_complex() > expected[name].is_complex()
         ],
     }
-    lists = {fault: first_few([name[:100] for name in names]) for fault, names in faults.items() if names}
+    lists = [f"{len(ns)} {fault} ({first_few([name[:100] for name in ns])})" for fault, ns in faults.items() if ns]
     if lists:
-        found = "; ".join(f"{len(faults[fault])} {fault} ({names})" for fault, names in lists.items())
-        raise InputError(f"{source} does not fit {type(model).__name__}: {found}")
+        raise InputError(f"{source} does not fit {type(model).__name__}: {'; '.join(lists)}")
 
 
 def is_dense(tensor: Tensor) -> bool:

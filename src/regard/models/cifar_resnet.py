@@ -23,10 +23,7 @@ _DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23,
 class _Padding(nn.Module):
     """A shortcut without parameters (option A): takes every `stride`-th pixel, and adds channels of zeros.
 
-    Half of them are added in front, half behind, as in the published checkpoints of
-    github.com/akamaster/pytorch_resnet_cifar10.
-
-    Shape: (N, ins, H, W) -> (N, outs, ceil(H / stride), ceil(W / stride)).
+    Half of them are in front, half behind, as in the checkpoints of github.com/akamaster/pytorch_resnet_cifar10.
     """
 
     def __init__(self, ins: int, outs: int, stride: int) -> None:

@@ -157,11 +157,7 @@ def attacher(
     options: Mapping[str, Any] | None,
     start: Start | None,
 ) -> Callable[..., nn.Module] | None:
-    """Returns a function that attaches the module to a network, with a keyword `start`; None without attention.
-
-    Raises:
-        InputError: an attention option is set without attention, or is not an option of the module.
-    """
+    """Returns a function that attaches the module to a network, with a keyword `start`; None without attention."""
     if attention is None:
         reject_attention_options(gate, stages, options, start)
         return None
@@ -179,8 +175,9 @@ def reject_attention_options(gate: Gate | str, stages: object, options: object, 
         "attention_options": bool(options),
         "attention_start": start is not None,
     }
-    for name in (name for name, is_set in settings.items() if is_set):
-        raise InputError(f"{name} is given, and attention is not; name a module (attention), or leave {name} out")
+    for name, is_set in settings.items():
+        if is_set:
+            raise InputError(f"{name} is given, and attention is not; name a module (attention), or leave {name} out")
 
 
 def _numbers(options: Any) -> Iterator[float]:

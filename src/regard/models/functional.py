@@ -22,16 +22,10 @@ def is_functional(state: Mapping[str, Tensor]) -> bool:
 def convert_functional(state: Mapping[str, Tensor], model: nn.Module, source: str) -> dict[str, Tensor]:
     """The entries with which `model` computes, in evaluation mode, the same as the functional network.
 
-    The parameters are of one of three kinds:
-
-    - convolutions with a bias, which include the norms (`resnet-34-export.pth`): a ResNet of timm or torchvision;
-    - convolutions and norms (the student that `imagenet.py` saves): the same;
-    - convolutions and affine maps, pre-activation (`resnet-18-at-export.pth`): a `PreActResNet`.
-
-    If a norm was folded or is missing, the norm of `model` gets statistics with which it only adds the bias.
-
-    Raises:
-        InputError: the network is pre-activation and `model` is not, or the other way around.
+    `resnet-34-export.pth` has convolutions with a bias, into which norms are folded, and `imagenet.py` saves students
+    with convolutions and norms; both need a ResNet of timm or torchvision. `resnet-18-at-export.pth` has convolutions
+    and affine maps, and needs a `PreActResNet`. If a norm was folded or is missing, the norm of `model` gets statistics
+    with which it only adds the bias.
     """
     preact = isinstance(model, PreActResNet)
     if any("affine" in name for name in state) and not preact:

@@ -99,12 +99,7 @@ def entries_for(
     ema: bool = False,
     say: Callable[[str], None] | None = None,
 ) -> dict[str, Tensor]:
-    """The entries of a checkpoint under the names of `model`, which may be on the meta device; see `load_official`.
-
-    Raises:
-        InputError: there are no weights, several sets of weights without a known key, or no moving average although
-            `ema` is set.
-    """
+    """The entries of a checkpoint under the names of `model`, which may be on the meta device; see `load_official`."""
     state = _flatten(checkpoint, source)
     names = {name for name in model.state_dict() if not name.endswith("num_batches_tracked")}
     candidates: dict[str, dict[str, Tensor]] = {}  # prefix -> entries
@@ -232,11 +227,7 @@ def count_classes(checkpoint: Any, source: str = "the checkpoint") -> int | None
 
 
 def _flatten(checkpoint: Any, source: str) -> dict[str, Tensor]:
-    """All tensors in the nested dicts of a checkpoint; their keys are joined by dots.
-
-    Raises:
-        InputError: there are none, or one repeats few values many times (by a stride of 0).
-    """
+    """All tensors in the nested dicts of a checkpoint, at least one; their keys are joined by dots."""
     state: dict[str, Tensor] = {}
     visited: set[int] = set()  # ids of dicts
 
@@ -258,9 +249,7 @@ def _flatten(checkpoint: Any, source: str) -> dict[str, Tensor]:
     for name, value in state.items():
         size = value.numel() * value.element_size()
         if is_dense(value) and size > max(value.untyped_storage().nbytes(), _MAX_EXPANDED):
-            raise InputError(
-                f"{source}: {name[:100]} expands a few values to {size:,} bytes; save a contiguous copy of it"
-            )
+            raise InputError(f"{source}: {name[:100]} expands a few values to {size:,} bytes; save a contiguous copy")
     if not state:
         keys = [f"{key!r:.40}" for key in checkpoint] if isinstance(checkpoint, Mapping) else []
         content = f"; under {', '.join(keys[:3])} there is no tensor with a name" if keys else ""

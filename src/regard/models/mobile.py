@@ -100,10 +100,7 @@ class SmallImageMobileNetV2(StagedNetwork):
 
 
 class ShuffleUnit(_Block):
-    """A unit of ShuffleNet: grouped 1 x 1 convolutions, with a channel shuffle after the first.
-
-    With stride 2 the branch is concatenated with the pooled input, with stride 1 it is added to the input.
-    """
+    """A unit of ShuffleNet; with stride 2 the branch is concatenated with the pooled input, otherwise added to it."""
 
     def __init__(self, ins: int, outs: int, stride: int, groups: int, first_groups: int) -> None:
         branch = outs - ins if stride == 2 else outs

@@ -19,10 +19,7 @@ def batch_norms(module: nn.Module) -> list[_BatchNorm]:
 
 
 def fix_statistics(norms: Iterable[_BatchNorm]) -> None:
-    """Keeps batch norms in evaluation mode, even after `model.train()`, so that their running mean and variance stay.
-
-    Scale and shift can still be trained. Copies and pickles of the model keep this; its state dict is unchanged.
-    """
+    """Keeps batch norms in evaluation mode, even after `model.train()`, also in copies and pickles of the model."""
     for norm in norms:
         norm.eval()
         # Overrides the method of the class; unlike a lambda, this can be copied and pickled.
@@ -37,8 +34,8 @@ def _stay(norm: nn.Module, mode: bool = True) -> nn.Module:
 def sync_norms(model: nn.Module, device: torch.device) -> nn.Module:
     """Replaces batch norms by norms that compute mean and variance over the batches of all processes.
 
-    Parameters and buffers keep their names. `model` is changed in place unless it is itself a norm. If it will run on
-    a GPU (`device`), the synchronised norms of torch and timm are used, which do not support CPUs.
+    `model` is changed in place unless it is itself a norm. On GPUs, torch's synchronised norms are used, which do not
+    support CPUs.
     """
     if device.type != "cpu":
         return convert_sync_batchnorm(model)

@@ -28,15 +28,7 @@ def torchvision_names() -> tuple[str, ...]:
 
 
 def describe_torchvision(name: str) -> dict[str, Any]:
-    """The metadata of a network's `DEFAULT` weights, with timm's keys.
-
-    Returns:
-        A dict with `num_classes`, `label_names`, `input_size` (3, H, W), `fixed_input_size`, `mean`, `std`, `crop_pct`,
-        `crop_mode`, `interpolation` and `url`.
-
-    Raises:
-        InputError: torchvision has no classification network of that name.
-    """
+    """The metadata of a network's `DEFAULT` weights, with timm's keys."""
     weights = _weights(name)
     transforms = weights.transforms()
     (side,), (resized,) = transforms.crop_size, transforms.resize_size
@@ -63,16 +55,8 @@ def create_torchvision(name: str, num_classes: int, *, pretrained: bool = False,
       images with the usual normalisation. `aux_logits=True` and `transform_input=False` change that.
     - Vision transformers have the image size of their published weights by default: `vit_h_14` 518 pixels.
 
-    Args:
-        name: one of `torchvision_names()`.
-        num_classes: length of the logits.
-        pretrained: load the `DEFAULT` weights, which are downloaded to torch's cache unless they are there. If they
-            have another number of classes, the last layer is newly initialised.
-        options: options of the network.
-
-    Raises:
-        InputError: the name is unknown, an option has an invalid value, or the weights do not fit the options.
-        Exception: the weights cannot be downloaded or read.
+    With `pretrained` it has the `DEFAULT` weights, which are downloaded to torch's cache unless they are there. If they
+    have another number of classes, the last layer is newly initialised. An error of the download is not converted.
     """
     short, metadata = name.removeprefix(_PREFIX), describe_torchvision(name)
     if short in ("googlenet", "inception_v3"):

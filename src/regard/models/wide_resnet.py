@@ -14,10 +14,7 @@ _PREACT_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 
 
 class WideBlock(nn.Module, AttentionSlot):
-    """Twice norm, ReLU and 3 x 3 convolution; if the channels change, the shortcut is a 1 x 1 convolution.
-
-    The shortcut convolution has the same input as the first 3 x 3 convolution: `x` after norm and ReLU.
-    """
+    """Twice norm, ReLU and 3 x 3 convolution; if the channels change, the first ReLU also feeds a 1 x 1 shortcut."""
 
     branch_end = "conv1"
 
