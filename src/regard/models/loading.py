@@ -43,7 +43,7 @@ _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped
 # Keys of training scripts for the weights, and for a moving average of them, such as a mean teacher.
 _WEIGHTS = re.compile(r"(?i)state|model|net|module|student|weights|params|backbone|encoder")
 _AVERAGE = re.compile(r"(?i)(?:^|[_.])(?:ema|swa|avg|average|averaged|shadow|teacher)(?:$|[_.])")
-_MIN_PARAMETERS = 1000  # number of parameters that any network may have before its weights are compared
+_EXTRA_PARAMETERS = 1000  # allowed in addition to a few per tensor of the checkpoint
 _MAX_DEPTH = 6  # nested dicts around a tensor
 _MAX_KEY = 1000  # characters
 _MAX_EXPANDED = 1 << 20  # bytes of a tensor that repeats its stored values
@@ -168,12 +168,12 @@ def load_built(
     Raises:
         InputError: the weights do not fit the network, or it cannot be built.
     """
-    left = _MIN_PARAMETERS + 4 * len(_flatten(checkpoint, source))
+    remaining = _EXTRA_PARAMETERS + 4 * len(_flatten(checkpoint, source))
 
     def count(*_: Any) -> None:
-        nonlocal left
-        left -= 1
-        if left < 0:
+        nonlocal remaining
+        remaining -= 1
+        if remaining < 0:
             raise InputError(f"the network {network[:100]} has far more parameters than {source} has tensors")
 
     hook = register_module_parameter_registration_hook(count)

@@ -56,7 +56,7 @@ def create_torchvision(name: str, num_classes: int, *, pretrained: bool = False,
     - Vision transformers have the image size of their published weights by default: `vit_h_14` 518 pixels.
 
     With `pretrained` it has the `DEFAULT` weights, which are downloaded to torch's cache unless they are there. If they
-    have another number of classes, the last layer is newly initialised. An error of the download is not converted.
+    have another number of classes, the last layer is newly initialised. Download errors are raised as they are.
     """
     short, metadata = name.removeprefix(_PREFIX), describe_torchvision(name)
     if short in ("googlenet", "inception_v3"):
