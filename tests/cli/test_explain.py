@@ -163,7 +163,7 @@ def broken(folder: Path) -> dict[str, str]:
         "link.png": "cannot be opened (No such file or directory)",
         "float.png": "32 bits",
         "huge.png": "9999 x 9999 pixels, more than is safe to read",
-        "pipe.png": "is no file",
+        "pipe.png": "is not a regular file",
     }
 
 

@@ -292,9 +292,9 @@ def test_a_run_length_code_is_of_the_size_that_it_states(own, tmp_path, write_im
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('{"images": [', "is no JSON"),
-        ("", "is no JSON"),
-        ("[" * 100_000, "is no JSON"),
+        ('{"images": [', "is not JSON"),
+        ("", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
         ("[]", "no images"),
         ('{"images": {"a": 1}}', "images in"),
         ('{"images": []}', "no images"),

@@ -153,7 +153,7 @@ def test_annotations_that_would_be_waited_for(tmp_path, kind):
 def test_files_that_would_be_waited_for(root):
     os.mkfifo(root / "train" / "cat" / "0.png")
     for name in ("folder", "files"):
-        with pytest.raises(Exception, match="is no file"):
+        with pytest.raises(Exception, match="is not a regular file"):
             list(streamed(data.load(name, root).train, 2).epoch(0))
 
 

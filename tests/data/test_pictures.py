@@ -180,7 +180,7 @@ def test_a_file_that_may_not_be_read_and_one_that_is_none(tmp_path, monkeypatch)
     monkeypatch.setattr(Image, "open", forbidden)  # the superuser may read everything
     assert "cannot be opened (Permission denied)" in refusal(path)
     os.mkfifo(tmp_path / "pipe.png")
-    assert "is no file" in refusal(tmp_path / "pipe.png")
+    assert "is not a regular file" in refusal(tmp_path / "pipe.png")
     (tmp_path / "gone.png").symlink_to("nowhere")
     found = data.open_pictures([tmp_path])
     with pytest.raises(Unreadable, match="cannot be opened"):

@@ -374,7 +374,7 @@ def test_stl10_cut_short_after_it_was_opened(marks, binary):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("{", "is no JSON"),
+        ("{", "is not JSON"),
         ([], "not a table of images"),
         ({"one": {}}, "image 'one' in"),
         ({"0": []}, "image '0' in"),

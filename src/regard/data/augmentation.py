@@ -17,11 +17,10 @@ ErasingMode = Literal["const", "rand", "pixel"]
 
 _PURPOSE = 7  # part of the key of the random stream
 
-# The fields that apply only to streamed images, only to images in memory, only to detectors, and also to detectors.
 _STREAMED_FIELDS = ("ratio", "interpolation", "color_jitter", "policy", "erasing", "erasing_mode")
 _MEMORY_FIELDS = ("padding", "padding_mode", "crop")
 _DETECTOR_FIELDS = ("short_side", "jitter", "photometric")
-_SHARED_FIELDS = ("flip", "crop")
+_SHARED_FIELDS = ("flip", "crop")  # by classifiers and detectors
 
 
 @dataclass(frozen=True)
@@ -162,7 +161,8 @@ class Augmentation:
         """Raises InputError if one of these fields, which are only for `kind`, is not at its default."""
         defaults = {field.name: field.default for field in fields(self)}
         values = {name: getattr(self, name) for name in names if name != "padding" or self.padding}  # 0 is no padding
-        changed = [name for name, value in values.items() if _as_tuple(value) != defaults[name]]
+        values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        changed = [name for name, value in values.items() if value != defaults[name]]
         if changed:
             raise InputError(f"augmentation: {', '.join(changed)} is for {kind}; leave it out")
 
@@ -210,8 +210,3 @@ class Mixing:
 
 def _is_range(values: Sequence[float]) -> bool:
     return len(values) == 2 and 0 < values[0] <= values[1] < float("inf")
-
-
-def _as_tuple(value: object) -> object:
-    """Converts a list, as read from YAML, to a tuple."""
-    return tuple(value) if isinstance(value, list) else value

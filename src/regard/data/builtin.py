@@ -1,6 +1,6 @@
 """The built-in data set `clutter`: handwritten digits on crops of photographs, among scraps of other digits.
 
-Computations use only integers, so that a seed gives the same bytes on every machine.
+All computations are exact in integers, so that a seed gives the same bytes on every machine.
 """
 
 from __future__ import annotations

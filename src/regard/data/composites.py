@@ -27,13 +27,9 @@ from regard.errors import InputError, check_interval, first_line, unknown
 
 Pixels = NDArray[np.uint8]
 
-MAX_CUT_OUTS = 500
-"""Largest number of cut-outs of a class in each split."""
-MIN_SIDE = 16
-"""Smallest longer side in pixels of an object's box for a cut-out."""
-TEST_EVERY = 5
-"""Every fifth background is for testing; without a training split, so is every fifth image with objects."""
-
+_MAX_CUT_OUTS = 500  # per class and split
+_MIN_SIDE = 16  # of an object's box, in pixels along its longer side
+_TEST_EVERY = 5  # every fifth background is for testing, and without a training split every fifth image with objects
 _CROPS = (60, 100)  # side of a background's crop in percent of the shorter side, smallest and largest
 
 
@@ -207,7 +203,7 @@ def _cut_outs(
     class_of = _class_of(test_set.classes, classes)
     train_order, test_order = (RandomStream(0, 32).permutation(len(images)) for images in (train_set, test_set))
     if train_set.split == test_set.split:
-        train_order, test_order = train_order[train_order % TEST_EVERY > 0], test_order[test_order % TEST_EVERY == 0]
+        train_order, test_order = train_order[train_order % _TEST_EVERY > 0], test_order[test_order % _TEST_EVERY == 0]
     train, test = _cut(train_set, train_order, class_of, side), _cut(test_set, test_order, class_of, side)
     names = [name for name in train if train[name] and test[name]]
     missing = [name for name in train if name not in names]
@@ -240,11 +236,11 @@ def _class_of(foreground_classes: Sequence[str], classes: Sequence[str] | None) 
 
 
 def _cut(images: ImageDataset, order: Integers, class_of: Mapping[int, str], side: int) -> dict[str, list[Image.Image]]:
-    """Up to `MAX_CUT_OUTS` cut-outs of each class, RGBA images of bounding boxes, from images in this order. Larger
+    """Up to `_MAX_CUT_OUTS` cut-outs of each class, RGBA images of bounding boxes, from images in this order. Larger
     cut-outs are reduced to the longer side `side`."""
     cut_outs: dict[str, list[Image.Image]] = {name: [] for name in class_of.values()}
     for i in order.tolist():
-        open_labels = {label for label, name in class_of.items() if len(cut_outs[name]) < MAX_CUT_OUTS}
+        open_labels = {label for label, name in class_of.items() if len(cut_outs[name]) < _MAX_CUT_OUTS}
         if not open_labels:
             break
         try:
@@ -258,8 +254,8 @@ def _cut(images: ImageDataset, order: Integers, class_of: Mapping[int, str], sid
         masks = objects.masks.numpy()
         boxes = boxes_of(masks).astype(np.int64).tolist()
         for label, crowd, mask, box in zip(objects.labels.tolist(), objects.crowd.tolist(), masks, boxes, strict=True):
-            is_small = max(box[2] - box[0], box[3] - box[1]) < MIN_SIDE
-            if label not in class_of or crowd or is_small or len(cut_outs[class_of[label]]) >= MAX_CUT_OUTS:
+            is_small = max(box[2] - box[0], box[3] - box[1]) < _MIN_SIDE
+            if label not in class_of or crowd or is_small or len(cut_outs[class_of[label]]) >= _MAX_CUT_OUTS:
                 continue
             cut_out = photograph.crop(box)
             cut_out.putalpha(Image.fromarray(mask).convert("L").crop(box))
@@ -271,10 +267,10 @@ def _cut(images: ImageDataset, order: Integers, class_of: Mapping[int, str], sid
 def _photographs(folder: Path, size: int, classes: int) -> tuple[list[list[Pixels]], list[list[Pixels]]]:
     """The photographs for training and for testing by class, with shorter sides of at most 1.5 * `size`."""
     paths = Tree(existing_folder(folder, "expected a folder of photographs (--data.options.backgrounds)")).images()
-    if len(paths) < 2 * TEST_EVERY * classes:
+    if len(paths) < 2 * _TEST_EVERY * classes:
         raise InputError(
             f"{show(folder)} has {len(paths)} photographs ({', '.join(EXTENSIONS)}); composites of {classes} classes "
-            f"need {2 * TEST_EVERY * classes} or more"
+            f"need {2 * _TEST_EVERY * classes} or more"
         )
     photographs = []
     for path in paths:
@@ -287,6 +283,6 @@ def _photographs(folder: Path, size: int, classes: int) -> tuple[list[list[Pixel
     warmth = [float(pixels[:, :, 0].mean() - pixels[:, :, 2].mean()) for pixels in photographs]
     groups: list[Integers] = np.array_split(np.argsort(warmth, kind="stable"), classes)
     return (
-        [[photographs[i] for rank, i in enumerate(group) if rank % TEST_EVERY] for group in groups],
-        [[photographs[i] for i in group[::TEST_EVERY]] for group in groups],
+        [[photographs[i] for rank, i in enumerate(group) if rank % _TEST_EVERY] for group in groups],
+        [[photographs[i] for i in group[::_TEST_EVERY]] for group in groups],
     )

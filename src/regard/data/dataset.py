@@ -98,8 +98,8 @@ class ImageDataset(ABC):
         return tuple(range(1, len(self.classes) + 1))
 
     def fingerprint(self) -> str:
-        """A hexadecimal digest that changes with the images, labels or masks. By default, of up to 64 images and
-        masks, evenly spaced."""
+        """A hexadecimal digest that changes with the images, labels or masks. The default is computed from up to 64
+        evenly spaced images and masks."""
         digest = hashlib.sha256(repr((self.classes, tuple(self.keys))).encode() + self.labels.numpy().tobytes())
         for i in range(min(len(self), 64)):
             index = i * len(self) // min(len(self), 64)

@@ -59,8 +59,7 @@ def quiet() -> Iterator[None]:
 
 
 class Frame(NamedTuple):
-    """Width and height of the stored image in pixels, and the EXIF orientation (1 to 8), which is not applied to
-    them."""
+    """The width and height of the stored image in pixels, before the EXIF orientation (1 to 8) is applied."""
 
     path: Path
     width: int
@@ -188,7 +187,7 @@ def open_image(path: Path, file: IO[bytes] | None = None) -> Iterator[Image.Imag
     """
     try:
         if file is None and path.exists() and not path.is_file():  # reading a pipe could block
-            raise Unreadable(f"{str(path)!r} is no file")
+            raise Unreadable(f"{str(path)!r} is not a regular file")
         with Image.open(file or path, formats=_formats()) as image:
             limit = Image.MAX_IMAGE_PIXELS
             if limit is not None and image.width * image.height > limit:

@@ -27,16 +27,9 @@ _MAX_BYTES = 2**28  # bytes read for a fingerprint, over all files
 class FileDataset(ImageDataset):
     """Image files below one folder. The key of an image is its path relative to the folder.
 
-    Args:
-        name, split, keys, labels, classes: as in `ImageDataset`.
-        folder: folder of the images.
-        annotations: annotation file of each image, None for an image without one; None if no image has one.
-        region: maps an annotation file, the image's `Frame` and its label to the region, bool (H, W), of the stored or
-            the upright image; None without masks.
-        objects: maps an annotation file, the image's `Frame`, its label and whether to read masks to the objects; None
-            without objects.
-        object_masks: whether `objects` returns masks.
-        options: options that define the regions, as a part of the fingerprint.
+    Each image may have an annotation file in `annotations`. From the file, the image's `Frame` and its label, `region`
+    returns the mask, bool (H, W), of the stored or the upright image; from these and whether to read masks, `objects`
+    returns the objects. `options` are values that define the regions; they change the fingerprint.
     """
 
     def __init__(
@@ -136,7 +129,7 @@ def files_digest(labels: Tensor, name: Callable[[int], str], open_file: Callable
 def open_regular(path: Path) -> IO[bytes]:
     """Opens a file for reading. Raises Unreadable if it cannot be opened, or is not regular: a pipe could block."""
     if path.exists() and not path.is_file():
-        raise Unreadable(f"{str(path)!r} is no file")
+        raise Unreadable(f"{str(path)!r} is not a regular file")
     try:
         return open(path, "rb")
     except OSError as error:

@@ -86,10 +86,6 @@ def load_hfds(
         test: name of the test split; None for the first available of test, val, valid and validation.
         input_key: column of the images.
         target_key: column of the labels: ClassLabel, integers or class names.
-
-    Raises:
-        InputError: the library datasets is not installed, there is no such data set, split or column, or the labels are
-            invalid.
     """
     if dataset is None and path is None:
         raise InputError(

@@ -111,8 +111,8 @@ def _read(
 def _size_in_memory(
     dataset: ImageDataset, size: int | None, unreadable: OnUnreadable, memory_limit: int
 ) -> tuple[int, int]:
-    """(width, height) of the images in memory: `size`, or the size of the first readable image. Raises InputError if
-    the images do not fit in memory."""
+    """The width and height of images in memory, from `size` or the first readable image. Raises InputError if the
+    images do not fit in memory."""
     width, height = _first_size(dataset, unreadable) if size is None else (size, size)
     count, machine, planes = len(dataset), host.total_memory(), 4 if dataset.has_masks else 3
     needed, limit = count * planes * height * width, min(memory_limit, machine)

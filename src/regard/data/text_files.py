@@ -41,7 +41,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{show(path)} is no JSON ({first_line(error)}); get it again") from error
+        raise InputError(f"{show(path)} is not JSON ({first_line(error)}); get it again") from error
 
 
 def read_lines(path: Path, expected: str) -> list[str]:
@@ -55,11 +55,11 @@ def read_lines(path: Path, expected: str) -> list[str]:
     return lines
 
 
-def read_rows(path: Path, least: int, expected: str) -> list[list[str]]:
-    """Reads lines as lists of words. Raises InputError as `read_lines`, and for a line of fewer than `least` words."""
+def read_rows(path: Path, minimum: int, expected: str) -> list[list[str]]:
+    """Reads lines as lists of words. Raises InputError as `read_lines`, and for a line with too few words."""
     rows = [line.split() for line in read_lines(path, expected)]
     for row in rows:
-        if len(row) < least:
+        if len(row) < minimum:
             raise InputError(f"{show(path)} has the line {' '.join(row)[:80]!r}; expected {expected}")
     return rows
 

@@ -158,10 +158,6 @@ def load_wds(
         buffer: number of encoded images in the shuffle buffer of each DataLoader worker.
         input_key: file extensions of images, separated by semicolons.
         target_key: field of the .json file with the label; None for the field in the info file, or else the .cls file.
-
-    Raises:
-        InputError: the library webdataset is not installed, a split or shard does not exist, or the number of images or
-            classes is unknown.
     """
     for name, value in {"buffer": buffer, "train_images": train_images, "test_images": test_images}.items():
         if value is not None:

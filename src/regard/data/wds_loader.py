@@ -177,7 +177,7 @@ class _Reader(IterableDataset[Batch | Failure]):
             return None
 
     def _shuffled(self, stream: int) -> Iterator[Sample]:
-        """An endless iterator over the samples of a stream in random order. Each round assigns shards anew."""
+        """An endless iterator over the samples of a stream in random order. Shards are reassigned in each round."""
         import webdataset as wds
 
         shards, buffer = len(self.dataset.shards), self.dataset.buffer

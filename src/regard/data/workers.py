@@ -27,12 +27,9 @@ class Failure(NamedTuple):
 class Workers:
     """DataLoader workers, whose items come in the order of the requests for any number of workers.
 
-    Args:
-        source: a map-style source, read as `source[request]`, or an `IterableDataset`, which every worker iterates. It
-            is sent to the workers once, when they start. A `Failure` among the items is raised.
-        count: number of workers; 0 reads in the main process.
-        pin_memory: put tensors into page-locked memory, for asynchronous copies to a GPU.
-        persistent: keep the workers for the next iteration.
+    The source is map-style, read as `source[request]`, or an `IterableDataset`, which every worker iterates. It is sent
+    to the workers once, when they start. A `Failure` among the items is raised. With the count 0, items are read in the
+    main process. `persistent` keeps the workers for the next iteration.
     """
 
     def __init__(self, source: Any, count: int, *, pin_memory: bool = False, persistent: bool = False) -> None:

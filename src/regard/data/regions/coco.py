@@ -43,14 +43,11 @@ _FIELDS = ("id", "image_id", "category_id", "segmentation", "bbox", "area", "isc
 
 
 class CocoDataset(FileDataset):
-    """The images of one annotation file. A region is the union of all objects in an image, or of the label's objects.
+    """The images of the annotation file `source`. A region is the union of all objects, or with `label_only` of the
+    objects of the image's label.
 
-    Args:
-        categories: class index of each category id, in order.
-        image_ids: id of each image in the file.
-        records: (width, height), or None if the file does not give it, and annotations of each image.
-        source: the annotation file.
-        label_only: whether regions include only objects of the image's label.
+    `categories` are the class indices by category id. A record has the (width, height) of an image, or None if it is
+    not given, and its annotations.
     """
 
     def __init__(
@@ -169,17 +166,11 @@ def _recognised(path: Path) -> bool:
 def open_coco(
     path: Path, split: str | None = None, images: str | None = None, region: Literal["all", "label"] = "all"
 ) -> CocoDataset:
-    """Opens an annotation file, or the annotation file of a split in a folder.
+    """Opens an annotation file, or the annotation file of a split in a folder in COCO's layout.
 
-    Args:
-        path: the .json file, or a folder in COCO's layout.
-        split: such as "val" or "val2017", for a folder; None for the first available of val, test and train.
-        images: the folder of the images, if it differs from COCO's layout.
-        region: the union of "all" objects, or only of the objects of the image's "label".
-
-    Raises:
-        InputError: the annotations or images are missing or malformed, there is no such split, or the library
-            faster-coco-eval is not installed.
+    `split` is a name such as "val" or "val2017"; None for the first available of val, test and train. `images` is the
+    folder of the images, if it differs from COCO's layout. `region` is the union of "all" objects, or only of the
+    objects of the image's "label".
     """
     if path.is_file():
         if split is not None:

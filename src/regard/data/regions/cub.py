@@ -109,16 +109,10 @@ def open_cub(
     region: Literal["segmentation", "box"] | None = None,
     crop: Literal["box", "none"] = "none",
 ) -> CubDataset:
-    """Opens a split of CUB-200-2011.
+    """Opens the split "train" (5,994 images) or "test" (5,794 images, the default).
 
-    Args:
-        path: the folder `CUB_200_2011`, or its parent.
-        split: "train" (5,994 images) or "test" (5,794 images); None for "test".
-        region: the "segmentation" of the bird, or its "box"; None for the segmentation if its folder exists.
-        crop: "box" crops every image to the box of its bird.
-
-    Raises:
-        InputError: files are missing or malformed, or there is no such split.
+    `path` is the folder `CUB_200_2011` or its parent. `region` is the "segmentation" of the bird or its "box"; None for
+    the segmentation if its folder exists. With `crop` "box", images are cropped to the boxes of their birds.
     """
     root = _root(path)
     if root is None:

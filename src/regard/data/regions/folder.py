@@ -101,15 +101,9 @@ def class_folders(
 ) -> FileDataset:
     """Lists the images in a folder of class folders, sorted by class and then by path.
 
-    Args:
-        folder: the folder.
-        split: as in `ImageDataset`.
-        name: as in `ImageDataset`; with "files", numbers in file names are sorted by their value, as in timm.
-        classes: the expected names of the class folders, in order of the labels; None for all class folders, sorted.
-        testing: `classes` are those of the training images; classes without images are only listed in a warning.
-
-    Raises:
-        InputError: there are no class folders or no images, or the class folders differ from `classes`.
+    With the name "files", numbers in file names are sorted by their value, as in timm. `classes` are the expected names
+    of the class folders in order of the labels; None for all class folders, sorted. With `testing`, they are the
+    classes of the training images, and those without images are only listed in a warning.
     """
     from timm.utils.misc import natural_key
 

@@ -103,18 +103,12 @@ def open_voc(
     boundary: Literal["inside", "outside"] | None = None,
     annotations: Literal["segmentations", "boxes"] | None = None,
 ) -> FileDataset:
-    """Opens a split with class segmentations, or with boxes if there are no segmentations. Boxes are single objects.
+    """Opens a split with class segmentations, or with boxes, which are single objects, if there are no segmentations.
 
-    Args:
-        path: the folder of one year, or its parent or grandparent.
-        split: a list in ImageSets/; None for the first available of val, test and train.
-        region: the union of "all" objects, or only of the objects of the image's "label".
-        boundary: whether void borders are "inside" or "outside" the region; None for inside, but outside with region
-            "label". Boxes have no borders.
-        annotations: "segmentations" or "boxes"; None for segmentations if there are any.
-
-    Raises:
-        InputError: files are missing, there is no such split, or options contradict each other.
+    `path` is the folder of one year, or its parent or grandparent, and `split` a list in ImageSets/; None for the first
+    available of val, test and train. `region` is the union of "all" objects, or only of the objects of the image's
+    "label". Void borders of segmentations are "inside" or "outside" the region; None for inside, but outside with
+    region "label".
     """
     root = _root(path)
     if root is None:
@@ -151,7 +145,8 @@ def _files(root: Path, split: str | None, boxes: bool) -> tuple[str, list[str], 
     lists, folder, extension = (_BOX_LISTS, _BOXES, "xml") if boxes else (_LISTS, _MAPS, "png")
     images = {path.rpartition(".")[0]: path for path in Tree(root / _IMAGES).images()}
     # Lists such as cat_val.txt are not splits: they list the images that contain a class.
-    splits = [name for name in _list_names(root / lists) if "_" not in name or not boxes]
+    names = [name.removesuffix(".txt") for name in Tree(root / lists).files() if name.endswith(".txt")]
+    splits = [name for name in names if "_" not in name or not boxes]
     if splits or split is not None or not boxes:
         split = pick_split(split, splits, root / lists, _PREFERRED)
         source = f"{split}.txt"
@@ -163,10 +158,6 @@ def _files(root: Path, split: str | None, boxes: bool) -> tuple[str, list[str], 
     Tree(root / _IMAGES).check(keys, f"images that {source} names", "unpack VOC there again, or add them")
     Tree(root / folder).check(files, f"annotations for {source}", "unpack VOC there again, or add them")
     return split or "", keys, [root / folder / name for name in files]
-
-
-def _list_names(folder: Path) -> list[str]:
-    return [name.removesuffix(".txt") for name in Tree(folder).files() if name.endswith(".txt")]
 
 
 def _read_names(file: Path, images: Collection[str]) -> list[str]:
