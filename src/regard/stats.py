@@ -1,6 +1,6 @@
-"""Every interval and test of regard. Intervals are at 95%, tests two-sided.
+"""Every interval and test of regard. Intervals are 95% intervals; tests are two-sided.
 
-Comparisons that are shown together are corrected together, by `holm`. Significant means `p_adjusted < 0.05`.
+All comparisons shown together are corrected together (`holm`). Significant means `p_adjusted < 0.05`.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ LEVEL = 0.05
 """A difference is significant if its adjusted p value is below this."""
 
 SEEDS = 3
-"""The least number of pairs of seeds that a difference over seeds needs for an interval and a p value."""
+"""A difference over seeds needs at least this many pairs of seeds for an interval and a p value."""
 
 Key = TypeVar("Key")
-Vector = Sequence[float] | np.ndarray | Any  # anything NumPy takes, such as a tensor of the CPU
+Vector = Sequence[float] | np.ndarray | Any  # anything that np.asarray accepts, such as a CPU tensor
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,8 @@ class Estimate:
     """A rate or a mean.
 
     Attributes:
-        value: NaN without values.
-        low: lower end of its 95% interval; NaN where there is none.
-        high: upper end.
+        value: the rate or mean; NaN if n is 0.
+        low, high: the ends of its 95% interval; NaN if it has none.
         n: number of images or seeds.
     """
 
@@ -47,12 +46,11 @@ class Difference:
     """A difference, first minus second.
 
     Attributes:
-        value: NaN without values.
-        low: lower end of its 95% interval; NaN where there is none.
-        high: upper end.
-        p: two-sided; None if there is no test.
-        p_adjusted: p with regard to all comparisons made together; None until `holm`.
-        n: number of images or seeds that both have.
+        value: the difference; NaN if n is 0.
+        low, high: the ends of its 95% interval; NaN if it has none.
+        p: two-sided p value; None if there is no test.
+        p_adjusted: p, corrected for all comparisons shown together; None until `holm`.
+        n: number of images or seeds that both sides have; for two groups of images, the number in both together.
     """
 
     value: float
@@ -68,7 +66,7 @@ class Difference:
         return self.p_adjusted is not None and self.p_adjusted < LEVEL
 
     def to_record(self) -> dict[str, Any]:
-        """Its fields and `significant` (None without a test), JSON-ready: NaN is None."""
+        """The fields and `significant` (None without a test), JSON-ready: NaN becomes None."""
         return without_nan({**asdict(self), "significant": None if self.p is None else self.significant})
 
 
@@ -79,7 +77,7 @@ def proportion(successes: int, n: int) -> Estimate:
 
     Args:
         successes: 0 to `n`.
-        n: number of images; of 0 nothing is known.
+        n: number of images; 0 gives NaN.
 
     Raises:
         InputError: numbers out of range.
@@ -94,26 +92,23 @@ def proportion(successes: int, n: int) -> Estimate:
 
 
 def mean(values: Vector, low: float = -math.inf, high: float = math.inf) -> Estimate:
-    """A mean, over images or over seeds, with the interval of Student's t.
-
-    The interval needs two values that differ.
+    """A mean, over images or over seeds, with the interval of Student's t, which needs two values that differ.
 
     Args:
         values: (N,); NaN values are left out.
-        low: least possible value, at which the interval ends.
-        high: greatest possible value.
+        low, high: the range of possible values, to which the interval is clipped.
 
     Raises:
         InputError: values that are not numbers of shape (N,), or infinite.
     """
-    numbers = _known(values)
+    numbers = _drop_nan(values)
     value, half, _ = _student(numbers)
     ends = np.clip([value - half, value + half], low, high)
     return Estimate(value, float(ends[0]), float(ends[1]), len(numbers))
 
 
 def paired_proportions(a: Vector, b: Vector) -> Difference:
-    """How two rates on the same images differ: McNemar's exact test, and Newcombe's interval.
+    """The difference between two rates on the same images, with McNemar's exact test and Newcombe's interval.
 
     Source: McNemar 1947, exact binomial form; Newcombe 1998, "Improved confidence intervals for the difference between
     binomial proportions based on paired data", method 10.
@@ -123,44 +118,45 @@ def paired_proportions(a: Vector, b: Vector) -> Difference:
         b: (N,), bool; entry i belongs to the same image as entry i of `a`.
 
     Raises:
-        InputError: vectors that are not boolean or of different lengths.
+        InputError: vectors that are not boolean, or of different lengths.
     """
     first, second = _booleans(a), _booleans(b)
     n = _common_length(first, second)
     if n == 0:
         return Difference(math.nan, math.nan, math.nan, None, None, 0)
-    both, first_only, second_only = (int(x.sum()) for x in (first & second, first & ~second, ~first & second))
-    neither = n - both - first_only - second_only
-    p1, p2 = (both + first_only) / n, (both + second_only) / n
-    low1, high1 = _wilson(both + first_only, n)
-    low2, high2 = _wilson(both + second_only, n)
+    # n10 counts the images that are true in the first vector and false in the second, and so on.
+    n11, n10, n01 = (int(x.sum()) for x in (first & second, first & ~second, ~first & second))
+    n00 = n - n11 - n10 - n01
+    p1, p2 = (n11 + n10) / n, (n11 + n01) / n
+    low1, high1 = _wilson(n11 + n10, n)
+    low2, high2 = _wilson(n11 + n01, n)
 
-    product: float = both * neither - first_only * second_only
+    product: float = n11 * n00 - n10 * n01
     if product > 0:
         product = max(product - n / 2, 0)
-    margins = (both + first_only) * (second_only + neither) * (both + second_only) * (first_only + neither)
+    margins = (n11 + n10) * (n01 + n00) * (n11 + n01) * (n10 + n00)
     phi = product / math.sqrt(margins) if margins else 0.0
 
     def distance(up: float, down: float) -> float:
         return math.sqrt(max(0.0, up * up - 2 * phi * up * down + down * down))
 
-    value = (first_only - second_only) / n
+    value = (n10 - n01) / n
     low = max(-1.0, value - distance(p1 - low1, high2 - p2))
     high = min(1.0, value + distance(high1 - p1, p2 - low2))
-    return Difference(value, low, high, _mcnemar(first_only, second_only), None, n)
+    return Difference(value, low, high, _mcnemar(n10, n01), None, n)
 
 
 def independent_proportions(successes: int, n: int, others: int, m: int) -> Difference:
-    """How the rates of two groups of images differ: Fisher's exact test, and Newcombe's interval.
+    """The difference between the rates of two groups of images, with Fisher's exact test and Newcombe's interval.
 
     Source: Fisher 1935; Newcombe 1998, "Interval estimation for the difference between independent proportions:
     comparison of eleven methods", method 10.
 
     Args:
-        successes: of the first group, 0 to `n`.
-        n: number of images of the first group.
-        others: successes of the second group, 0 to `m`.
-        m: number of images of the second group.
+        successes: successes in the first group, 0 to `n`.
+        n: number of images in the first group.
+        others: successes in the second group, 0 to `m`.
+        m: number of images in the second group.
 
     Raises:
         InputError: numbers out of range.
@@ -168,7 +164,7 @@ def independent_proportions(successes: int, n: int, others: int, m: int) -> Diff
     first, second = proportion(successes, n), proportion(others, m)
     if not n or not m:
         return Difference(math.nan, math.nan, math.nan, None, None, n + m)
-    from scipy.stats import fisher_exact  # here: it takes long to import
+    from scipy.stats import fisher_exact  # here, because it is slow to import
 
     value = first.value - second.value
     low = value - math.hypot(first.value - first.low, second.high - second.value)
@@ -178,7 +174,7 @@ def independent_proportions(successes: int, n: int, others: int, m: int) -> Diff
 
 
 def paired_means(a: Vector, b: Vector) -> Difference:
-    """How the mean of a measure differs between two vectors on the same images: the paired t test and its interval.
+    """The difference between the means of a measure on the same images, with the paired t test and its interval.
 
     Args:
         a: (N,), numbers; images with NaN in either vector are left out.
@@ -187,11 +183,13 @@ def paired_means(a: Vector, b: Vector) -> Difference:
     Raises:
         InputError: vectors that are not numbers, infinite or of different lengths.
     """
-    return _paired_t(a, b, least=2)
+    return _paired_t(a, b, min_pairs=2)
 
 
 def over_seeds(a: Vector, b: Vector) -> Difference:
-    """How two columns of runs differ, seed by seed: the paired t test and its interval, from 3 seeds on.
+    """The mean difference between two columns of runs, seed by seed, with the paired t test and its interval.
+
+    Below 3 seeds there is neither interval nor p.
 
     Args:
         a: (N,), one value per seed; seeds with NaN in either vector are left out.
@@ -200,35 +198,35 @@ def over_seeds(a: Vector, b: Vector) -> Difference:
     Raises:
         InputError: vectors that are not numbers, infinite or of different lengths.
     """
-    return _paired_t(a, b, least=SEEDS)
+    return _paired_t(a, b, min_pairs=SEEDS)
 
 
 def bootstrap(value: float, drawn: Vector, n: int) -> Difference:
-    """A difference of which samples were drawn with replacement: the percentile interval and a two-sided p value.
+    """A difference with its bootstrap percentile interval and two-sided p value.
 
     Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", sections 13.3 and 15.4; p is twice the share
-    of the samples on the other side of 0, where the sample itself counts as one more (Davison and Hinkley 1997, 4.2).
+    of the samples on the other side of 0, with the original sample counted once more (Davison and Hinkley 1997, 4.2).
 
     Args:
-        value: the difference itself.
-        drawn: (B,), the difference in each sample; NaN values are left out.
-        n: number of images that were drawn from; below 2 there is neither interval nor p.
+        value: the difference on the original sample.
+        drawn: (B,), the difference in each bootstrap sample; NaN values are left out.
+        n: number of images in the original sample; below 2 there is neither interval nor p.
 
     Raises:
         InputError: samples that are not numbers of shape (B,), or infinite.
     """
-    numbers = _known(drawn)
+    numbers = _drop_nan(drawn)
     if n < 2 or not len(numbers) or math.isnan(value):
         return Difference(value, math.nan, math.nan, None, None, n)
     low, high = np.quantile(numbers, [LEVEL / 2, 1 - LEVEL / 2]).tolist()
-    beyond = min(int((numbers <= 0).sum()), int((numbers >= 0).sum()))
-    return Difference(value, low, high, min(1.0, 2 * (1 + beyond) / (1 + len(numbers))), None, n)
+    opposite = min(int((numbers <= 0).sum()), int((numbers >= 0).sum()))
+    return Difference(value, low, high, min(1.0, 2 * (1 + opposite) / (1 + len(numbers))), None, n)
 
 
 def holm(differences: Mapping[Key, Difference]) -> dict[Key, Difference]:
-    """The differences with `p_adjusted`; those without p stay as they are.
+    """The differences with `p_adjusted` set; differences without p are unchanged.
 
-    Where no difference is real, the chance that any is called significant is at most 5%.
+    If no difference is real, the chance that any of them is called significant is at most 5%.
 
     Source: Holm 1979, "A simple sequentially rejective multiple test procedure".
     """
@@ -241,16 +239,16 @@ def holm(differences: Mapping[Key, Difference]) -> dict[Key, Difference]:
 
 
 def compatible(differences: Vector, published: float, runs: int | None = None, median: bool = False) -> bool:
-    """Whether a published difference is one that a perfect replication would have given.
+    """Whether a published difference lies in the 95% prediction interval of our differences.
 
-    It is if it lies in the 95% prediction interval `d ± t(n - 1) s sqrt(1/n + 1/m)` around the mean `d` of our per-seed
-    differences, where `s` is their standard deviation, and m the number of published runs: so both errors count, ours
-    and that of the published difference, which is taken to spread as ours does. As the two published columns are
-    rarely paired by seed, this takes the runs of a seed in our two columns for uncorrelated, which the shared seed of
-    two different networks hardly changes.
+    The interval is `d ± t(n - 1) s sqrt(1/n + 1/m)`, with the mean `d` and the standard deviation `s` of our n per-seed
+    differences and the number m of published runs. It takes both errors into account, ours and that of the published
+    difference, which is assumed to spread as ours does. The two published columns are rarely paired by seed, so the
+    interval treats the runs of one seed in our two columns as uncorrelated; two different networks that share a seed
+    nearly are.
 
     Args:
-        differences: (N,), per seed.
+        differences: (N,), one per seed.
         published: in the same unit.
         runs: number of runs behind each published value; None, if the source does not say, counts as 1, for which the
             interval is widest.
@@ -271,52 +269,51 @@ def compatible(differences: Vector, published: float, runs: int | None = None, m
 
 
 def without_nan(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The same, with None for every NaN: JSON has none."""
+    """A copy of a record with None for NaN, which JSON lacks."""
     return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in record.items()}
 
 
-def interval_record(key: str, one: Estimate | Difference) -> dict[str, Any]:
+def interval_record(key: str, estimate: Estimate | Difference) -> dict[str, Any]:
     """The value as `key`, and the ends of its interval as `key_low` and `key_high`; None for NaN."""
-    return without_nan({key: one.value, f"{key}_low": one.low, f"{key}_high": one.high})
+    return without_nan({key: estimate.value, f"{key}_low": estimate.low, f"{key}_high": estimate.high})
 
 
 @lru_cache(4096)
 def _wilson(successes: int, n: int) -> tuple[float, float]:
-    from scipy.stats import binomtest  # here: it takes long to import
+    from scipy.stats import binomtest  # here, because it is slow to import
 
     interval = binomtest(successes, n).proportion_ci(method="wilson")
     return float(interval.low), float(interval.high)
 
 
 @lru_cache(4096)
-def _mcnemar(first_only: int, second_only: int) -> float:
-    from scipy.stats import binomtest  # here: it takes long to import
+def _mcnemar(n10: int, n01: int) -> float:
+    from scipy.stats import binomtest  # here, because it is slow to import
 
-    differing = first_only + second_only
-    return float(binomtest(first_only, differing).pvalue) if differing else 1.0
+    return float(binomtest(n10, n10 + n01).pvalue) if n10 + n01 else 1.0
 
 
 def _student(values: np.ndarray) -> tuple[float, float, float | None]:
-    """The mean, half the length of its interval (NaN), and the p value of 0 (None)."""
-    from scipy.special import stdtr, stdtrit  # here: it takes long to import
+    """The mean, half the width of its interval (or NaN), and the p value of the t test against 0 (or None)."""
+    from scipy.special import stdtr, stdtrit  # here, because it is slow to import
 
     n = len(values)
     if n == 0:
         return math.nan, math.nan, None
     value = float(values.mean())
-    if np.ptp(values) <= 1e-12 * np.abs(values).max():  # no spread, but for rounding
+    if np.ptp(values) <= 1e-12 * np.abs(values).max():  # all equal up to rounding
         return value, math.nan, None
     error = float(values.std(ddof=1)) / math.sqrt(n)
     return value, float(stdtrit(n - 1, 1 - LEVEL / 2)) * error, float(2 * stdtr(n - 1, -abs(value) / error))
 
 
-def _paired_t(a: Vector, b: Vector, least: int) -> Difference:
+def _paired_t(a: Vector, b: Vector, min_pairs: int) -> Difference:
     first, second = _numbers(a), _numbers(b)
     _common_length(first, second)
-    differences = _known(first - second)
+    differences = _drop_nan(first - second)
     n = len(differences)
     value, half, p = _student(differences)
-    if n < least:
+    if n < min_pairs:
         half, p = math.nan, None
     elif not differences.any():
         p = 1.0
@@ -340,8 +337,7 @@ def _numbers(values: Vector) -> np.ndarray:
     return array
 
 
-def _known(values: Vector) -> np.ndarray:
-    """Those that are not NaN."""
+def _drop_nan(values: Vector) -> np.ndarray:
     numbers = _numbers(values)
     return numbers[~np.isnan(numbers)]
 

@@ -221,7 +221,7 @@ def test_images_without_a_background_or_a_partner_are_left_out():
 
 def test_wrong_input():
     batches = [(torch.zeros(2, 3, 8, 8), torch.zeros(2, dtype=torch.long), torch.ones(2, 8, 8, dtype=torch.bool))]
-    with pytest.raises(InputError, match="batches come once"):
+    with pytest.raises(InputError, match="batches are read once"):
         evaluate(Mean(), batches)
     alike = squares(4)
     alike.labels[:] = 0

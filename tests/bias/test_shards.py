@@ -119,12 +119,12 @@ def test_processes_share_the_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(module, "_process", lambda: (1, 2))
     monkeypatch.setattr(module.torch.distributed, "barrier", lambda: None)
     second = Work()
-    with pytest.raises(InputError, match="shards in .* are gone"):
+    with pytest.raises(InputError, match="shards in .* are missing"):
         run(second, tmp_path)
     assert [images.start for images in second.done] == [5, 15]
     monkeypatch.setattr(module, "_process", lambda: (0, 2))
     first = Work()
     same(run(first, tmp_path), rows_of(range(23)))
     assert [images.start for images in first.done] == [0, 10, 20]
-    with pytest.raises(InputError, match="share an evaluation through a folder"):
+    with pytest.raises(InputError, match="needs a shared folder"):
         run(Work(), None)

@@ -305,8 +305,8 @@ def test_maps_of_one_pixel_are_told_of_once(here, capsys) -> None:
         status, _, errors[layer] = run(capsys, *arguments, f"--out={layer}", "--device=cpu")
         assert status == 0
     assert errors == {
-        "layer4": "regard: the maps of layer layer4 have one pixel, so they have no positions; take them at an earlier "
-        "layer (--layer layer3), or give larger images\n",
+        "layer4": "regard: the maps of layer layer4 have a single pixel, so they show no position; choose an earlier "
+        "layer (--layer layer3) or larger images\n",
         "layer3": "",
     }
 

@@ -112,7 +112,7 @@ def test_the_same_images_by_another_way_are_the_same(call) -> None:
     [
         ([], "MODEL is missing"),
         (["none"], "no run folder none"),
-        (["plain"], "plain: WideResNet has no attention module of regard; train one with it (--model.attention se)"),
+        (["plain"], "plain: WideResNet has no attention module of regard; train a model with one (--model.attention "),
         (["se", "plain"], "has no attention module of regard"),
         (["se", "--layer=group7"], "unknown layer 'group7'"),
         (["se", "--layer=conv0"], "layer 'conv0' contains no attention module"),

@@ -89,7 +89,9 @@ def test_a_function_of_ones_own():
     output = torch.randn(2, 12)
     found = arranged(output, (8, 8), reshape=lambda tensor: tensor.reshape(2, 3, 2, 2))
     assert torch.equal(found, output.reshape(2, 3, 2, 2))
-    with pytest.raises(InputError, match=r"reshape makes a tensor of shape \(24,\) of the output \(2, 12\)"):
+    with pytest.raises(
+        InputError, match=r"reshape turns the output \(2, 12\) of layer .* into a tensor of shape \(24,\)"
+    ):
         arranged(output, (8, 8), reshape=torch.flatten)
 
 
@@ -99,7 +101,11 @@ def test_a_function_of_ones_own():
         (torch.zeros(2, 5), None, r"layer 'layer' gives a tensor of shape \(2, 5\)"),
         ((torch.zeros(2, 3, 4, 4),), None, "gives a tuple"),
         (torch.zeros(2, 3, 4, 4, dtype=torch.int64), None, "gives a tensor"),
-        (torch.zeros(2, 22, 3), (224, 224), "gives 22 tokens, no grid of an image of 224 x 224.*give reshape="),
+        (
+            torch.zeros(2, 22, 3),
+            (224, 224),
+            "gives 22 tokens, .* no grid of an image of 224 x 224.*reshape=",
+        ),
     ],
 )
 def test_what_cannot_be_arranged(output, size, message):
@@ -115,7 +121,7 @@ def test_windows_are_no_images():
 
 def test_tokens_in_another_order_are_refused():
     model = timm.create_model("hiera_tiny_224", num_classes=3, img_size=(64, 64))
-    with pytest.raises(InputError, match="mask units, as Hiera has them; give reshape="):
+    with pytest.raises(InputError, match="Hiera's mask units, not of the image; pass reshape="):
         GradCAM(model, "blocks.11")(torch.zeros(1, 3, 64, 64))
 
 

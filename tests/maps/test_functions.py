@@ -64,14 +64,12 @@ def test_names_are_never_imported(model, tmp_path, monkeypatch):
 
 
 def test_wrong_maps_layers_and_options(model, x):
-    with pytest.raises(
-        InputError, match=r"the method gives \(4, 3, 16, 16\); expected a map for each image, \(4, h, w\)"
-    ):
+    with pytest.raises(InputError, match=r"the method gives \(4, 3, 16, 16\); expected one map per image, \(4, h, w\)"):
         maps.create(lambda model, images, classes: images, model)(x)
-    with pytest.raises(InputError, match="the method gives NoneType; expected maps"):
+    with pytest.raises(InputError, match="the method gives NoneType; expected one map per image"):
         maps.create(lambda model, images, classes: None, model)(x)
     for given in ({"layer": "layer1"}, {"fuse": "max"}):
-        with pytest.raises(InputError, match="a function has its own: leave it out"):
+        with pytest.raises(InputError, match="the method is a function; leave it out"):
             maps.create(brightness, model, **given)
 
 

@@ -64,7 +64,7 @@ def test_size_of_the_features(model, x):
 
 def test_a_map_of_one_pixel_stays_the_same_everywhere(x):
     model = nn.Sequential(nn.Conv2d(3, 4, 16), nn.Flatten(), nn.Linear(4, 3)).double()
-    with pytest.warns(DataWarning, match="have one pixel"):
+    with pytest.warns(DataWarning, match="have a single pixel"):
         maps = GradCAM(model, "0")(x)
     assert (maps == maps[:, :1, :1]).all() and maps.max() > 0
 

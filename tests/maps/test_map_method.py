@@ -225,7 +225,7 @@ def test_a_model_made_in_inference_mode_has_activations_only(x):
         model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 14 * 14, 2)).double()
     assert maps.create("activation", model, "0")(x).max() > 0
     for name in ("gradcam", "gradient"):
-        with pytest.raises(InputError, match="made under inference_mode"):
+        with pytest.raises(InputError, match="created under inference_mode"):
             maps.create(name, model, "0")(x)
 
 

@@ -147,7 +147,7 @@ def test_features_are_those_of_the_last_forward_only(x):
         ("zzz", "near: layer1, layer2"),
         ("", "unknown layer ''"),
         ([], "layers is empty"),
-        (nn.ReLU(), "the ReLU given as layer is no part of the Small"),
+        (nn.ReLU(), "the ReLU passed as layer is not part of the Small"),
     ],
 )
 def test_layers_that_do_not_exist(model, layers, message):

@@ -253,11 +253,11 @@ def test_modules_of_your_own(batches):
     model = attention.attach(models.create("wrn-10-0.5", 5), Own)
     assert len(gate_activations(moved(model), batches).layers) == 3
     silent = attention.attach(models.create("wrn-10-0.5", 5), Silent)
-    with pytest.raises(InputError, match=r"\(Silent\) have no gate, or do not say"):
+    with pytest.raises(InputError, match=r"\(Silent\) have no gate, or no method gate_values"):
         gate_activations(moved(silent), batches)
     assert len(gate_activations(moved(silent), batches, quantity="output").layers) == 3
     lies = attention.attach(models.create("wrn-10-0.5", 5), Lies)
-    with pytest.raises(InputError, match="Lies does not multiply"):
+    with pytest.raises(InputError, match="output of Lies is not its input times"):
         gate_activations(moved(lies), batches)
 
 
@@ -293,7 +293,7 @@ def test_moments_of_few_values():
     np.testing.assert_allclose(result.mean, [[4], [2]])
     np.testing.assert_allclose(result.standard_deviation, [[np.nan], [2**0.5]])
     np.testing.assert_allclose(result.overall, [8 / 3])
-    with pytest.raises(InputError, match="class 3 is not among those counted: 2, 5"):
+    with pytest.raises(InputError, match="class 3 was not counted; counted are 2, 5"):
         result.row(3)
 
 

@@ -97,13 +97,13 @@ def test_progress_of_masked_images(model, x):
 
 
 def test_wrong_input(model, batches, x):
-    with pytest.raises(InputError, match="no output of the model stands for class 2"):
+    with pytest.raises(InputError, match="the model has no output for class 2"):
         group_scores(model, "layer2", batches, 4, outputs=[0, 1, -1])
     with pytest.raises(InputError, match="unknown target 'labels'"):
         group_scores(model, "layer2", batches, 4, target="labels")
     with pytest.raises(InputError, match="no image of class 7 among 7"):
         group_scores(model, "layer2", batches, 4, classes=[0, 7])
-    with pytest.raises(InputError, match="one layer; 2 given"):
+    with pytest.raises(InputError, match="one layer, not 2"):
         group_scores(model, ["layer2", "layer3"], batches, 4)
     group_means(model, "layer2", x[:1], 4)
     with pytest.raises(InputError, match="5 groups do not divide"):

@@ -156,8 +156,8 @@ def test_what_cannot_be_compared() -> None:
     for student, teacher, words in (
         (flat, torch.rand(2, 3, 4, 4), "the student's features are (2, 3); attention needs"),
         (torch.rand(2, 3, 4, 4), flat, "the teacher's features"),
-        (torch.rand(2, 3, 4, 4), place, "one pixel"),
-        (torch.rand(2, 3, 4, 4), torch.rand(3, 3, 4, 4), "2 images of the student and 3"),
+        (torch.rand(2, 3, 4, 4), place, "single pixel"),
+        (torch.rand(2, 3, 4, 4), torch.rand(3, 3, 4, 4), "student has features of 2 images, the teacher of 3"),
     ):
         with pytest.raises(InputError) as caught:
             transfer.attention_loss(student, teacher)

@@ -322,7 +322,7 @@ def test_wrong_input_is_one_line() -> None:
         (lambda: transfer.Objective(student, None, gradient=1), "needs a teacher"),
         (lambda: transfer.Objective(student, "wrn-10-2"), "not 'wrn-10-2'"),
         (lambda: transfer.Objective(student, teacher, temperature=math.nan), "temperature is nan"),
-        (lambda: transfer.Objective(student, teacher, layers=[1.5], image_size=32), "layers holds 1.5"),
+        (lambda: transfer.Objective(student, teacher, layers=[1.5], image_size=32), "layers contain 1.5"),
         (lambda: transfer.Objective(student, teacher, layers=3, image_size=32), "layers are 3"),
         (lambda: transfer.Objective(student, teacher, image_size=-4), "is (-4, -4)"),
         (lambda: transfer.Objective(student, teacher)(images[0], labels), "expected (N, 3, H, W)"),

@@ -117,7 +117,7 @@ def test_wrong_input() -> None:
         (lambda: transfer.Objective(student, other, layers=["group7"])(images, labels), "group7"),
         (lambda: transfer.Objective(student, nn.Linear(2, 2), beta=1)(images, labels), "no stages that regard"),
         (lambda: transfer.attention_loss(torch.rand(2, 3), torch.rand(2, 3, 4, 4)), "(N, C, H, W)"),
-        (lambda: transfer.attention_loss(torch.rand(1, 3, 4, 4), torch.rand(2, 3, 4, 4)), "1 images of the student"),
+        (lambda: transfer.attention_loss(torch.rand(1, 3, 4, 4), torch.rand(2, 3, 4, 4)), "features of 1 images"),
         (lambda: transfer.soft_label_loss(torch.rand(2, 3), torch.rand(2, 3), 0), "(0, inf)"),
     ):
         with pytest.raises(InputError) as caught:

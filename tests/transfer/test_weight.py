@@ -41,7 +41,7 @@ def test_numbers_and_fields() -> None:
     ("value", "words"),
     [
         ({"start": 1, "shape": "round"}, "known: constant, cosine, linear, step"),
-        ({"end": 1}, "needs a start"),
+        ({"end": 1}, "without a start"),
         ({"start": 1, "ends": 0}, "did you mean 'end'"),
         ({"start": "x"}, "has to be a number"),
         ({"start": True}, "has to be a number"),

@@ -1,13 +1,13 @@
-"""Bias: how far from the object a network's maps are.
+"""Bias: how far the maps of a network are off the object.
 
-- `measure`: every measure of maps against regions, one value per image.
-- `evaluate`: a model over a data set; its `Results` have rates and means with intervals, and a row per image.
-- `evaluate_detector`: the same for a detector, with a row per detection.
-- `compare`, `compare_all`: results of several models on the same images.
-- `focus`, `scaled`: the pixels of a map that count, and what they are taken from.
-- `Evaluator`, `DetectionEvaluator`: measures of one batch, and of the detections in one image.
-- `Interventions`, `effects`, `effect_records`: images whose object or background is removed or exchanged, and what that
-  does to accuracy.
+- `measure` computes every measure of maps against regions, one value per image.
+- `evaluate` measures a model on a data set; its `Results` have rates and means with intervals, and a row per image.
+- `evaluate_detector` does the same for a detector, with a row per detection.
+- `compare` and `compare_all` compare results of several models on the same images.
+- `focus` finds the pixels of a map that count, `scaled` the scaled map that it thresholds.
+- `Evaluator` and `DetectionEvaluator` measure one batch, and the detections in one image.
+- `Interventions` are images whose object or background is removed or exchanged; `effects` and `effect_records` are the
+  effects on accuracy.
 """
 
 from regard.bias.compare import Comparison, compare, compare_all, effect_records, effects

@@ -1,4 +1,4 @@
-"""Differences between models on the same images, image by image, and what interventions change within one."""
+"""Differences between models on the same images, and effects of interventions within one model."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class Comparison(Tabular):
 
     Attributes:
         model: name of the first model.
-        reference: name of the second.
-        differences: name of measure -> the first minus the second. `accuracy` is over the images with a label, and
-            there if both results are scored; `drop_VARIANT`, what an intervention takes from it, over the images that
-            have it, where both results have interventions; all others are over the images with a region and, in both
-            results, a focus, and means over those where the measure is a number in both. Measures with fewer than two
-            images are left out.
-        notes: images that only one of the results has, and options in which the two differ.
+        reference: name of the second model.
+        differences: name of measure -> the first minus the second. `accuracy` is over the images with a label, if both
+            results are scored; `drop_VARIANT`, the loss of accuracy by an intervention, over the images that have the
+            variant, if both results have interventions. All others are over the images with a region and, in both
+            results, a focus; means leave out images where the measure is NaN. Measures with fewer than two images are
+            left out.
+        notes: images that only one of the results has, and options that differ.
     """
 
     model: str
@@ -48,10 +48,10 @@ class Comparison(Tabular):
         """A matplotlib figure of differences with their 95% intervals.
 
         Args:
-            measures: of `differences`; empty: all.
+            measures: keys of `differences`; empty: all.
 
         Raises:
-            InputError: a measure that is not among them.
+            InputError: an unknown measure.
         """
         for name in measures:
             if name not in self.differences:
@@ -60,8 +60,8 @@ class Comparison(Tabular):
         return figures.intervals(rows, xlabel=f"{self.model} minus {self.reference}", level=0)
 
     def to_records(self) -> list[dict[str, Any]]:
-        """A dict per measure, JSON-ready: `model`, `reference`, `measure`, fields of `Difference`, `significant` (None
-        without a test)."""
+        """A dict per measure, JSON-ready: `model`, `reference`, `measure`, the fields of `Difference`, and
+        `significant` (None without a test)."""
         return [
             {"model": self.model, "reference": self.reference, "measure": measure, **difference.to_record()}
             for measure, difference in self.differences.items()
@@ -69,16 +69,16 @@ class Comparison(Tabular):
 
 
 def compare(results: Results, reference: Results) -> Comparison:
-    """Differences between two evaluations of the same images: the first minus the second, image by image.
+    """Differences between two evaluations of the same images, the first minus the second.
 
-    Rates by McNemar's exact test with Newcombe's interval, means by the paired t test; all corrected together (Holm).
-    They are about all images of this kind, not about another training run.
+    Rates are compared by McNemar's exact test with Newcombe's interval, means by the paired t test; all differences are
+    corrected together (Holm). They generalise to other images of this kind, not to other training runs.
 
-    Images are matched by their keys; those that only one has are left out, and counted in the notes.
+    Images are matched by their keys; images that only one of the results has are left out and counted in the notes.
 
     Raises:
-        InputError: the results have no image in common, or give the same images different labels, or, under different
-            names of the data set, different regions; or no image has a focus in both.
+        InputError: the results have no image in common; they have different labels or, for data sets of different
+            names, different regions for the same images; or no image has a focus in both.
     """
     comparison = _compare(results, reference)
     return replace(comparison, differences=holm(comparison.differences))
@@ -87,43 +87,46 @@ def compare(results: Results, reference: Results) -> Comparison:
 def compare_all(
     results: Sequence[Results],
 ) -> tuple[list[Comparison | None], list[dict[str, Difference]], list[str]]:
-    """Each later results against the first, and what interventions change in each, all corrected together (Holm).
+    """Compares all results with the first, and computes the effects of interventions in each.
+
+    All of these differences are corrected together (Holm).
 
     Returns:
-        A comparison per later results, None where the two cannot be compared; the `effects` of the interventions per
-        results, empty without any; and a note per None with the reason.
+        A comparison for each of the results but the first, None if they cannot be compared; for all results the
+        `effects` of interventions, empty without any; and for each None a note with the reason.
     """
     comparisons: list[Comparison | None] = []
     notes = []
-    for one in results[1:]:
+    for other in results[1:]:
         try:
-            comparisons.append(_compare(one, results[0]))
+            comparisons.append(_compare(other, results[0]))
         except InputError as error:
             comparisons.append(None)
-            notes.append(f"{one.model} is not compared with {results[0].model}: {error}.")
-    families = [{} if one is None else one.differences for one in comparisons] + [effects(one) for one in results]
-    corrected = holm({(i, name): one for i, family in enumerate(families) for name, one in family.items()})
+            notes.append(f"{other.model} is not compared with {results[0].model}: {error}.")
+    families = [c.differences if c else {} for c in comparisons] + [effects(model_results) for model_results in results]
+    corrected = holm({(i, name): d for i, family in enumerate(families) for name, d in family.items()})
     families = [{name: corrected[i, name] for name in family} for i, family in enumerate(families)]
     return (
-        [one and replace(one, differences=family) for one, family in zip(comparisons, families, strict=False)],
+        [c and replace(c, differences=family) for c, family in zip(comparisons, families, strict=False)],
         families[len(comparisons) :],
         notes,
     )
 
 
 def effects(results: Results, which: np.ndarray | None = None) -> dict[str, Difference]:
-    """Differences of accuracy within one model, uncorrected; `compare_all` corrects them with all others.
+    """The effects of interventions on the accuracy of one model, uncorrected.
+
+    `compare_all` corrects them together with all other differences.
 
     Args:
-        results: with interventions; without, there are no effects.
-        which: bool (N,), some of the images; None: all.
+        results: results with interventions; results without have no effects.
+        which: bool (N,), a selection of images; None: all.
 
     Returns:
-        `drop_VARIANT`: the original minus the variant, on the images that have it (McNemar).
-        `background_gap`: Mixed-Same minus `mixed_other`, on the images that have both (BG-Gap of Xiao et al.).
-        `lost_VARIANT`: of the images that are predicted right, the share that the variant makes wrong: of those with
-        position bias minus of those without (Fisher's exact test). Right predictions alone are compared, for wrong ones
-        have nothing to lose.
+        `drop_VARIANT`: accuracy on the original minus on the variant, for images that have the variant (McNemar).
+        `background_gap`: accuracy on Mixed-Same minus on `mixed_other`, for images that have both (BG-Gap of Xiao et
+        al.). `lost_VARIANT`: the share of correctly predicted images that the variant makes wrong, for images with
+        position bias minus for images without (Fisher's exact test).
     """
     rows = results.rows if which is None else {name: values[which] for name, values in results.rows.items()}
     return {
@@ -135,11 +138,11 @@ def effects(results: Results, which: np.ndarray | None = None) -> dict[str, Diff
 
 
 def effect_records(results: Results, differences: Mapping[str, Difference]) -> list[dict[str, Any]]:
-    """A dict per effect, JSON-ready.
+    """The effects of interventions as dicts, JSON-ready.
 
     Args:
-        results: of one model.
-        differences: of `effects`, corrected or not.
+        results: results of one model.
+        differences: its `effects`, corrected or not.
 
     Returns:
         Dicts with `model`, `measure`, the fields of `Difference`, `significant` (None without a test), and the two
@@ -150,31 +153,31 @@ def effect_records(results: Results, differences: Mapping[str, Difference]) -> l
     for measure, difference in differences.items():
         record: dict[str, Any] = {"model": results.model, "measure": measure, **difference.to_record()}
         for side, flags in zip(("first", "second"), pairs[measure], strict=True):
-            one = rate(flags)
-            record |= {**interval_record(side, one), f"{side}_n": one.n}
+            estimate = rate(flags)
+            record |= {**interval_record(side, estimate), f"{side}_n": estimate.n}
         records.append(record)
     return records
 
 
 def _compare(first: Results, second: Results) -> Comparison:
-    """Without correction."""
-    a, b, notes = _matched(first, second)
+    """The comparison, uncorrected."""
+    a, b, notes = _match(first, second)
     both = comparable(a) & comparable(b)
     if not both.any():
         raise InputError(f"none of {len(both)} images has a region and a focus in both results; nothing to compare")
     differences = {}
     labelled = a["label"] >= 0
-    # Detections that both have are right in both, or wrong in both.
+    # Detections with the same key are right in both results, or wrong in both.
     if first.scored and second.scored and labelled.any() and not first.of_detections:
         differences["accuracy"] = paired_proportions(a["correct"][labelled], b["correct"][labelled])
     for name in RATES:
         differences[name] = paired_proportions(a[name][both], b[name][both])
     for name in MEANS:
-        known = both & ~np.isnan(a[name]) & ~np.isnan(b[name])
-        if known.sum() > 1:
-            differences[name] = paired_means(a[name][known], b[name][known])
+        counted = both & ~np.isnan(a[name]) & ~np.isnan(b[name])
+        if counted.sum() > 1:
+            differences[name] = paired_means(a[name][counted], b[name][counted])
     for name in VARIANTS:
-        if name in a and name in b:  # NaN where an image has no such variant
+        if name in a and name in b:  # NaN for images without the variant
             drops = (rows["correct"] - rows[name] for rows in (a, b))
             differences[f"drop_{name}"] = paired_means(*drops)
     differing = [name for name in _OPTIONS if getattr(first, name) != getattr(second, name)]
@@ -182,24 +185,24 @@ def _compare(first: Results, second: Results) -> Comparison:
     return Comparison(first.model, second.model, differences, tuple(notes))
 
 
-def _matched(first: Results, second: Results) -> tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray], list[str]]:
-    """The rows of the images that both have, in the order of the first, and notes."""
+def _match(first: Results, second: Results) -> tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray], list[str]]:
+    """The rows of both results for their common images, in the order of the first, and notes."""
     a, b = first.rows, second.rows
     notes = []
     if first.keys != second.keys:
         for results in (first, second):
             if len(set(results.keys)) < len(results):
-                raise InputError(f"images of {results.model} share a name, so that they cannot be matched by name")
+                raise InputError(f"images of {results.model} share a name, so they cannot be matched by name")
         positions = {key: i for i, key in enumerate(second.keys)}
         common = [(i, positions[key]) for i, key in enumerate(first.keys) if key in positions]
         if not common:
             raise InputError(
-                f"the results have no image in common (of the first {first.model} an image is {first.keys[0]!r}, of "
-                f"the second {second.model} {second.keys[0]!r}); give two results of the same images"
+                f"the results have no image in common (the first {first.model} has for example {first.keys[0]!r}, the "
+                f"second {second.model} has {second.keys[0]!r}); give two results of the same images"
             )
         a, b = (
-            {name: values[list(which)] for name, values in rows.items()}
-            for rows, which in zip((a, b), zip(*common, strict=True), strict=True)
+            {name: values[list(indices)] for name, values in rows.items()}
+            for rows, indices in zip((a, b), zip(*common, strict=True), strict=True)
         )
         if len(common) < max(len(first), len(second)):
             notes.append(
@@ -226,16 +229,16 @@ def _data(results: Results) -> str:
 
 
 def _effect_pairs(rows: Mapping[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Effect -> what is compared, bool vectors: of the same images, but for `lost_VARIANT` of different ones."""
+    """Effect -> the two bool vectors it compares: of the same images, except for `lost_VARIANT`."""
     if VARIANTS[0] not in rows:
         return {}
-    known = {name: ~np.isnan(rows[name]) for name in VARIANTS}
+    has_variant = {name: ~np.isnan(rows[name]) for name in VARIANTS}
     right = {name: rows[name] == 1 for name in VARIANTS}
-    pairs = {f"drop_{name}": (rows["correct"][known[name]], right[name][known[name]]) for name in VARIANTS}
-    both = known["mixed_same"] & known["mixed_other"]
+    pairs = {f"drop_{name}": (rows["correct"][mask], right[name][mask]) for name, mask in has_variant.items()}
+    both = has_variant["mixed_same"] & has_variant["mixed_other"]
     pairs["background_gap"] = right["mixed_same"][both], right["mixed_other"][both]
     biased = rows["position_bias"]
     for name in VARIANTS:
-        counted = comparable(rows) & rows["correct"] & known[name]
+        counted = comparable(rows) & rows["correct"] & has_variant[name]
         pairs[f"lost_{name}"] = ~right[name][counted & biased], ~right[name][counted & ~biased]
     return pairs

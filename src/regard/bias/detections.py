@@ -1,4 +1,4 @@
-"""A detector's maps over a data set, one row for each detection."""
+"""Measures of a detector's maps on a data set, one row per detection."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from regard.version import __version__
 Region = Literal["object", "box"]
 
 WRONG, IGNORED = -1, -2
-"""Of a detection, in place of its object: it matches none; it is in a crowd."""
+"""Instead of the index of an object: the detection matches none; it is in a crowd."""
 
 _IMAGES_PER_SHARD = 64
-_PIXELS = 2**22  # measured at a time, so that memory does not grow with the image
+_PIXELS = 2**22  # measured at once, which bounds the memory for large images
 
 
 def evaluate_detector(
@@ -59,35 +59,35 @@ def evaluate_detector(
 ) -> Results:
     """Measures the map of every detection against its object.
 
-    A detection is right if it overlaps an object of its class with IoU 0.5 that no detection of a higher score has
-    taken, as COCO matches boxes; one that lies in a crowd of its class is left out, as are detections of classes that
-    the data set does not have. The region of a right detection is the mask of its object, or the box of the object
-    where the data set has no masks; that of a wrong one is its own box. To compare right and wrong detections, take
-    `region="box"`: then it is the detection's own box for all.
+    As in COCO's evaluation, a detection is right if its IoU with an object of its class is at least 0.5 and no
+    detection with a higher score has matched this object. Detections in a crowd of their class, and those of classes
+    that the data set does not have, are left out. The region of a right detection is the mask of its object, or the
+    object's box if the data set has no masks; the region of a wrong detection is its own box. To compare right and
+    wrong detections, use `region="box"`, the detection's own box for all.
 
-    Results are those of `evaluate`, with a detection in place of an image: `label`, `predicted` and `explained` are its
-    class, `probability` its score, `correct` whether it is right, so that the accuracy is their precision; sizes are
-    COCO's. A right detection is called "IMAGE object N", with the number of its object in the image, so that those of
-    two detectors are compared object by object; a wrong one by its class and box.
+    Results are like those of `evaluate`, with detections instead of images: `label`, `predicted` and `explained` are
+    the class, `probability` is the score, and `correct` whether the detection is right, so accuracy is precision; sizes
+    are COCO's. Right detections are named "IMAGE object N" with the number of their object in the image, so that two
+    detectors are compared object by object; wrong detections are named by class and box.
 
     Args:
-        detector: see `maps.DetectionCAM`; it gives class indices from 0.
-        dataset: a set with objects.
-        method: a name of `maps.create_for_detections`, or such a method of the detector.
+        detector: see `maps.DetectionCAM`; its classes are indices from 0.
+        dataset: a data set with objects.
+        method: a name for `maps.create_for_detections`, or a method of the detector.
         layer: for a CAM method by name; None: the last stage of the body.
         region: "object" or "box".
         score_threshold: lowest score of a detection to measure.
-        limit: detections of an image, at most, those with the highest scores; None: all.
-        threshold: of the focus, above 0, at most 1.
-        margin: of range bias, in pixels of the image; see `measure`.
-        tolerance: of the pointing game, likewise.
-        outputs: names of the detector's classes; None: those of the set.
-        label_outputs: for each class of the set the detector's class that stands for it; None: the same.
-        shard: images of a shard; None: 64. The others are those of `evaluate`.
+        limit: maximum number of detections per image, those with the highest scores; None: all.
+        threshold: threshold of the focus, in (0, 1].
+        margin: margin of range bias, in pixels of the image; see `measure`.
+        tolerance: tolerance of the pointing game, likewise.
+        outputs: names of the detector's classes; None: those of the data set.
+        label_outputs: the detector's class for each class of the data set; None: the same.
+        shard: images per shard; None: 64. For the other arguments, see `evaluate`.
 
     Raises:
         InputError: a data set without objects, no detections at all, a number out of range, a folder of another
-            evaluation; and what the method and `measure` raise.
+            evaluation; or an error of the method or of `measure`.
     """
     evaluator = DetectionEvaluator(
         detector, dataset, method, layer, region, score_threshold, limit, threshold, margin, tolerance, label_outputs
@@ -96,7 +96,7 @@ def evaluate_detector(
 
     def work(images: range, done: Callable[[int], None]) -> Rows:
         keys: list[str] = []
-        parts: list[dict[str, Tensor]] = []
+        columns: list[dict[str, Tensor]] = []
         skipped: list[str] = []
         for batch in evaluator.batches(images, workers, unreadable, used_device):
             skipped += batch.skipped
@@ -110,10 +110,10 @@ def evaluate_detector(
                     skipped.append(reason)
                     continue
                 if measured.keys:
-                    parts.append(measured.columns)
+                    columns.append(measured.columns)
                     keys += measured.keys
             done(len(batch.images) + len(batch.skipped))
-        return Rows(tuple(keys), columns_of(parts), tuple(skipped), len(outputs or dataset.classes))
+        return Rows(tuple(keys), columns_of(columns), tuple(skipped), len(outputs or dataset.classes))
 
     with on_device(detector, device) as (used_device, dtype):
         plan: dict[str, Any] = {
@@ -158,14 +158,14 @@ def evaluate_detector(
 
 
 class MeasuredDetections(NamedTuple):
-    """The detections of an image that have a row.
+    """The measured detections of an image.
 
     Attributes:
-        keys: (n,), their names; see `evaluate_detector`.
+        keys: n names; see `evaluate_detector`.
         detections: boxes (n, 4), labels (n,) of the data set, scores (n,), …
         maps: (n, H, W).
         regions: bool (n, H, W).
-        columns: name -> (n,), those of the results; empty if n is 0.
+        columns: name -> (n,), the columns of results; empty if n is 0.
     """
 
     keys: list[str]
@@ -176,7 +176,7 @@ class MeasuredDetections(NamedTuple):
 
 
 class DetectionEvaluator:
-    """A detector with its CAM method and a data set, and the options of `evaluate_detector`, which it checks.
+    """Measures the detections in one image; the arguments are those of `evaluate_detector`.
 
     Attributes:
         explain: the method.
@@ -206,9 +206,9 @@ class DetectionEvaluator:
         else:
             self.explain = method
             if layer is not None or unwrapped(method.detector) is not unwrapped(detector):
-                raise InputError("the method has its own layer and detector; give the name of one, or leave them out")
+                raise InputError("the method is of another detector or has its own layer; give its name instead")
         if not dataset.has_objects:
-            raise InputError(f"the images of {dataset.name!r} have no objects; give a set with boxes and classes")
+            raise InputError(f"the images of {dataset.name!r} have no objects; give a data set with boxes and classes")
         self.dataset, self.threshold = dataset, threshold
         self._region, self._score_threshold, self._limit = region, score_threshold, limit
         self._measure = partial(measure, threshold=threshold, margin=int(margin), tolerance=int(tolerance))
@@ -220,14 +220,14 @@ class DetectionEvaluator:
         self._outputs = torch.tensor(range(count) if label_outputs is None else label_outputs)
         if len(self._outputs) != count or len(self._outputs.unique()) < count:
             raise InputError(
-                f"label_outputs is {self._outputs.tolist()} for the {count} classes of {dataset.name}; give a class of "
-                "the detector for each"
+                f"label_outputs is {self._outputs.tolist()} for the {count} classes of {dataset.name}; give a "
+                "different class of the detector for each"
             )
 
     def batches(
         self, images: Sequence[int], workers: int, unreadable: OnUnreadable, device: torch.device
     ) -> Iterator[Batch]:
-        """Each of the images by itself, with its objects; `Batch.index` is that of the data set."""
+        """Batches of a single image with its objects; `Batch.index` is the index in the data set."""
         loader = create_loader(
             self.dataset.subset(images),
             1,
@@ -241,27 +241,27 @@ class DetectionEvaluator:
             yield batch._replace(index=torch.tensor([images[i] for i in batch.index.tolist()], dtype=torch.int64))
 
     def measured(self, image: Tensor, objects: Detections, key: str) -> MeasuredDetections:
-        """The detections of an image against its objects.
+        """Measures the detections of an image against its objects.
 
         Args:
             image: (3, H, W), in [0, 1], on the device of the detector.
-            objects: as of `Batch.targets`.
+            objects: the objects, as in `Batch.targets`.
             key: name of the image.
         """
         maps = self.explain(image, score_threshold=self._score_threshold, limit=self._limit)
         assert self.explain.detections is not None
         detections = {**self.explain.detections, "labels": self._labels(self.explain.detections["labels"])}
         matches = match(detections, objects)
-        kept = (detections["labels"] >= 0) & (matches != IGNORED)
-        detections = {name: values[kept] for name, values in detections.items()}
-        maps, matches = maps[kept], matches[kept]
+        counted = (detections["labels"] >= 0) & (matches != IGNORED)
+        detections = {name: values[counted] for name, values in detections.items()}
+        maps, matches = maps[counted], matches[counted]
         regions = regions_of(detections, matches, objects, maps.shape[1:], self._region)
         columns: dict[str, Tensor] = {}
         if len(matches):
             outputs = self._outputs.to(matches.device)[detections["labels"]]
-            at_once = max(1, _PIXELS // (maps.shape[1] * maps.shape[2]))
-            pairs = zip(maps.split(at_once), regions.split(at_once), strict=True)
-            parts = [measure_columns(self._measure(some, its)) for some, its in pairs]
+            size = max(1, _PIXELS // (maps.shape[1] * maps.shape[2]))
+            chunks = zip(maps.split(size), regions.split(size), strict=True)
+            parts = [measure_columns(self._measure(*chunk)) for chunk in chunks]
             columns = {
                 "label": detections["labels"],
                 "predicted": outputs,
@@ -274,22 +274,21 @@ class DetectionEvaluator:
         return MeasuredDetections(keys, detections, maps, regions, columns)
 
     def _labels(self, outputs: Tensor) -> Tensor:
-        """The classes of the data set for these of the detector; -1 where it has none."""
+        """The data set's classes for classes of the detector, -1 if there is none."""
         same = outputs[:, None] == self._outputs.to(outputs.device)
         return torch.where(same.any(1), same.int().argmax(1), -1)
 
 
 def match(detections: Detections, objects: Detections, iou: float = 0.5) -> Tensor:
-    """The object of each detection, as COCO's evaluation matches boxes: greedily, by class, highest score first.
+    """Matches detections with objects as COCO's evaluation does: greedily, by class, highest score first.
 
     Args:
         detections: boxes (n, 4), labels (n,), highest score first.
         objects: boxes (m, 4), labels (m,), and bool crowd (m,).
-        iou: at least so high. With a crowd it is the share of the detection that lies in it.
+        iou: least IoU of a match; for a crowd, the least share of the detection that lies in it.
 
     Returns:
-        int64 (n,), indices of objects, each at most once; `WRONG`, or `IGNORED` where the detection has no object but
-        is in a crowd.
+        int64 (n,), indices of objects, each at most once; otherwise `IGNORED` for detections in a crowd, else `WRONG`.
     """
     from torchvision.ops import box_area, box_iou
 
@@ -312,7 +311,7 @@ def match(detections: Detections, objects: Detections, iou: float = 0.5) -> Tens
 def regions_of(
     detections: Detections, matches: Tensor, objects: Detections, size: Sequence[int], region: Region = "object"
 ) -> Tensor:
-    """The region of each detection, bool (n, H, W): see `evaluate_detector`."""
+    """The region of each detection, bool (n, H, W); see `evaluate_detector`."""
     regions = box_regions(detections["boxes"], size)
     right = torch.nonzero(matches >= 0)[:, 0]
     if region == "box" or not len(right):
@@ -325,21 +324,21 @@ def regions_of(
 
 
 def box_regions(boxes: Tensor, size: Sequence[int]) -> Tensor:
-    """Boxes (n, 4) as bool (n, H, W): every pixel that a box touches."""
+    """Boxes (n, 4) as masks, bool (n, H, W), of every pixel that a box touches."""
     x, y = (torch.arange(side, device=boxes.device) for side in (size[1], size[0]))
     x0, y0, x1, y1 = boxes[:, :, None].unbind(1)  # (n, 1) each
-    across, down = ((one + 1 > low) & (one < high) for one, low, high in ((x, x0, x1), (y, y0, y1)))
-    return down[:, :, None] & across[:, None]
+    columns, rows = ((i + 1 > low) & (i < high) for i, low, high in ((x, x0, x1), (y, y0, y1)))
+    return rows[:, :, None] & columns[:, None]
 
 
 def image_key(results: Results, row: int) -> str:
-    """The name of the image that the detection of a row is in."""
+    """The name of the image of a row's detection."""
     label = results.classes[results.rows["label"][row]]
     return results.keys[row].rpartition(" object " if results.rows["correct"][row] else f" {label} ")[0]
 
 
 def keys_of(image: str, detections: Detections, matches: Tensor, classes: Sequence[str]) -> list[str]:
-    """The names of the detections of an image: see `evaluate_detector`."""
+    """The names of the detections of an image; see `evaluate_detector`."""
     boxes = detections["boxes"].round().int().tolist()
     return [
         f"{image} object {match}" if match >= 0 else f"{image} {classes[label]} {','.join(map(str, box))}"

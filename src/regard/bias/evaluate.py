@@ -1,4 +1,4 @@
-"""A model's maps over a whole data set."""
+"""Measures of a model's maps on a data set."""
 
 from __future__ import annotations
 
@@ -63,63 +63,62 @@ def evaluate(
     interventions: bool = False,
     seed: int = 0,
 ) -> Results:
-    """Measures every map of a data set against its region, and whether the class was right.
+    """Measures the map of every image of a data set against its region, and the accuracy of the model.
 
-    One forward pass per batch, and a backward pass down to the layer of the maps; everything stays on the device but
-    one row per image. Images are read as they are needed: memory does not grow with the data set, but for its list of
-    files and 500 bytes per row (900 for images of more than 65,535 pixels). The model is afterwards as it was.
+    Each batch takes one forward, and one backward down to the layer of the maps; only one row per image leaves the
+    device. Images are read as they are needed, so memory does not grow with the data set, except for its list of files
+    and 500 bytes per row (900 for images of more than 65,535 pixels). The model is unchanged afterwards.
 
-    With a `folder`, rows are kept there a shard at a time: an evaluation that was stopped goes on where it was, and
-    under `torch.distributed` (`torchrun`) each process computes its slice of the shards. Batches are the same for any
-    number of processes, so the numbers are.
+    With a `folder`, rows are saved there shard by shard: an interrupted evaluation continues from there, and under
+    `torch.distributed` (`torchrun`) each process computes its slice of the shards. Batches, and so the results, do not
+    depend on the number of processes.
 
     Args:
         model: maps images to class scores (N, classes).
         dataset: an `ImageDataset` with masks, or batches (images, labels, regions): floating point
             (B, 3, H, W), already normalised; whole numbers (B,), outputs of the model or -1; bool (B, H, W).
-        method: a name of `maps.names()`, a `MapMethod` of the model, or a function of your own: called with the model,
-            images (B, 3, H, W) and classes (B,), it gives maps (B, h, w).
+        method: a name of `maps.names()`, a `MapMethod` of the model, or a function of the model, images (B, 3, H, W)
+            and classes (B,) that returns maps (B, h, w).
         layer: for a method by name; None: the last spatial features.
-        target: whose maps: of the "predicted" class, or of the "label", which every image then has to have.
-        threshold: of the focus, above 0, at most 1.
-        margin: of range bias, in pixels as the model sees them; see `measure`.
-        tolerance: of the pointing game, likewise.
-        batch_size: of a set; None: 250 for an `InMemoryDataset`, 32 for a `ImageDataset`.
-        mean: of a set, by channel, with bytes 0 to 255 scaled to 0 to 1; None: that of the `InMemoryDataset`.
-        std: likewise.
-        transform: how the images of a set, and their regions with them, are resized and cropped; None: not at all.
-        workers: DataLoader workers that read the images of a set; 0: they are read inline.
-        unreadable: on an image of a set that cannot be read, "error", or "skip" it and name it in the results.
-        outputs: names of the model's outputs; None: the classes of the set, if they are as many.
-        label_outputs: for each class of the set the output that stands for it, or -1 for all: the results are then not
-            scored. None: the classes are the outputs, in order; a set of files with another number of classes than the
-            model has outputs is then not scored.
-        device: where to work; the model is moved there and, at the end, back. None: where the model is.
-        folder: where the shards are kept; it is the caller's to remove.
-        shard: images of a shard; None: 8 batches.
-        progress: called after every batch with the images done and the images in all (None where unknown); of several
-            processes each counts its own.
-        name: of the model in the results; None: that of its class.
-        keep_maps: whether the rows hold the maps besides, as bytes, as large as the features, or, of several layers, as
-            the images (`--keep-maps` of `regard bias`).
-        interventions: whether to measure accuracy on the changed images of `bias.interventions`, too: six further
-            forward passes.
-        seed: of the backgrounds that images get there.
+        target: the class of the maps: "predicted", or "label", which every image then has to have.
+        threshold: threshold of the focus, in (0, 1].
+        margin: margin of range bias, in pixels of the model's input; see `measure`.
+        tolerance: tolerance of the pointing game, likewise.
+        batch_size: batch size of a data set; None: 250 for an `InMemoryDataset`, 32 for others.
+        mean, std: normalisation of a data set, by channel, for images scaled to [0, 1]; None: that of the
+            `InMemoryDataset`.
+        transform: how images of a data set and their regions are resized and cropped; None: not at all.
+        workers: DataLoader workers that read the images of a data set; 0: in this process.
+        unreadable: for an image of a data set that cannot be read: "error", or "skip" it and list it in the results.
+        outputs: names of the model's outputs; None: the classes of the data set, if there are as many.
+        label_outputs: the model's output for each class of the data set, or -1 for all classes: then results are not
+            scored. None: the outputs are the classes, in order; then results of a data set on disk are not scored if it
+            has another number of classes than the model has outputs.
+        device: device of the evaluation, from which the model is moved back at the end; None: the model's.
+        folder: folder of the shards, which the caller removes.
+        shard: images per shard; None: 8 batches.
+        progress: called after each batch with the number of images done by this process and the total number (None if
+            unknown).
+        name: name of the model in the results; None: its class.
+        keep_maps: whether to keep the maps in the rows, as bytes, with the size of the features or, for several layers,
+            of the images (`--keep-maps` of `regard bias`).
+        interventions: whether to measure accuracy on the images of `bias.Interventions` too, in six more forwards.
+        seed: seed of the backgrounds of interventions.
 
     Raises:
         InputError: a data set without regions or images, labels outside the model's classes, another number of classes
-            than the model has outputs, an unknown method, target or device, a folder of another evaluation; and what
-            the method and `measure` raise.
+            than the model has outputs, an unknown method, target or device, a folder of another evaluation; or an error
+            of the method or of `measure`.
     """
     evaluator = Evaluator(model, method, layer, target, threshold, margin, tolerance, keep_maps)
     source = dataset if isinstance(dataset, ImageDataset) else _Batches(dataset, mean, std)
     if not source.has_masks:
-        raise InputError(f"the {source.split} images of {source.name!r} have no regions; give a set that has")
-    matching = _Matching(source, target, label_outputs)
+        raise InputError(f"the {source.split} images of {source.name!r} have no regions; give a data set with regions")
+    matching = _LabelOutputs(source, target, label_outputs)
     if isinstance(source, _Batches) and interventions:
-        raise InputError("interventions go back to images of other classes, and batches come once; give a set")
+        raise InputError("interventions read images of other classes, and batches are read once; give a data set")
     if isinstance(source, _Batches) and folder is not None:
-        raise InputError("batches as they come cannot be kept in shards; give a set, or leave folder out")
+        raise InputError("an iterable of batches cannot be saved in shards; give a data set, or leave folder out")
     size = batch_size or default_batch_size(source)
 
     with on_device(model, device) as (used_device, dtype):
@@ -139,31 +138,31 @@ def evaluate(
                 masks=True,
             ).epoch(0)
 
-        changed = Interventions(source, load, seed) if interventions and not isinstance(source, _Batches) else None
+        intervened = Interventions(source, load, seed) if interventions and not isinstance(source, _Batches) else None
 
         def work(images: range | None, done: Callable[[int], None]) -> Rows:
             parts: list[dict[str, Tensor]] = []
             outputs = 0
             keys: list[str] = []
             skipped: list[str] = []
-            batches = ((batch, ()) for batch in load(images)) if changed is None else changed.batches(images or ())
+            batches = ((b, ()) for b in load(images)) if intervened is None else intervened.batches(images or ())
             for batch, variants in batches:
                 if len(batch.images):
                     labels = batch.labels.to(used_device)
-                    assert batch.masks is not None  # see has_masks above
+                    assert batch.masks is not None  # checked by has_masks
                     regions = batch.masks.to(used_device)
                     targets = matching.targets(labels)
-                    part, outputs = evaluator.measured(batch.images.to(used_device, dtype), labels, targets, regions)
+                    columns, outputs = evaluator.measured(batch.images.to(used_device, dtype), labels, targets, regions)
                     matching.check(outputs, batch.labels)
-                    if changed is not None and not matching.scored(outputs):
+                    if intervened is not None and not matching.scored(outputs):
                         raise InputError(
-                            f"interventions change accuracy, and the labels of {source.name} are not outputs of the "
+                            f"interventions measure accuracy, and the labels of {source.name} are not outputs of the "
                             "model; leave the interventions out"
                         )
-                    for variant, pixels, known in variants:
+                    for variant, pixels, exists in variants:
                         right = evaluator.predicted(pixels.to(dtype)) == targets
-                        part[variant] = torch.where(known & (targets >= 0), right.float(), torch.nan)
-                    parts.append(part)
+                        columns[variant] = torch.where(exists & (targets >= 0), right.float(), torch.nan)
+                    parts.append(columns)
                     keys += [str(i) if images is None else source.keys[images[i]] for i in batch.index.tolist()]
                 skipped += batch.skipped
                 done(len(batch.images) + len(batch.skipped))
@@ -201,7 +200,7 @@ def evaluate(
     if outputs is None:
         outputs = classes if len(classes) == rows.outputs else tuple(f"class {i}" for i in numbers)
     if len(outputs) != rows.outputs:
-        raise InputError(f"{len(outputs)} names for {rows.outputs} outputs of the model; give one for each")
+        raise InputError(f"{len(outputs)} names for {rows.outputs} outputs of the model; give one per output")
     return Results(
         model=name or type(unwrapped(model)).__name__,
         dataset=source.name,
@@ -224,23 +223,23 @@ def evaluate(
 
 
 class Evaluator:
-    """A model with its CAM method, and the options of the measures.
+    """Measures batches of images with one model, CAM method and set of options.
 
     Args:
         model: maps images to class scores (N, classes).
         method: the name of a method of `regard.maps`, a `MapMethod` of the model, or a function `(model, images,
             classes) -> maps`; see `maps.create`.
         layer: for a method by name; None: the last spatial features.
-        target: class to explain: the "predicted" one, or the "label", where an image has one.
-        threshold: of the focus, above 0, at most 1.
-        margin: of range bias, in pixels; see `measure`.
-        tolerance: of the pointing game, likewise.
-        keep_maps: whether the columns have the maps besides.
+        target: the class to explain: "predicted", or the "label" of images that have one.
+        threshold: threshold of the focus, in (0, 1].
+        margin: margin of range bias, in pixels; see `measure`.
+        tolerance: tolerance of the pointing game, likewise.
+        keep_maps: whether the columns include the maps.
 
     Attributes:
         method: the name of the method.
-        layer: the names of its layers, joined by "+"; "" where the method has none.
-        options: these two, `target`, `threshold`, `margin` and `tolerance`, as results record them.
+        layer: the names of its layers, joined by "+"; "" if the method has none.
+        options: `method`, `layer`, `target`, `threshold`, `margin` and `tolerance`, as in results.
 
     Raises:
         InputError: an unknown method, layer or target, a number out of range.
@@ -263,9 +262,9 @@ class Evaluator:
         self._model, self._target, self._keep_maps = model, target, keep_maps
         if isinstance(method, MapMethod):
             if layer is not None:
-                raise InputError("a layer is for a method by name; this one knows its layer: leave it out")
+                raise InputError("the method is a MapMethod, which has its own layer; leave layer out")
             if unwrapped(method.model) is not unwrapped(model):
-                raise InputError(f"the {type(method).__name__} is of another model; make one of the model to evaluate")
+                raise InputError(f"the {type(method).__name__} is of another model; create one for this model")
             self._cam = method
         else:
             self._cam = create(method, model, layer)
@@ -283,13 +282,13 @@ class Evaluator:
         """The columns of a batch, on the device of the maps, and the number of the model's outputs.
 
         Args:
-            images: (B, 3, H, W), as the model wants them.
+            images: (B, 3, H, W), normalised for the model.
             labels: int64 (B,), classes of the data set; -1: none.
-            targets: int64 (B,), the outputs of the model that stand for them; -1: none.
+            targets: int64 (B,), the model's outputs for these labels; -1: none.
             regions: bool (B, H, W).
         """
-        several = len(self._cam.layers) > 1  # their maps are fused at the size of the images
-        maps = self._cam(images, targets if self._target == "label" else None, upsample=several)
+        fuses = len(self._cam.layers) > 1  # at the size of the images
+        maps = self._cam(images, targets if self._target == "label" else None, upsample=fuses)
         logits, explained = self._cam.logits, self._cam.classes
         assert logits is not None and explained is not None
         predicted, scores = predicted_classes(logits), class_logits(logits)
@@ -306,75 +305,78 @@ class Evaluator:
         return columns, scores.shape[1]
 
     def predicted(self, images: Tensor) -> Tensor:
-        """The output with the highest score, int64 (B,), for images like those of `measured`."""
+        """The predicted outputs, int64 (B,), for images as in `measured`."""
         with eager_evaluation(self._model):
             images = checked_images(self._model, images)
             return predicted_classes(class_scores(self._model(images), images))
 
 
 def measure_columns(measures: Measures) -> dict[str, Tensor]:
-    """The measures and their curves as columns."""
+    """The measures and their curves as columns of rows."""
     curves = measures.curves
     return dict(measures.items()) | dict(zip(CURVES, (curves.inside, curves.outside, curves.beyond), strict=True))
 
 
-class _Matching:
-    """Which outputs of the model stand for the labels of a set."""
+class _LabelOutputs:
+    """Maps the labels of a data set to outputs of the model."""
 
     def __init__(self, source: ImageDataset | _Batches, target: Target, label_outputs: Sequence[int] | None) -> None:
-        self._classes, self._given = source.classes, label_outputs
-        self._as_many = isinstance(source, InMemoryDataset) or target == "label"
+        self._classes, self._label_outputs = source.classes, label_outputs
+        self._must_match = isinstance(source, InMemoryDataset) or target == "label"
         count = len(source.classes or ())
         if label_outputs is not None:
             if len(label_outputs) != count:
                 raise InputError(
-                    f"label_outputs names {len(label_outputs)} outputs for the {count} classes of {source.name}; give "
-                    "one for each"
+                    f"label_outputs has {len(label_outputs)} outputs for the {count} classes of {source.name}; give "
+                    "one per class"
                 )
             if min(label_outputs, default=0) < 0 <= max(label_outputs, default=0):
                 raise InputError(
                     "label_outputs has -1 for some classes; leave their images out, or give -1 for all classes"
                 )
         if target == "label" and source.labels is not None:
-            without = int((self.targets(torch.tensor(np.asarray(source.labels))) < 0).sum())
-            if without:
+            unlabelled = int((self.targets(torch.tensor(np.asarray(source.labels))) < 0).sum())
+            if unlabelled:
                 raise InputError(
-                    f"{without} of {len(source.labels)} images of {source.name} have no label that is an output of the "
-                    "model; explain the predicted class instead (target)"
+                    f"{unlabelled} of {len(source.labels)} images of {source.name} have no label that is an output of "
+                    "the model; explain the predicted class instead (target)"
                 )
 
     def targets(self, labels: Tensor) -> Tensor:
-        """(B,), the outputs for these labels; -1: none."""
-        if self._given is None:
+        """The outputs for labels (B,); -1: none."""
+        if self._label_outputs is None:
             return labels.long()
-        return torch.tensor([*self._given, -1], device=labels.device)[labels.long()]
+        return torch.tensor([*self._label_outputs, -1], device=labels.device)[labels.long()]
 
     def check(self, outputs: int, labels: Tensor) -> None:
-        """Raises InputError if labels and outputs cannot belong together."""
-        if self._classes is None:  # batches as they come
+        """Raises InputError if the labels do not fit the model's number of outputs."""
+        if self._classes is None:  # an iterable of batches
             low, high = int(labels.min()), int(labels.max())
             if low < -1 or high >= outputs:
                 raise InputError(
                     f"labels from {low} to {high} for a model with {outputs} outputs; expected 0 to {outputs - 1}, or "
                     "-1 for none"
                 )
-        elif self._given is not None:
-            if max(self._given, default=-1) >= outputs:
-                raise InputError(f"label_outputs names output {max(self._given)} of a model with {outputs}")
-        elif len(self._classes) != outputs and self._as_many:
+        elif self._label_outputs is not None:
+            if max(self._label_outputs, default=-1) >= outputs:
+                raise InputError(
+                    f"label_outputs has output {max(self._label_outputs)} for a model with {outputs} outputs; expected "
+                    f"at most {outputs - 1}"
+                )
+        elif len(self._classes) != outputs and self._must_match:
             raise InputError(
-                f"the model has {outputs} outputs, the data set {len(self._classes)} classes; expected as many"
+                f"the model has {outputs} outputs, the data set {len(self._classes)} classes; expected the same number"
             )
 
     def scored(self, outputs: int) -> bool:
-        """Whether labels are outputs, so that the model can be right or wrong."""
-        if self._given is not None:
-            return any(output >= 0 for output in self._given)
+        """Whether labels are outputs, so that predictions can be right or wrong."""
+        if self._label_outputs is not None:
+            return any(output >= 0 for output in self._label_outputs)
         return self._classes is None or len(self._classes) == outputs
 
 
 class _Batches:
-    """Batches (images, labels, regions) from anywhere."""
+    """An iterable of batches (images, labels, regions) with the interface of a data set."""
 
     classes = labels = None
     keys: tuple[str, ...] = ()
@@ -382,7 +384,7 @@ class _Batches:
 
     def __init__(self, batches: Iterable[Sequence[Tensor]], mean: Channels | None, std: Channels | None) -> None:
         if mean is not None or std is not None:
-            raise InputError("mean and std are for a set; batches come normalised: leave them out")
+            raise InputError("mean and std are for a data set, and batches are already normalised; leave them out")
         self._batches = batches
         self.name, self.split = str(getattr(batches, "name", "batches")), str(getattr(batches, "split", ""))
 
@@ -397,7 +399,7 @@ class _Batches:
 
 def _checked(batch: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     if not isinstance(batch, Sequence) or len(batch) != 3 or not all(isinstance(part, Tensor) for part in batch):
-        raise InputError("a batch is not three tensors (images, labels, regions); give those, or a set")
+        raise InputError("a batch is not three tensors; expected (images, labels, regions), or a data set")
     images, labels, regions = batch
     if not 0 < len(images) == len(labels) == len(regions) or labels.ndim != 1 or labels.is_floating_point():
         raise InputError(
@@ -409,22 +411,22 @@ def _checked(batch: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
 
 @contextmanager
 def on_device(model: nn.Module, device: torch.device | str | None) -> Iterator[tuple[torch.device, torch.dtype]]:
-    """Device and dtype that the images are to have; the model is on that device inside the block."""
+    """Moves the model to a device inside the block; yields the device and dtype for its images."""
     tensors = [*model.parameters(), *model.buffers()]
-    homes = {tensor.device for tensor in tensors}
+    devices = {tensor.device for tensor in tensors}
     dtype = next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.get_default_dtype())
-    home = next(iter(homes), torch.device("cpu"))
+    original = next(iter(devices), torch.device("cpu"))
     try:
-        chosen = home if device is None else torch.device(device)
+        target = original if device is None else torch.device(device)
     except RuntimeError:
         raise InputError(f"unknown device {device!r}; give cpu, cuda, cuda:0, mps, …") from None
-    if chosen.type == home.type and chosen.index in (None, home.index):
-        yield home, dtype
+    if target.type == original.type and target.index in (None, original.index):
+        yield original, dtype
         return
-    if len(homes) > 1:
-        raise InputError(f"the model is on {len(homes)} devices and cannot be moved to {chosen}; leave device out")
+    if len(devices) > 1:
+        raise InputError(f"the model is on {len(devices)} devices and cannot be moved to {target}; leave device out")
     try:
-        model.to(chosen)
-        yield chosen, dtype
+        model.to(target)
+        yield target, dtype
     finally:
-        model.to(home)
+        model.to(original)

@@ -14,21 +14,21 @@ from regard.bias.ranking import Ranking
 from regard.errors import InputError, check_number
 from regard.maps.method import resized
 
-THRESHOLDS = tuple(i / 20 for i in range(1, 20))  # 0.05, 0.1, …, 0.95
+THRESHOLDS = tuple(i / 20 for i in range(1, 20))  # of mean and best IoU: 0.05, 0.1, …, 0.95
 CURVE_THRESHOLDS = tuple(i / 100 for i in range(101))  # 0, 0.01, …, 1
 
 
 @dataclass(frozen=True, eq=False)
 class Curves:
-    """The focus of N images at the 101 thresholds 0, 0.01, …, 1, in whole numbers.
+    """Pixel counts of the focus of N images at the 101 thresholds 0, 0.01, …, 1.
 
-    At threshold 0 the focus is the whole image, so that `inside[:, 0]` is the size of the region. The focus of a
-    constant map is empty above 0.
+    At threshold 0 the focus is the full image, so `inside[:, 0]` is the size of the region. Above 0 the focus of a
+    constant map is empty.
 
     Attributes:
         inside: (N, 101), int32; pixels of the focus inside the region.
         outside: (N, 101), int32; pixels of the focus outside the region.
-        beyond: (N,), uint8; the number of thresholds, from 0 on, at which the focus goes further than `margin` beyond
+        beyond: (N,), uint8; the number of thresholds, from 0 on, at which the focus extends more than `margin` beyond
             the region.
     """
 
@@ -44,36 +44,36 @@ class Measures:
     F is the focus, R the region, both sets of pixels; 0 / 0 is NaN.
 
     Attributes:
-        position_bias: bool; F and R do not meet. Source: the diagnosis of LSAS (arXiv 2305.05200), made exact.
-        range_bias: bool; F and R meet, and F is not inside R, or goes further than `margin` beyond it. Never together
-            with position bias. Source: as above.
-        spill: `|F outside R| / |F|`, 0 (best) to 1. It is 1 minus the precision of F.
-        miss: `|R outside F| / |R|`, 0 (best) to 1. It is 1 minus the recall of F.
+        position_bias: bool; F and R are disjoint. Source: the diagnosis of LSAS (arXiv 2305.05200), made exact.
+        range_bias: bool; F and R intersect, and F is not inside R, or extends more than `margin` beyond it. Never
+            together with position bias. Source: as above.
+        spill: `|F outside R| / |F|`, 0 (best) to 1: 1 minus the precision of F.
+        miss: `|R outside F| / |R|`, 0 (best) to 1: 1 minus the recall of F.
         iou: `|F and R| / |F or R|`, intersection over union (Jaccard), 0 to 1 (best).
-        mean_iou: the mean of IoU over the `thresholds` of `measure`, 0 to 1; as no threshold is chosen, none is chosen
-            badly. Maps whose values fall off evenly cannot reach 1. Source: the aim is that of Choe et al. 2020
-            (arXiv 2001.07437), to judge maps whatever the threshold; they average precision over it.
-        best_iou: the highest IoU over the same thresholds, 0 to 1 (best): how well the map fits if the threshold is
-            chosen for each image, with the region known. Source: as above, where the best threshold is chosen once
-            for the whole set (MaxBoxAcc), which gives no more than this.
-        pointing: bool; a pixel of the highest value lies in R, or within `tolerance` pixels of it. Source: the pointing
-            game, Zhang et al. 2016 (arXiv 1608.00507). Of several highest pixels one in R is enough. Quantus' is
-            the same without tolerance, but True for an empty region and for a constant map.
-        energy_inside: the part of the map's sum that lies in R, 0 to 1 (best). Source: the energy-based pointing game,
+        mean_iou: the mean of IoU over the `thresholds` of `measure`, 0 to 1, which does not depend on the choice of one
+            threshold. Maps with gradual values cannot reach 1. Source: Choe et al. 2020 (arXiv 2001.07437) likewise
+            judge maps independently of the threshold; they average precision over it.
+        best_iou: the highest IoU over the same thresholds, 0 to 1 (best): the fit if the threshold is chosen per image,
+            with the region known. Source: as above, where the best threshold is chosen once for the data set
+            (MaxBoxAcc), which gives no more than this.
+        pointing: bool; a pixel with the highest value lies in R, or within `tolerance` pixels of it; one of several is
+            enough. Source: the pointing game, Zhang et al. 2016 (arXiv 1608.00507). Quantus computes the same without
+            tolerance, except that an empty region or a constant map is a hit.
+        energy_inside: the share of the map's sum that lies in R, 0 to 1 (best). Source: the energy-based pointing game,
             Wang et al. 2020 (Score-CAM, arXiv 1910.01279). Also called relevance mass accuracy and attribution
-            localisation; in Quantus the first subtracts negative values, the second adds their size.
-        auc: the probability that a random pixel of R has a higher value than a random pixel outside, ties counting
+            localisation; for negative values, Quantus subtracts them in the former and adds their size in the latter.
+        auc: the probability that a random pixel in R has a higher value than a random pixel outside, ties counting
             half; 0 to 1 (best), 0.5 for chance. Exact: the area under the ROC curve of the map as a classifier of
             pixels. Source: Fawcett 2006, "An introduction to ROC analysis".
-        rank_accuracy: the part of the `|R|` highest pixels that lies in R, 0 to 1 (best). Where pixels tie for the last
-            places, the expected value over all orders, so that the order of pixels does not matter. Source: relevance
-            rank accuracy, Arras et al. 2020 (arXiv 2003.07258). Quantus takes one order, whichever its sort gives.
-        top_k: the part of the `top_k` highest pixels that lies in R, 0 to 1 (best); ties as above. Source: top-k
+        rank_accuracy: the share of the `|R|` highest pixels that lies in R, 0 to 1 (best). For pixels that tie for the
+            last ranks, the expected value over all orders. Source: relevance rank accuracy, Arras et al. 2020 (arXiv
+            2003.07258). Quantus breaks ties by the order of its sort.
+        top_k: the share of the `top_k` highest pixels that lies in R, 0 to 1 (best); ties as above. Source: top-k
             intersection, Theiner et al. 2021 (arXiv 2104.14995).
         focus_area: `|F| / pixels`, 0 to 1.
         region_area: `|R| / pixels`, 0 to 1.
-        constant: bool; the clipped map has one value: see `measure`.
-        curves: the focus at other thresholds, from which `spill`, `miss`, `iou` and both biases follow there.
+        constant: bool; the clipped map has a single value, see `measure`.
+        curves: the focus at other thresholds, which determines `spill`, `miss`, `iou` and both biases there.
     """
 
     position_bias: Tensor
@@ -114,37 +114,36 @@ def measure(
 ) -> Measures:
     """Every measure of every map against its region.
 
-    Maps are clipped at 0. The focus is taken from the clipped map scaled to [0, 1] (see `focus`), energy and ranks from
-    the clipped map itself. Maps of another size than the regions are first enlarged or reduced to it, bilinearly
-    (`align_corners=False`). All on the device of the maps, which the host does not wait for. One sort of each image's
-    pixels serves all thresholds and ranks (see `Ranking`).
+    Maps are clipped at 0. The focus is computed from the clipped map scaled to [0, 1] (see `focus`), energy and ranks
+    from the clipped map. Maps are first resized to the regions if their sizes differ, bilinearly
+    (`align_corners=False`). Everything runs on the device of the maps, without synchronisation. One sort of each
+    image's pixels serves all thresholds and ranks (see `Ranking`).
 
-    Stated answers:
+    Special cases:
 
-    - *A constant map*, whose clipped values are all the same, has no focus: position bias without range bias, spill
-      NaN, miss 1, IoU 0 at every threshold, pointing False, AUC 0.5, rank accuracy and top-k at chance (the region's
-      area), energy the region's area too, or NaN if the map is 0 everywhere. A map that holds NaN or infinity counts as
-      one that is 0 everywhere.
+    - *A constant map*, whose clipped values are all equal, has no focus: position bias without range bias, spill NaN,
+      miss 1, IoU 0 at every threshold, pointing False, AUC 0.5, rank accuracy and top-k at chance (the region's area),
+      energy also the region's area, or NaN if the map is 0 everywhere. A map with NaN or infinite values counts as 0
+      everywhere.
     - *An empty region*: position bias without range bias, spill 1, IoU at every threshold, energy and top-k 0, pointing
       False; miss, AUC and rank accuracy NaN.
     - *Both*: position bias without range bias, spill, miss and IoU NaN, the others as for an empty region.
-    - *A region that is the whole image*: no bias (unless the map is constant), spill 0, energy, rank accuracy and
-      top-k 1; AUC NaN, as nothing is outside.
+    - *A region that covers the image*: no bias (unless the map is constant), spill 0, energy, rank accuracy and top-k
+      1; AUC NaN.
 
     Args:
-        maps: (N, h, w), of any number type.
+        maps: (N, h, w), of any real dtype.
         regions: (N, H, W), bool, on the same device.
-        threshold: of the focus, above 0, at most 1.
-        thresholds: those of mean and best IoU, at least one, each above 0, at most 1.
-        tolerance: of the pointing game, in pixels (Euclidean distance); the published value is 15 for images of
-            about 500 pixels.
-        margin: of range bias, in pixels (Euclidean distance): a focus that goes no further beyond the region counts as
-            inside. A map is as coarse as its cells, so half a cell is no more than it can show: 16 for one of 7 x 7
-            cells over 224 pixels.
-        top_k: how many pixels top-k looks at; None: one in 50, at least 1 (about 1,000 of 224 x 224).
+        threshold: threshold of the focus, in (0, 1].
+        thresholds: thresholds of mean and best IoU, at least one, each in (0, 1].
+        tolerance: tolerance of the pointing game, in pixels (Euclidean distance); the published value is 15 for images
+            of about 500 pixels.
+        margin: margin of range bias, in pixels (Euclidean distance): a focus that extends no further beyond the region
+            counts as inside. Half a cell of a map is below its resolution: 16 for a map of 7 x 7 cells over 224 pixels.
+        top_k: the number of pixels for top-k; None: one in 50, at least 1 (about 1,000 of 224 x 224).
 
     Returns:
-        Numbers in float32, or float64 for maps in float64.
+        Numbers in float32, or float64 for float64 maps.
 
     Raises:
         InputError: shapes, dtypes or devices that do not fit, a number out of range.
@@ -164,27 +163,28 @@ def measure(
     ranking = Ranking(values, inside)
     region_size = ranking.region
 
-    # Scaling keeps the order, so the focus at a threshold is all from some place on. (N, levels)
-    places = torch.searchsorted(_scaled(ranking.values, low, high), levels.expand(len(maps), -1).contiguous())
-    focus_sizes = pixels - places
-    shared = ranking.inside_highest(focus_sizes)
-    beyond = shared < focus_sizes
+    # Scaling keeps the order of pixels, so the focus at a threshold is a suffix of the sorted pixels. (N, levels)
+    starts = torch.searchsorted(_scaled(ranking.values, low, high), levels.expand(len(maps), -1).contiguous())
+    focus_sizes = pixels - starts
+    intersections = ranking.inside_highest(focus_sizes)
+    outside = focus_sizes - intersections
+    beyond = outside > 0
     if margin:
-        further = _scaled(values, low, high).masked_fill(_dilated(regions, margin).flatten(1), -1)
-        beyond = further.amax(1, keepdim=True) >= levels
-    ious = _ratio(shared, focus_sizes + region_size[:, None] - shared, dtype)[:, 1 : 1 + len(thresholds)]
-    inside_curve, outside_curve = (x[:, -len(CURVE_THRESHOLDS) :].int() for x in (shared, focus_sizes - shared))
-    share = values / high[:, None]  # the sum of large values stays finite
-    near = ranking.peak_inside()
+        distant = _scaled(values, low, high).masked_fill(_dilated(regions, margin).flatten(1), -1)
+        beyond = distant.amax(1, keepdim=True) >= levels
+    ious = _ratio(intersections, region_size[:, None] + outside, dtype)[:, 1 : 1 + len(thresholds)]
+    inside_curve, outside_curve = (counts[:, -len(CURVE_THRESHOLDS) :].int() for counts in (intersections, outside))
+    relative = values / high[:, None]  # keeps the sum of large values finite
+    hits = ranking.peak_inside()
     if tolerance:
-        near = ((values == high[:, None]) & _dilated(regions, tolerance).flatten(1)).any(1)
+        hits = ((values == high[:, None]) & _dilated(regions, tolerance).flatten(1)).any(1)
     precisions = ranking.precision(torch.stack((region_size, torch.full_like(region_size, k)), 1))
     return Measures(
-        **focus_measures(shared[:, 0], focus_sizes[:, 0] - shared[:, 0], region_size, pixels, beyond[:, 0], dtype),
+        **focus_measures(intersections[:, 0], outside[:, 0], region_size, pixels, beyond[:, 0], dtype),
         mean_iou=ious.mean(1),
         best_iou=ious.amax(1),
-        pointing=near & ~constant,
-        energy_inside=(share * inside).sum(1) / share.sum(1),
+        pointing=hits & ~constant,
+        energy_inside=(relative * inside).sum(1) / relative.sum(1),
         auc=ranking.auc(),
         rank_accuracy=precisions[:, 0],
         top_k=precisions[:, 1],
@@ -199,25 +199,25 @@ def focus(maps: Tensor, threshold: float = 0.5) -> Tensor:
     """The pixels whose value, clipped at 0 and scaled to [0, 1] by the image's own range, is at least the threshold.
 
     Args:
-        maps: (N, H, W), of any number type.
-        threshold: above 0, at most 1.
+        maps: (N, H, W), of any real dtype.
+        threshold: in (0, 1].
 
     Returns:
-        bool (N, H, W); nowhere true for a constant map (see `measure`).
+        bool (N, H, W); False everywhere for a constant map (see `measure`).
 
     Raises:
         InputError: maps of another shape, a threshold out of range.
     """
     check_focus(threshold)
-    return scaled(maps) >= threshold  # above 0, so never in a constant map
+    return scaled(maps) >= threshold
 
 
 @torch.no_grad()
 def scaled(maps: Tensor) -> Tensor:
-    """Maps clipped at 0, each scaled to [0, 1] by the image's own range: what the focus is taken from.
+    """Maps clipped at 0, each scaled to [0, 1] by its own range; `focus` thresholds them.
 
     Args:
-        maps: (N, H, W), of any number type.
+        maps: (N, H, W), of any real dtype.
 
     Returns:
         (N, H, W); 0 everywhere for a constant map (see `measure`).
@@ -231,33 +231,33 @@ def scaled(maps: Tensor) -> Tensor:
 
 
 def _scaled(values: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Values (N, P) scaled to [0, 1] by their range, (N,) each; 0 where there is none."""
+    """Values (N, P) scaled to [0, 1] by their ranges, ends (N,); 0 for an empty range."""
     spread = high - low
     return (values - low[:, None]) / spread.where(spread > 0, 1)[:, None]
 
 
 def _clipped(maps: Tensor, size: torch.Size) -> tuple[Tensor, Tensor, Tensor]:
-    """Maps of this size, clipped at 0, 0 everywhere if not finite; and their lowest and highest values, (N,)."""
+    """Maps resized and clipped at 0, or 0 everywhere if not finite; and their lowest and highest values (N,)."""
     maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
-    finite = (maps.amin((1, 2)) > -torch.inf) & (maps.amax((1, 2)) < torch.inf)  # neither holds for NaN
+    finite = (maps.amin((1, 2)) > -torch.inf) & (maps.amax((1, 2)) < torch.inf)  # False for NaN
     maps = resized(maps, size).clamp(min=0).where(finite[:, None, None], 0)
     return maps, maps.amin((1, 2)), maps.amax((1, 2))
 
 
 def _dilated(regions: Tensor, radius: int) -> Tensor:
-    """The pixels within `radius` of the region: the union of its rows, each moved, and widened as the disc is there."""
+    """The pixels within `radius` of the region: for each row offset of a disc, its rows shifted and widened."""
     _, height, width = regions.shape
-    radius = min(radius, height + width)  # beyond the diagonal there is nothing
-    # Marks left of each column: two of them tell whether any lies in between.
+    radius = min(radius, height + width)  # longer than the diagonal
+    # The number of region pixels left of each column, whose differences show whether there are any in between.
     left = F.pad(regions.cumsum(2, dtype=torch.int32), (1, 0))  # (N, H, W + 1)
     column = torch.arange(width, device=regions.device)
     dilated = torch.zeros_like(regions)
     for down in range(-min(radius, height - 1), min(radius, height - 1) + 1):
         reach = math.isqrt(radius * radius - down * down)
         begin, end = (column - reach).clamp(min=0), (column + reach + 1).clamp(max=width)
-        rows = left[:, max(0, -down) : height - max(0, down)]
-        shifted = dilated[:, max(0, down) : height - max(0, -down)]
-        shifted |= rows.index_select(2, end) > rows.index_select(2, begin)
+        source = left[:, max(0, -down) : height - max(0, down)]
+        target = dilated[:, max(0, down) : height - max(0, -down)]
+        target |= source.index_select(2, end) > source.index_select(2, begin)
     return dilated
 
 
@@ -268,8 +268,8 @@ def check_focus(threshold: float, margin: int = 0, tolerance: int = 0) -> None:
         check_number(name, pixels, "[0, 10^6]", whole=True)
 
 
-def _ratio(part: Tensor, whole: Tensor | int, dtype: torch.dtype) -> Tensor:
-    return part.to(dtype) / whole
+def _ratio(count: Tensor, total: Tensor | int, dtype: torch.dtype) -> Tensor:
+    return count.to(dtype) / total
 
 
 def focus_measures(
@@ -281,9 +281,9 @@ def focus_measures(
         inside: (N,), pixels of the focus inside the region.
         outside: (N,), pixels of the focus outside the region.
         region: (N,), pixels of the region.
-        pixels: of the image.
-        beyond: bool (N,), whether the focus goes further than the margin beyond the region.
-        dtype: of the numbers.
+        pixels: pixels of the image.
+        beyond: bool (N,), whether the focus extends more than the margin beyond the region.
+        dtype: dtype of the results.
     """
     focus = inside + outside
     return {
@@ -297,7 +297,7 @@ def focus_measures(
 
 
 def _levels(threshold: float, thresholds: Sequence[float], maps: Tensor) -> Tensor:
-    """The threshold of the focus, those of mean and best IoU, and those of the curves, in the dtype of measuring."""
+    """The thresholds of the focus, of mean and best IoU, and of the curves, in one tensor."""
     if not len(thresholds):
         raise InputError("no thresholds for mean and best IoU; give at least one, such as 0.5")
     for level in thresholds:

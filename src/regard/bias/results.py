@@ -27,15 +27,15 @@ if TYPE_CHECKING:
     import pyarrow
     from matplotlib.figure import Figure
 
-# Size of a region -> the share of the image's pixels that it takes at least, and stays below: the bounds are squares of
-# a quarter and of half the image's side.
+# Size of a region -> its lower (inclusive) and upper (exclusive) bound, as a share of the image's pixels; the bounds
+# are squares of a quarter and of half the image's side.
 SIZES = {"small": (0.0, 1 / 16), "medium": (1 / 16, 1 / 4), "large": (1 / 4, math.inf)}
-# The same of a detection, in pixels of its region, as COCO has them.
+# The same for detections, in pixels, as in COCO.
 DETECTION_SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, math.inf)}
 DETECTION = "detection"
-"""The target of results that have a row for each detection; see `bias.evaluate_detector`."""
+"""The target of results with one row per detection; see `bias.evaluate_detector`."""
 
-_SHOWN = ("images", "accuracy", "position_bias", "range_bias", "energy_inside", "spill", "miss")  # in a notebook
+_NOTEBOOK = ("images", "accuracy", "position_bias", "range_bias", "energy_inside", "spill", "miss")
 _FORMAT = "regard bias"
 _VERSION = 3
 _OPTIONS: dict[str, type | tuple[type, ...]] = {
@@ -53,29 +53,29 @@ class Results(Tabular):
     """Measures of a model's maps on the images of a data set.
 
     Attributes:
-        model: its name.
+        model: name of the model.
         dataset: name of the data set.
-        split: of the data set; "" where it has none.
+        split: split of the data set; "" if it has none.
         method: CAM method.
-        layer: layers of the maps, joined by "+"; "" where the method has none.
-        target: class whose maps these are: the "predicted" one or the "label"; or "detection", where each row is of a
-            detection in place of an image.
-        threshold: of the focus.
+        layer: layers of the maps, joined by "+"; "" if the method has none.
+        target: class of the maps, "predicted" or "label"; or "detection" if each row is a detection instead of an
+            image.
+        threshold: threshold of the focus.
         classes: names of the classes of the data set; `label` is an index into them.
-        rows: name -> NumPy array (N,), entry i belongs to image i: `label` (-1: none), `predicted` and `explained`
-            (outputs of the model), `probability` (softmax of the explained class), `correct`, and the measures under
-            the names of `Measures` (bool or float32). Besides, where they were measured, the `Curves` as
-            `focus_inside`, `focus_outside` (N, 101) and `levels_beyond`; where they were kept, the maps as `map`:
-            arrays (h, w), uint8, 255 times the map scaled to [0, 1]; and, where they were measured, the `VARIANTS` of
-            interventions, float32: 1 where the model is right on the changed image, else 0; NaN where there is none.
+        rows: name -> NumPy array (N,), one entry per image: `label` (-1: none), `predicted` and `explained` (outputs of
+            the model), `probability` (softmax of the explained class), `correct`, and the measures by their names in
+            `Measures` (bool or float32). Optionally the `Curves` as `focus_inside`, `focus_outside` (N, 101) and
+            `levels_beyond`; the maps as `map`, arrays (h, w), uint8, 255 times the map scaled to [0, 1]; and the
+            `VARIANTS` of interventions, float32: 1 if the model is right on the changed image, 0 if it is wrong, NaN if
+            there is no such image.
         outputs: names of the model's outputs.
-        scored: whether the labels are outputs of the model, so that it can be right or wrong; if not, `correct` is
-            False throughout.
-        keys: (N,), name of each image as UTF-8 can have it; its number where it has no name.
+        scored: whether the labels are outputs of the model, so that predictions can be right or wrong; otherwise
+            `correct` is False for all images.
+        keys: (N,), names of the images, encodable as UTF-8, or their numbers.
         skipped: the images that could not be read and have no row, each with the reason.
         provenance: what else the numbers depend on: fingerprints, preprocessing, versions; JSON-ready.
-        margin: of range bias, in pixels; see `measure`.
-        tolerance: of the pointing game, likewise.
+        margin: margin of range bias, in pixels; see `measure`.
+        tolerance: tolerance of the pointing game, likewise.
     """
 
     model: str
@@ -106,61 +106,61 @@ class Results(Tabular):
 
     @property
     def of_detections(self) -> bool:
-        """Whether each row is of a detection, in place of an image."""
+        """Whether each row is a detection instead of an image."""
         return self.target == DETECTION
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """The layers of the maps, as `maps.create` takes them; empty where the method has none."""
+        """The layers of the maps, as for `maps.create`; empty if the method has none."""
         return tuple(filter(None, self.layer.split("+")))
 
     @cached_property
     def overall(self) -> Summary:
-        """Of all images."""
+        """The summary of all images."""
         return self._summary(None)
 
     @cached_property
     def right(self) -> Summary:
-        """Of the images predicted right; of none if the results are not scored."""
+        """The summary of correctly predicted images; of no image if the results are not scored."""
         return self._summary(self.rows["correct"])
 
     @cached_property
     def wrong(self) -> Summary:
-        """Of the images with a label that are predicted wrong; of none if the results are not scored."""
+        """The summary of labelled images that are predicted wrong; of no image if the results are not scored."""
         return self._summary(~self.rows["correct"] & (self.rows["label"] >= 0) & self.scored)
 
     @cached_property
     def by_class(self) -> dict[str, Summary]:
-        """Class of the data set -> its images, by label; classes that share a name get their number behind it."""
+        """Class of the data set -> summary; classes that share a name get their number appended."""
         counts = Counter(self.classes)
         names = [f"{name} ({i})" if counts[name] > 1 else name for i, name in enumerate(self.classes)]
-        order = np.argsort(self.rows["label"], kind="stable")  # once, not a pass over all images for each class
+        order = np.argsort(self.rows["label"], kind="stable")  # instead of one pass over all images per class
         ends = np.searchsorted(self.rows["label"][order], np.arange(len(names) + 1))
         return {name: self._summary(order[ends[i] : ends[i + 1]]) for i, name in enumerate(names)}
 
     @cached_property
     def by_size(self) -> dict[str, Summary]:
-        """Size of the region, one of `SIZES` -> the images with a region of that size; an empty region has none."""
+        """Size of the region, one of `SIZES` -> summary; images with an empty region are left out."""
         return {name: self._summary(which) for name, which in self.sizes.items()}
 
     @cached_property
     def sizes(self) -> dict[str, np.ndarray]:
-        """Size of the region, one of `SIZES` or `DETECTION_SIZES` -> which rows have it, bool (N,)."""
+        """Size of the region, one of `SIZES` or `DETECTION_SIZES` -> mask of the rows, bool (N,)."""
         area, sizes = self.rows["region_area"], SIZES
         if self.of_detections:
             area, sizes = self._curve(CURVES[0])[:, 0], DETECTION_SIZES
-        return {name: (area > 0) & (least <= area) & (area < below) for name, (least, below) in sizes.items()}
+        return {name: (area > 0) & (low <= area) & (area < high) for name, (low, high) in sizes.items()}
 
     def by_group(self, groups: Sequence[str]) -> dict[str, Summary]:
-        """Group -> its images, sorted; `groups`: that of each image, (N,), such as class and background."""
+        """Group -> summary, sorted by name, for the group of each image (N,), such as class and background."""
         if len(groups) != len(self):
-            raise InputError(f"{len(groups)} groups for {len(self)} rows; expected one for each")
+            raise InputError(f"{len(groups)} groups for {len(self)} rows; expected one per row")
         names = np.asarray(groups)
         return {str(name): self._summary(names == name) for name in np.unique(names)}
 
     @cached_property
     def by_bias(self) -> dict[str, Summary]:
-        """Summaries of the images with a focus and a region, "yes" of those with position bias, "no" of the others."""
+        """Summaries of the images with a focus and a region: "yes" with position bias, "no" without."""
         biased = self.rows["position_bias"]
         counted = comparable(self.rows)
         return {"yes": self._summary(counted & biased), "no": self._summary(counted & ~biased)}
@@ -170,23 +170,23 @@ class Results(Tabular):
 
     @property
     def accuracy(self) -> Estimate:
-        """Of all images with a label."""
+        """Accuracy on all images with a label."""
         return self.overall.accuracy
 
     @property
     def position_bias(self) -> Estimate:
-        """Of the images with a focus and a region."""
+        """Position bias of the images with a focus and a region."""
         return self.overall.position_bias
 
     @property
     def range_bias(self) -> Estimate:
-        """Of the images with a focus and a region."""
+        """Range bias of the images with a focus and a region."""
         return self.overall.range_bias
 
     def at(self, threshold: float) -> Results:
-        """The same results with the focus at another threshold, without another look at the images.
+        """The same results with the focus at another threshold, computed from the curves.
 
-        Position bias, range bias, spill, miss, IoU and focus area are exactly those of `evaluate` with this threshold.
+        Position bias, range bias, spill, miss, IoU and focus area equal those of `evaluate` with this threshold.
 
         Args:
             threshold: 0.01, 0.02, … or 1.
@@ -204,7 +204,7 @@ class Results(Tabular):
 
     @cached_property
     def curves(self) -> dict[str, list[Estimate]]:
-        """Measure -> its rate or mean over the images with a focus and a region, at each threshold 0, 0.01, …, 1.
+        """Measure -> rates or means over the images with a focus and a region, at thresholds 0, 0.01, …, 1.
 
         The measures are `position_bias`, `range_bias`, `spill`, `miss`, `iou` and `focus_area`.
 
@@ -221,13 +221,13 @@ class Results(Tabular):
         return curves
 
     def plot(self, measures: Sequence[str] = ("position_bias", "range_bias")) -> Figure:
-        """A matplotlib figure of rates, or means, over thresholds, with their 95% intervals as bands.
+        """A matplotlib figure of rates or means over the threshold, with their 95% intervals as bands.
 
         Args:
-            measures: of `curves`.
+            measures: keys of `curves`.
 
         Raises:
-            InputError: a measure that `curves` does not have, or results without curves.
+            InputError: an unknown measure, or results without curves.
         """
         for name in measures:
             if name not in self.curves:
@@ -236,11 +236,11 @@ class Results(Tabular):
 
     def _focus_measures(self, level: int) -> dict[str, np.ndarray]:
         """The columns that depend on the threshold, at the threshold `level` / 100."""
-        inside, outside, region, rest = (
+        inside, outside, region, background = (
             torch.from_numpy(self._curve(name)[:, i].astype(np.int64)) for i in (level, 0) for name in CURVES[:2]
         )
         beyond = torch.from_numpy(level < self._curve(CURVES[2]))
-        measures = focus_measures(inside, outside, region, region + rest, beyond, torch.float32)
+        measures = focus_measures(inside, outside, region, region + background, beyond, torch.float32)
         return {name: values.numpy() for name, values in measures.items()}
 
     def _curve(self, name: str) -> np.ndarray:
@@ -249,12 +249,12 @@ class Results(Tabular):
         return self.rows[name]
 
     def to_records(self) -> list[dict[str, Any]]:
-        """Every rate and mean of every part of the images, JSON-ready: NaN is None.
+        """Every rate and mean of every subset of the images, JSON-ready: NaN becomes None.
 
         Returns:
-            Dicts with `model`; `part`: "all", "prediction", "position bias", "size" or "class"; `name`: of the part,
+            Dicts with `model`; `part`: "all", "prediction", "position bias", "size" or "class"; `name`: the subset,
             such as "right" or "small"; `measure`; `value`, `low`, `high` (95% interval) and `n` (images). The counts
-            `images`, `constant_maps` and `empty_regions` are among the measures, without an interval.
+            `images`, `constant_maps` and `empty_regions` are measures too, without an interval.
         """
         parts = {
             "all": {"": self.overall},
@@ -276,17 +276,17 @@ class Results(Tabular):
     def _repr_html_(self) -> str:
         rows: dict[tuple[str, str], dict[str, Any]] = {}
         for record in self.to_records():
-            if record["n"] and record["measure"] in _SHOWN:
+            if record["n"] and record["measure"] in _NOTEBOOK:
                 part, name, measure = record["part"], record["name"], record["measure"]
                 row = rows.setdefault((part, name), {"images with": f"{part} {name}".strip()})
                 row |= {measure: record["value"]} | {f"{measure}_{end}": record[end] for end in ("low", "high")}
-        at = f"{self.method} at {self.layer}" if self.layer else self.method
+        method = f"{self.method} at {self.layer}" if self.layer else self.method
         data = f"{self.dataset} {self.split}".strip()
-        caption = f"{self.model} on {data}: {at}, threshold {self.threshold}"
+        caption = f"{self.model} on {data}: {method}, threshold {self.threshold}"
         return records_html(list(rows.values()), caption=caption)
 
     def to_arrow(self) -> pyarrow.Table:
-        """The rows as a pyarrow table: the column `image`, and those of `rows`; NaN is null."""
+        """The rows as a pyarrow table, with the column `image` for the keys; NaN becomes null."""
         return Rows(self.keys, self.rows).to_arrow()
 
     def to_dict(self) -> dict[str, Any]:
@@ -304,53 +304,50 @@ class Results(Tabular):
     def save(self, path: str | Path) -> Path:
         """Writes options and summaries as JSON, and the rows as a Parquet file beside it.
 
-        Each is written aside and then renamed, the JSON file last, so that what was there is never half lost.
+        Both files are written under another name and then renamed, the JSON file last, so that a failure leaves no
+        partial file.
 
         Args:
-            path: of the JSON file; the other has its name with `.parquet`. The folder is made if need be.
+            path: path of the JSON file; the Parquet file has the suffix `.parquet`. Missing folders are created.
 
         Returns:
             The path.
 
         Raises:
-            InputError: the path cannot be written, or is the Parquet file's.
+            InputError: the path cannot be written, or has the suffix of the Parquet file.
         """
         path = Path(path)
-        beside = _rows_file(path)
-        text = json.dumps({**self.to_dict(), "rows": beside.name}, allow_nan=False, separators=(",", ":"))
+        rows_path = _rows_path(path)
+        text = json.dumps({**self.to_dict(), "rows": rows_path.name}, allow_nan=False, separators=(",", ":"))
         with write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            Rows(self.keys, self.rows).write(beside)
+            Rows(self.keys, self.rows).write(rows_path)
             with atomic_write(path) as aside:
                 aside.write_text(text, encoding="utf-8")
         return path
 
     @staticmethod
     def check_path(path: str | Path) -> None:
-        """Whether `save` replaces nothing but results.
-
-        Raises:
-            InputError: there is a file of its name, or of that of its rows, which is not of `save`.
-        """
+        """Raises InputError if `save` would overwrite files that are not results."""
         path = Path(path)
-        beside = _rows_file(path)
+        rows_path = _rows_path(path)
         check_overwritable(path, f'"format":"{_FORMAT}')
-        if not path.exists() and beside.exists() and not Rows.are_in(beside):
-            raise InputError(f"{beside} is not overwritten, for it holds no rows of results; choose another folder")
+        if not path.exists() and rows_path.exists() and not Rows.are_in(rows_path):
+            raise InputError(f"{rows_path} is not overwritten, for it holds no rows of results; choose another folder")
 
     @classmethod
     def load(cls, path: str | Path) -> Results:
-        """Reads results that `save` wrote, with the rows beside them; summaries are computed anew from the rows.
+        """Reads the files of `save`; summaries are computed from the rows.
 
         Raises:
-            InputError: no such files, or not results.
+            InputError: a file is missing, or is not one of results.
         """
         path = Path(path)
         try:
             values = json.loads(read_regular(path, MOST_BYTES))
             kind = f"{values['format']} {values['version']}"
             if kind != f"{_FORMAT} {_VERSION}":
-                raise InputError(f"a {kind}; expected {_FORMAT} {_VERSION}; measure again with this regard")
+                raise InputError(f"found {kind}; expected {_FORMAT} {_VERSION}; measure again with this regard")
             options: dict[str, Any] = {name: values[name] for name in (*_OPTIONS, "provenance")}
             options |= {name: tuple(values[name]) for name in _NAMES}
             _check_options(options)
@@ -362,9 +359,9 @@ class Results(Tabular):
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             detail = f"{type(error).__name__}: {first_line(error)}"
             raise InputError(f"{path} holds no bias results ({detail}); measure again") from None
-        rows = Rows.read(_rows_file(path))
+        rows = Rows.read(_rows_path(path))
         if len(rows) != images:
-            raise InputError(f"{path} is of {images} images, {_rows_file(path)} of {len(rows)}; measure again")
+            raise InputError(f"{path} has {images} images, {_rows_path(path)} has {len(rows)}; measure again")
         return cls(**options, rows=rows.columns, keys=rows.keys)
 
 
@@ -372,26 +369,26 @@ def threshold_figure(curves: Mapping[str, Sequence[Estimate]], *, legend: bool =
     """A matplotlib figure of rates or means over the threshold of the focus, with their 95% intervals as bands.
 
     Args:
-        curves: label -> the values at thresholds 0, 0.01, …, 1, of which the first is left out.
-        legend: whether labels stand below the figure.
+        curves: label -> values at thresholds 0, 0.01, …, 1; the first is left out.
+        legend: whether a legend is below the figure.
     """
     lines = {label: [dict(zip(CURVE_THRESHOLDS[1:], curve[1:], strict=True))] for label, curve in curves.items()}
     return figures.curves(lines, xlabel="threshold of the focus", percent=True, legend=legend)
 
 
 def _check_options(options: Mapping[str, Any]) -> None:
-    """Raises TypeError or InputError for options that no results have."""
+    """Raises TypeError or InputError for invalid options."""
     for name, kind in {**_OPTIONS, "provenance": dict}.items():
         if not isinstance(options[name], kind):
             raise TypeError(f"{name} is a {type(options[name]).__name__}")
     for name in _NAMES:
-        if not all(isinstance(one, str) for one in options[name]):
+        if not all(isinstance(text, str) for text in options[name]):
             raise TypeError(f"{name} holds more than text")
     check_focus(options["threshold"], options["margin"], options["tolerance"])
 
 
-def _rows_file(path: Path) -> Path:
-    beside = path.with_suffix(".parquet")
-    if beside == path:
-        raise InputError(f"{path} is where the rows would go; give the results a name that ends in .json")
-    return beside
+def _rows_path(path: Path) -> Path:
+    rows_path = path.with_suffix(".parquet")
+    if rows_path == path:
+        raise InputError(f"{path} is the path of the rows; give the results a name that ends in .json")
+    return rows_path

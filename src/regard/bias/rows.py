@@ -1,4 +1,4 @@
-"""One row per image: the columns of results, and their Parquet file."""
+"""The columns of results, with one row per image, and their Parquet file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from regard.optional import require
 if TYPE_CHECKING:
     import pyarrow
 
-# Column -> its type, in the order of a file.
+# Column -> type, in the order of the file.
 COLUMNS: dict[str, type[np.generic]] = {
     **dict.fromkeys(("label", "predicted", "explained"), np.int64),
     "probability": np.float32,
@@ -31,7 +31,7 @@ COLUMNS: dict[str, type[np.generic]] = {
     **dict.fromkeys(("energy_inside", "auc", "rank_accuracy", "top_k", "focus_area", "region_area"), np.float32),
     "constant": np.bool_,
 }
-# Columns that results may lack, besides `VARIANTS`. Curves are (N, 101) whole numbers, of as few bytes as they need.
+# Optional columns, besides `VARIANTS`. Curves are (N, 101) integers of the smallest sufficient type.
 CURVES = ("focus_inside", "focus_outside", "levels_beyond")
 MAPS = "map"
 
@@ -43,14 +43,13 @@ _SHAPE = ("map_height", "map_width")
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Rows of images, in the order of the data set, and their Parquet file.
+    """Rows of images, in the order of the data set.
 
     Attributes:
         keys: (N,), names of the images.
-        columns: name -> (N,), those of `COLUMNS`, and, where there are any, of `VARIANTS`, (N, 101) of `CURVES`, and of
-            `MAPS`.
+        columns: name -> (N,), for `COLUMNS` and optionally `VARIANTS`, `CURVES` (N, 101) and `MAPS`.
         skipped: the images that could not be read and have no row, each with the reason.
-        outputs: number of the model's outputs; 0 if it has not been called.
+        outputs: number of the model's outputs; 0 if the model has not run.
     """
 
     keys: tuple[str, ...]
@@ -75,7 +74,7 @@ class Rows:
 
     @classmethod
     def joined(cls, parts: Sequence[Rows]) -> Rows:
-        """The rows of several parts, one after another."""
+        """Concatenates rows."""
         present = [part.columns for part in parts if len(part)] or [_NO_COLUMNS]
         return cls(
             tuple(key for part in parts for key in part.keys),
@@ -85,15 +84,15 @@ class Rows:
         )
 
     def to_arrow(self) -> pyarrow.Table:
-        """A table with the column `image` and all others; NaN is null, `skipped` and `outputs` are metadata."""
+        """A table with the keys as column `image`; NaN becomes null, `skipped` and `outputs` are metadata."""
         require(_PARQUET, "pyarrow")
         import pyarrow as pa
 
         arrays = {_KEY: pa.array([utf8(key) for key in self.keys], pa.string())}
         for name, values in self.columns.items():
             if name == MAPS:
-                arrays[name] = pa.array([one.tobytes() for one in values], pa.binary())
-                arrays |= {_SHAPE[i]: pa.array([one.shape[i] for one in values], pa.uint16()) for i in (0, 1)}
+                arrays[name] = pa.array([array.tobytes() for array in values], pa.binary())
+                arrays |= {_SHAPE[i]: pa.array([array.shape[i] for array in values], pa.uint16()) for i in (0, 1)}
             elif values.ndim == 2:
                 arrays[name] = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
             else:
@@ -101,12 +100,12 @@ class Rows:
         return pa.table(arrays, metadata={"skipped": json.dumps(self.skipped), "outputs": str(self.outputs)})
 
     def write(self, path: Path) -> None:
-        """Writes a Parquet file, aside and then renamed, in a folder that is there."""
+        """Writes a Parquet file in an existing folder, under another name and then renamed."""
         require(_PARQUET, "pyarrow")
         from pyarrow import parquet
 
-        with atomic_write(path) as aside, aside.open("wb") as file:  # pyarrow takes no path that is not UTF-8
-            # Each count of a curve is close to the one before: delta coding, and zstd on top of it, take a third off.
+        with atomic_write(path) as aside, aside.open("wb") as file:  # pyarrow rejects paths that are not UTF-8
+            # Neighbouring counts of a curve are close, so delta coding before zstd saves a third.
             curves = {f"{name}.list.element": "DELTA_BINARY_PACKED" for name in CURVES[:2] if name in self.columns}
             parquet.write_table(
                 self.to_arrow(), file, compression="zstd", use_dictionary=False, column_encoding=curves or None
@@ -114,11 +113,7 @@ class Rows:
 
     @classmethod
     def read(cls, path: Path) -> Rows:
-        """Reads a file of `write`.
-
-        Raises:
-            InputError: it is not there, cut short, or holds something else.
-        """
+        """Reads a file of `write`; raises InputError if it is missing, truncated or something else."""
         require(_PARQUET, "pyarrow")
         import pyarrow as pa
         from pyarrow import parquet
@@ -127,7 +122,7 @@ class Rows:
             with path.open("rb") as file:
                 table = parquet.read_table(file)
         except FileNotFoundError:
-            raise InputError(f"there is no {path}, which holds the rows of the results beside it") from None
+            raise InputError(f"there is no {path}, which holds the rows of the results; measure again") from None
         except (pa.ArrowException, OSError) as error:
             raise InputError(f"{path} cannot be read as Parquet ({first_line(error)}); measure again") from None
         try:
@@ -142,15 +137,15 @@ class Rows:
             if MAPS in table.column_names:
                 shapes = zip(*(table.column(name).to_pylist() for name in _SHAPE), strict=True)
                 maps = zip(table.column(MAPS).to_pylist(), shapes, strict=True)
-                columns[MAPS] = _objects([np.frombuffer(one, np.uint8).reshape(shape) for one, shape in maps])
-            notes = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
-            return cls(keys, columns, tuple(json.loads(notes["skipped"])), int(notes["outputs"]))
+                columns[MAPS] = _objects([np.frombuffer(data, np.uint8).reshape(shape) for data, shape in maps])
+            metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+            return cls(keys, columns, tuple(json.loads(metadata["skipped"])), int(metadata["outputs"]))
         except (AttributeError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
             raise InputError(f"{path} holds no rows of results ({first_line(error)}); measure again") from None
 
     @staticmethod
     def are_in(path: Path) -> bool:
-        """Whether a file is one of `write`; reads the names of its columns only."""
+        """Whether a file is one of `write`, by the names of its columns."""
         require(_PARQUET, "pyarrow")
         import pyarrow as pa
         from pyarrow import parquet
@@ -163,7 +158,7 @@ class Rows:
 
 
 def columns_of(batches: Sequence[Mapping[str, Tensor]]) -> dict[str, np.ndarray]:
-    """The columns of batches, one after another, on the host; waits for the device."""
+    """Concatenates the columns of batches and copies them to the host."""
     if not batches:
         return _NO_COLUMNS
     names = (*COLUMNS, *CURVES, *(name for name in VARIANTS if name in batches[0]))
@@ -171,12 +166,12 @@ def columns_of(batches: Sequence[Mapping[str, Tensor]]) -> dict[str, np.ndarray]
     counts = {name: np.uint16 if columns[name].max() < 1 << 16 else np.uint32 for name in CURVES[:2]}
     columns |= {name: columns[name].astype(dtype) for name, dtype in {**COLUMNS, **counts}.items()}
     if MAPS in batches[0]:
-        columns[MAPS] = _objects([one for batch in batches for one in batch[MAPS].cpu().numpy()])
+        columns[MAPS] = _objects([array for batch in batches for array in batch[MAPS].cpu().numpy()])
     return columns
 
 
 def _objects(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """Arrays of any shapes as the entries of one, (N,)."""
+    """Arrays of any shapes as an object array (N,)."""
     objects = np.empty(len(arrays), object)
     objects[:] = arrays
     return objects

@@ -1,4 +1,4 @@
-"""A long evaluation in shards: each is kept once it is done, and several processes divide them."""
+"""Evaluation in shards, which are saved when they are done and can be divided among processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from regard.files import MOST_BYTES, atomic_write, matching_files, read_regular,
 
 _PLAN = "plan.json"
 _SHARDS = f"{'[0-9]' * 6}.parquet"
-_MADE = "weights"  # in the plan of every evaluation that has a folder
+_PLAN_KEY = "weights"  # in the plan of every evaluation with a folder
 
 
 def in_shards(
@@ -30,22 +30,22 @@ def in_shards(
     progress: Callable[[int, int | None], None] | None = None,
     unreadable: OnUnreadable = "skip",
 ) -> Rows:
-    """The rows of all images, computed a shard at a time.
+    """The rows of all images, computed shard by shard.
 
-    With a folder, each shard is a file in it, and those that are there are taken as they are. Under
-    `torch.distributed` every process computes its slice and reads those of the others, so that all get the same.
+    With a folder, each shard is a file there, and existing shards are not computed again. Under `torch.distributed`
+    every process computes its slice of the shards and then reads all of them.
 
     Args:
-        count: of the images.
-        size: of a shard; the last one has what is left.
-        work: computes a range of images, and calls its second argument with the number of images that are done.
-        folder: where the shards are kept; None: nowhere. The processes of one evaluation share it.
-        plan: what the rows depend on, JSON-ready; a folder of another plan is refused.
-        progress: called with the number of this process's images that are done or there already, and that of all.
-        unreadable: "error": a shard that is there has to have all of its images.
+        count: number of images.
+        size: images per shard; the last shard may have fewer.
+        work: computes the rows of a range of images, and calls its second argument with numbers of images done.
+        folder: folder of the shards, shared by the processes of one evaluation; None: shards are not saved.
+        plan: everything that the rows depend on, JSON-ready; a folder with another plan raises an error.
+        progress: called with the number of this process's images that are done or exist already, and the total.
+        unreadable: "error": existing shards must not have skipped images.
 
     Raises:
-        InputError: the folder is of another plan or cannot be written; several processes and no folder; an unreadable
+        InputError: the folder has another plan or cannot be written; several processes without a folder; an unreadable
             image.
     """
     ranges = [range(start, min(start + size, count)) for start in range(0, count, size)]
@@ -53,7 +53,7 @@ def in_shards(
     done = counter(progress, count)
     if folder is None:
         if world > 1:
-            raise InputError(f"{world} processes share an evaluation through a folder; give one")
+            raise InputError(f"an evaluation with {world} processes needs a shared folder; give one")
         return Rows.joined([work(images, done) for images in ranges])
     folder = Path(folder)
     with _writing(folder):
@@ -69,7 +69,7 @@ def in_shards(
         torch.distributed.barrier()
     shards = [part for i in range(len(ranges)) if (part := _read(_file(folder, i))) is not None]
     if len(shards) < len(ranges):
-        raise InputError(f"{len(ranges) - len(shards)} of {len(ranges)} shards in {folder} are gone; start again")
+        raise InputError(f"{len(ranges) - len(shards)} of {len(ranges)} shards in {folder} are missing; start again")
     rows = Rows.joined(shards)
     if unreadable == "error" and rows.skipped:
         raise InputError(f"{rows.skipped[0]}; {SKIP}")
@@ -77,7 +77,7 @@ def in_shards(
 
 
 def counter(progress: Callable[[int, int | None], None] | None, total: int | None) -> Callable[[int], None]:
-    """Adds up numbers of images, and calls `progress` with the sum and the total each time."""
+    """A function that adds up numbers of images and calls `progress` with the sum and the total."""
     done = 0
 
     def add(images: int) -> None:
@@ -90,12 +90,8 @@ def counter(progress: Callable[[int, int | None], None] | None, total: int | Non
 
 
 def remove_shards(folder: Path) -> None:
-    """Removes the shards and the plan of an evaluation from its folder, and the folder if nothing else is in it.
-
-    Raises:
-        InputError: a file cannot be removed.
-    """
-    if _MADE not in _plan(folder):
+    """Removes the shards and the plan of an evaluation from its folder, and the folder if it is then empty."""
+    if _PLAN_KEY not in _read_plan(folder):
         return
     remove_files(folder, matching_files(folder, (_SHARDS, _PLAN)))
     with suppress(OSError):
@@ -103,7 +99,7 @@ def remove_shards(folder: Path) -> None:
 
 
 def _process() -> tuple[int, int]:
-    """The number of this process, and of all."""
+    """The rank of this process and the number of processes."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
     return 0, 1
@@ -118,29 +114,29 @@ def _writing(folder: Path) -> Iterator[None]:
 
 
 def _begin(folder: Path, plan: Mapping[str, Any]) -> None:
-    """Makes the folder, or checks that it is of the same plan."""
+    """Creates the folder with its plan, or checks that it has the same plan."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / _PLAN
-    there = matching_files(folder, (_SHARDS,))  # before the plan: another process writes that first
-    wanted = json.loads(json.dumps(plan))
+    shards = matching_files(folder, (_SHARDS,))  # listed before the plan is read: processes write the plan first
+    plan = json.loads(json.dumps(plan))
     if path.is_file():
-        present = _plan(folder)
-        differing = [name for name in sorted({**present, **wanted}) if wanted.get(name) != present.get(name)]
+        existing = _read_plan(folder)
+        differing = [name for name in sorted({**existing, **plan}) if plan.get(name) != existing.get(name)]
         if differing:
             raise InputError(
                 f"{folder} holds shards of another evaluation: {', '.join(differing)} "
                 f"{'differs' if len(differing) == 1 else 'differ'}; replace them (--overwrite) or choose another "
                 "folder (--out)"
             )
-    elif there:
-        raise InputError(f"{there[0]} is of no evaluation, and is not overwritten; choose another folder (--out)")
+    elif shards:
+        raise InputError(f"{shards[0]} is not from an evaluation and not overwritten; choose another folder (--out)")
     else:
         with atomic_write(path) as aside:
-            aside.write_text(json.dumps(wanted, indent=1))
+            aside.write_text(json.dumps(plan, indent=1))
 
 
-def _plan(folder: Path) -> dict[str, Any]:
-    """Of the shards in a folder; empty if there is none."""
+def _read_plan(folder: Path) -> dict[str, Any]:
+    """The plan in a folder; empty if there is none."""
     try:
         plan = json.loads(read_regular(folder / _PLAN, MOST_BYTES))
     except (OSError, ValueError, RecursionError):
@@ -149,7 +145,7 @@ def _plan(folder: Path) -> dict[str, Any]:
 
 
 def _read(path: Path) -> Rows | None:
-    """The rows of a shard, if its file is there and whole."""
+    """The rows of a shard; None if its file is missing or damaged."""
     try:
         return Rows.read(path)
     except InputError:

@@ -1,4 +1,4 @@
-"""Rates and means with intervals over some rows."""
+"""Rates and means with intervals over rows of results."""
 
 from __future__ import annotations
 
@@ -17,21 +17,19 @@ MEANS = tuple(name for name, dtype in COLUMNS.items() if dtype is np.float32 and
 
 @dataclass(frozen=True)
 class Summary:
-    """Rates and means over some images.
+    """Rates and means over a selection of images.
 
     Accuracy counts every image that has a label. All others leave out images whose map is constant or whose region is
-    empty. Rates have Wilson's intervals, means Student's, cut to 0 to 1.
+    empty. Rates have Wilson's intervals, means Student's, clipped to [0, 1].
 
     Attributes:
-        images: how many.
-        constant_maps: images whose map is constant.
-        empty_regions: images whose region is empty.
-        accuracy: share of images whose highest class score is the label's; n = 0 if the results are not scored.
-        position_bias: share of images.
-        range_bias: likewise.
-        pointing: likewise.
-        means: name of measure -> mean over the images where it is a number.
-        interventions: variant -> accuracy on it, over the images that have it; empty where it was not measured.
+        images: number of images.
+        constant_maps: number of images whose map is constant.
+        empty_regions: number of images whose region is empty.
+        accuracy: share of images whose predicted class is the label; n = 0 if the results are not scored.
+        position_bias, range_bias, pointing: shares of images.
+        means: name of measure -> mean over the images where it is not NaN.
+        interventions: variant -> accuracy over the images that have it; empty if it was not measured.
     """
 
     images: int
@@ -45,17 +43,17 @@ class Summary:
     interventions: dict[str, Estimate] = field(default_factory=dict)
 
     def estimates(self) -> dict[str, Estimate]:
-        """Name of measure -> its rate or mean."""
+        """Name of measure -> rate or mean."""
         return {**{name: getattr(self, name) for name in RATES}, **self.means, **self.interventions}
 
     @classmethod
     def of(cls, rows: Mapping[str, np.ndarray], which: np.ndarray | None = None, *, scored: bool = True) -> Summary:
-        """The summary of rows.
+        """Summarises rows.
 
         Args:
             rows: name -> (N,), as in `Results`.
-            which: bool (N,) or indices: of these alone; None: of all.
-            scored: whether `correct` means anything.
+            which: bool (N,) or indices of the rows; None: all.
+            scored: whether labels are outputs of the model, so that `correct` is meaningful.
         """
         names = [name for name in (*COLUMNS, *VARIANTS) if name in rows]
         rows = {name: rows[name] if which is None else rows[name][which] for name in names}
@@ -74,10 +72,10 @@ class Summary:
 
 
 def comparable(rows: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Which images have both a focus and a region, bool (N,)."""
+    """Whether an image has both a focus and a region, bool (N,)."""
     return ~rows["constant"] & (rows["region_area"] > 0)
 
 
 def rate(flags: np.ndarray) -> Estimate:
-    """How many of flags (N,) are true."""
+    """The share of flags (N,) that are true."""
     return proportion(int(flags.sum()), len(flags))

@@ -1,15 +1,15 @@
-"""Attention maps of layers, and class activation maps (CAMs) of any model, which stays unchanged.
+"""Attention maps and class activation maps (CAMs) of any model, which stays unchanged.
 
-- `Taps`: the outputs of named layers; `MapTaps`: their attention maps.
-- `activation_map`: the activation-based attention map of a layer.
-- `create`: a CAM method by one of the `names`; all have the same interface, see `MapMethod`.
-- `GradCAM` and its variants: CAMs of a class.
-- `GradientMap`: the gradient-based attention map (saliency); `ActivationMap`: `activation_map` as a method.
-- `register`: adds a method, or a function `(model, images, classes) -> maps`, under a name.
-- `last_features`: the layer whose CAM is taken unless stated.
-- `DetectionCAM`: the CAM of each detection of a detector.
-- `DRISE`: the same without gradients; `create_for_detections`: one of both by name.
-- `group_activation`: the class score of each group of channels alone.
+- `Taps` reads the outputs of layers during a forward; `MapTaps` reads their attention maps.
+- `activation_map` computes the activation-based attention map of a layer.
+- `create` makes a CAM method by name (`names`); all methods have the interface of `MapMethod`.
+- `GradCAM` and its variants are CAMs of a class.
+- `GradientMap` is the gradient-based attention map (saliency), `ActivationMap` is `activation_map` as a method.
+- `register` adds a method, or a function `(model, images, classes) -> maps`, under a name.
+- `last_features` finds the default layer of CAMs.
+- `DetectionCAM` is a CAM for each detection of a detector, `DRISE` a map of each detection without gradients;
+  `create_for_detections` makes either by name.
+- `group_activation` scores each group of channels alone.
 """
 
 from regard.maps.cam import GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, XGradCAM

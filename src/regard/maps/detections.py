@@ -1,4 +1,4 @@
-"""What detectors take and give, with torchvision's interface."""
+"""Checks of the images and the outputs of detectors with torchvision's interface."""
 
 from __future__ import annotations
 
@@ -9,15 +9,11 @@ from torch import Tensor, nn
 from regard.errors import InputError
 
 Detections = dict[str, Tensor]
-"""The n detections in an image: `boxes` (n, 4), `labels` (n,), `scores` (n,), and perhaps others (n, …)."""
+"""The n detections in an image: `boxes` (n, 4), `labels` (n,), `scores` (n,), and perhaps more tensors (n, …)."""
 
 
 def checked_image(detector: nn.Module, image: Tensor) -> Tensor:
-    """The image, in the dtype of the detector.
-
-    Raises:
-        InputError: it is not floating point (3, H, W) on the device of the detector.
-    """
+    """The image; raises InputError unless it is floating point (3, H, W) on the device of the detector."""
     if not isinstance(image, Tensor) or image.ndim != 3 or len(image) != 3 or not image.is_floating_point():
         what = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
         raise InputError(f"the image is {what}; expected a floating-point tensor (3, H, W) in [0, 1]")
@@ -28,30 +24,26 @@ def checked_image(detector: nn.Module, image: Tensor) -> Tensor:
 
 
 def checked_detections(output: Any, count: int) -> list[Detections]:
-    """What a detector gives for so many images.
-
-    Raises:
-        InputError: it is not a list of so many dicts with boxes (n, 4), labels (n,) and scores (n,).
-    """
+    """The output of a detector for `count` images; raises InputError unless it is a list of `count` `Detections`."""
     if isinstance(output, list) and len(output) == count and all(map(_are_detections, output)):
         return output
     what = f"a {type(output).__name__}"
     if isinstance(output, list) and output and isinstance(output[0], dict):
-        what = f"a list of {len(output)} dicts with {', '.join(map(str, output[0])) or 'nothing in them'}"
+        what = f"a list of {len(output)} dicts with {', '.join(map(str, output[0])) or 'no keys'}"
     raise InputError(
-        f"the model gives {what}; expected a detector: for {count} images a list of as many dicts with boxes (n, 4), "
-        "labels (n,) and scores (n,)"
+        f"the model gives {what}; expected a detector, which gives for {count} images a list of {count} dicts with "
+        "boxes (n, 4), labels (n,) and scores (n,)"
     )
 
 
-def _are_detections(one: Any) -> bool:
-    if not isinstance(one, dict) or not all(isinstance(one.get(key), Tensor) for key in ("boxes", "labels", "scores")):
+def _are_detections(value: Any) -> bool:
+    if not isinstance(value, dict) or not all(isinstance(value.get(k), Tensor) for k in ("boxes", "labels", "scores")):
         return False
-    shape = one["scores"].shape
-    return len(shape) == 1 and one["labels"].shape == shape and one["boxes"].shape == (*shape, 4)
+    shape = value["scores"].shape
+    return len(shape) == 1 and value["labels"].shape == shape and value["boxes"].shape == (*shape, 4)
 
 
 def highest(scores: Tensor, threshold: float, limit: int | None) -> Tensor:
-    """The indices of the scores (n,) that are at least the threshold, the highest first, at most `limit` of them."""
+    """The indices of the scores (n,) that reach the threshold, highest first, at most `limit` of them."""
     order = scores.argsort(descending=True, stable=True)
     return order[scores[order] >= threshold][:limit]

@@ -1,7 +1,7 @@
 """Arranges the outputs of layers as features (N, C, H, W).
 
-Convolutions give (N, C, H, W) themselves. Vision transformers give tokens (N, T, C), often with prefix tokens (class,
-distillation, registers) before those of the patches; Swin and its kin give (N, H, W, C).
+Convolutions return (N, C, H, W) already. Vision transformers return tokens (N, T, C), often with prefix tokens (class,
+distillation, registers) before the patch tokens; Swin and similar networks return (N, H, W, C).
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from regard.errors import InputError
 Reshape = Callable[[Tensor], Tensor]
 
 _IDENTITY = nn.Identity()
-_PREFIX_TOKENS = 5  # at most, before the grid: a class token and four registers
+_MAX_PREFIX_TOKENS = 5  # a class token and four registers
 
 
 def arrangement(
     model: nn.Module, name: str, output: object, images: Tensor | None, reshape: Reshape | None = None
 ) -> Reshape:
-    """The function that makes features (N, C, H, W) of this output of the layer `name`, and of its gradients.
+    """The function that arranges the output of a layer, and its gradients, as features (N, C, H, W).
 
-    Without `reshape` the features are a view of the output. Tokens become a grid: the first are dropped, as many as the
-    model declares (`num_prefix_tokens`) or as leave a grid of the images' patches, or else of the images' aspect ratio.
-    An output of four dimensions is (N, H, W, C) if only so its grid has the aspect ratio of the images.
+    Without `reshape` the features are a view of the output. Tokens become a grid, without prefix tokens: as many as the
+    model declares (`num_prefix_tokens`), or else as many as leave a grid of the images' patches, or one with the
+    images' aspect ratio. A 4-D output is taken for (N, H, W, C) if only that reading has the images' aspect ratio.
 
     Args:
         model: not compiled.
-        name: of the layer, as in `model.named_modules()`.
+        name: name of the layer in `model.named_modules()`.
         output: the output of the layer.
-        images: (N, 3, H, W), what the model was given; None: unknown, tokens are then expected to be a square.
-        reshape: makes the features itself, from outputs of any shape.
+        images: (N, 3, H, W), the model's input; None if unknown: then tokens have to form a square.
+        reshape: arranges outputs of any shape instead.
 
     Raises:
         InputError: the output cannot be arranged.
@@ -46,12 +46,14 @@ def arrangement(
     if reshape is not None:
         features = reshape(output)
         if not isinstance(features, Tensor) or features.ndim != 4:
-            made = f"a tensor of shape {tuple(features.shape)}" if isinstance(features, Tensor) else type(features)
-            raise InputError(f"reshape makes {made} of the output {shape} of layer {name!r}; expected (N, C, H, W)")
+            result = f"a tensor of shape {tuple(features.shape)}" if isinstance(features, Tensor) else type(features)
+            raise InputError(
+                f"reshape turns the output {shape} of layer {name!r} into {result}; expected features (N, C, H, W)"
+            )
         return reshape
     if output.ndim not in (3, 4) or not output.is_floating_point():
         raise _no_features(name, f"a tensor of shape {shape}")
-    if images is not None and len(output) != len(images):  # windows in place of images, for example
+    if images is not None and len(output) != len(images):  # such as windows of the images
         raise _no_features(name, f"a tensor of shape {shape} for {len(images)} images")
     size = None if images is None else (images.shape[-2], images.shape[-1])
     if output.ndim == 4:
@@ -64,36 +66,36 @@ def arrangement(
 def _no_features(name: str, output: str) -> InputError:
     return InputError(
         f"layer {name!r} gives {output}; expected features (N, C, H, W), (N, H, W, C) or tokens (N, T, C): "
-        "tap a layer that gives those, or give reshape=, a function that makes (N, C, H, W) of it"
+        "tap another layer, or pass reshape=, a function that turns the output into (N, C, H, W)"
     )
 
 
 def _is_channels_last(model: nn.Module, name: str, shape: Sequence[int], size: tuple[int, int] | None) -> bool:
-    # Ambiguous where both ways have the aspect ratio of the images, as (N, 8, 8, 8) has, and where neither has, as
-    # after strides that differ by direction. Then timm's models declare it; others are taken for (N, C, H, W).
+    # Ambiguous if both readings have the aspect ratio of the images, such as (N, 8, 8, 8), or neither, such as after
+    # strides that differ by direction. Then timm's models declare their format; others are taken for (N, C, H, W).
     declared = _declared(model, name, "output_fmt") == "NHWC"
     if size is None:
         return declared
-    first, last = _has_aspect(shape[2:4], size), _has_aspect(shape[1:3], size)
-    return declared if first == last else last
+    as_nchw, as_nhwc = _has_aspect(shape[2:4], size), _has_aspect(shape[1:3], size)
+    return declared if as_nchw == as_nhwc else as_nhwc
 
 
 def _has_aspect(grid: Sequence[int], size: tuple[int, int]) -> bool:
-    """Whether the grid can be that of an image of the size: as a stride gives it, up to rounding."""
+    """Whether the grid (h, w) has the aspect ratio of the size (H, W), up to the rounding of a stride."""
     (h, w), (height, width) = grid, size
     return abs(h * width - w * height) < max(height, width)
 
 
 def _grid(model: nn.Module, name: str, tokens: int, size: tuple[int, int]) -> tuple[int, tuple[int, int]]:
-    """The number of prefix tokens, and the grid (h, w) of the others."""
+    """The number of prefix tokens, and the grid (h, w) of the patch tokens."""
     if _declared(model, name, "reroll") is not None:
         raise InputError(
-            f"the tokens of layer {name!r} are not in the order of the image, but in that of mask units, as Hiera has "
-            "them; give reshape=, a function that makes (N, C, H, W) of them"
+            f"the tokens of layer {name!r} are in the order of Hiera's mask units, not of the image; pass reshape=, a "
+            "function that turns them into (N, C, H, W)"
         )
-    prefixes = list(range(min(_PREFIX_TOKENS, tokens - 1) + 1))
+    prefixes = list(range(min(_MAX_PREFIX_TOKENS, tokens - 1) + 1))
     declared = _declared(model, name, "num_prefix_tokens")
-    if isinstance(declared, int) and 0 <= declared < tokens:  # not of all layers: some networks add theirs late
+    if isinstance(declared, int) and 0 <= declared < tokens:  # tried first; some networks add the tokens after a layer
         prefixes.insert(0, declared)
     patches = list(_patch_grids(model, name, size))
     for prefix in prefixes:
@@ -108,18 +110,18 @@ def _grid(model: nn.Module, name: str, tokens: int, size: tuple[int, int]) -> tu
             if h * w == count and (h * size[1] == w * size[0] if exact else _has_aspect((h, w), size)):
                 return prefix, (h, w)
     raise InputError(
-        f"layer {name!r} gives {tokens} tokens, no grid of an image of {size[0]} x {size[1]} with up to "
-        f"{_PREFIX_TOKENS} tokens before it; give reshape=, a function that makes (N, C, H, W) of them"
+        f"layer {name!r} gives {tokens} tokens, which are no grid of an image of {size[0]} x {size[1]} after up to "
+        f"{_MAX_PREFIX_TOKENS} prefix tokens; pass reshape=, a function that turns them into (N, C, H, W)"
     )
 
 
 def _patch_grids(model: nn.Module, name: str, size: tuple[int, int]) -> Iterator[tuple[int, int]]:
-    """The grids of the image's patches, by the attributes of the model."""
-    embed = _declared(model, name, "patch_embed")  # timm's; torchvision's networks have a patch_size themselves
+    """The grids of the image's patches that the attributes of the model declare."""
+    embed = _declared(model, name, "patch_embed")  # timm; torchvision's networks have the patch_size themselves
     patch = _pair(getattr(embed, "patch_size", None) or _declared(model, name, "patch_size"))
     if patch is not None:
         yield size[0] // patch[0], size[1] // patch[1]
-        yield -(-size[0] // patch[0]), -(-size[1] // patch[1])  # where the image is padded to whole patches
+        yield -(-size[0] // patch[0]), -(-size[1] // patch[1])  # for an image that is padded to full patches
     grid = _pair(getattr(embed, "grid_size", None))
     if grid is not None:
         yield grid
@@ -134,10 +136,7 @@ def _pair(value: object) -> tuple[int, int] | None:
 
 
 def _declared(model: nn.Module, name: str, attribute: str) -> object:
-    """The attribute of the innermost module around the layer that has it; None where none has.
-
-    The innermost, because a network may be part of another, behind a normalisation for example.
-    """
+    """The attribute of the innermost module around the layer that has it, which may be a part of the model; or None."""
     parts = name.split(".")
     for end in range(len(parts) - 1, -1, -1):
         value = getattr(model.get_submodule(".".join(parts[:end])), attribute, None)

@@ -1,4 +1,4 @@
-"""Attention maps of Attention Transfer as methods: of activations, and of the gradient of the loss."""
+"""The attention maps of Attention Transfer as methods: activation-based and gradient-based."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from torch import Tensor, nn
 from regard.errors import unknown
 from regard.logits import Classes, class_logits
 from regard.maps.features import Reshape
-from regard.maps.layers import Layer, readable
-from regard.maps.method import Fuse, MapMethod, Tapped, wide
+from regard.maps.layers import Layer, hookable
+from regard.maps.method import Fuse, MapMethod, Tapped, promote
 from regard.maps.taps import Reduce, activation_map, check_power
 
 Loss = Literal["cross-entropy", "score"]
 
-_IMAGES = "input"
+_INPUT = "input"
 
 
 class ActivationMap(MapMethod):
-    """The activation-based attention map of a layer; it does not depend on the classes, and needs no gradients.
+    """The activation-based attention map of a layer, see `activation_map`.
 
-    See `activation_map`. For several classes the same map is given several times.
+    It needs no gradients and is the same for every class.
 
     Args:
         power: at least 1.
-        reduce: "mean", "sum" or "max". The others are those of `MapMethod`.
+        reduce: "mean", "sum" or "max".
+        model, layer, fuse, reshape: see `MapMethod`.
     """
 
     needs_gradients = False
@@ -52,19 +53,20 @@ class ActivationMap(MapMethod):
 
 
 class GradientMap(MapMethod):
-    """How much the loss, or the class score, changes with every pixel: the gradient, reduced over the channels.
+    """The gradient-based attention map: the gradient of the loss or of the class score, reduced over the channels.
 
     `mean_c |dL/dx|^power`, or sum, or max. Source: "Paying More Attention to Attention" (Attention Transfer, arXiv
-    1612.03928), section 3.2, where L is the loss and x the image, equations 3 and following; it takes all channels of
-    the gradient, here they are reduced to a map. With `symmetric` it is that section's flip-invariant form: the mean of
-    the map and of the mirrored image's map, mirrored back.
+    1612.03928), section 3.2, equations 3 and following, where L is the loss and x the image. The paper keeps the
+    channels of the gradient; here they are reduced to a map. `symmetric` is the section's flip-invariant form: the mean
+    of the map and of the mirrored image's map, mirrored back.
 
     Args:
-        layer: None or "input": the images themselves, and `layer` is then "input".
+        layer: None or "input" for the images themselves; the attribute `layer` is then "input".
         power: at least 1.
         reduce: "mean", "sum" or "max".
         loss: "cross-entropy" with the class as label, or the "score" of the class.
-        symmetric: twice the work. The others are those of `MapMethod`.
+        symmetric: the flip-invariant form, at twice the cost.
+        model, fuse, reshape: see `MapMethod`.
     """
 
     def __init__(
@@ -82,8 +84,8 @@ class GradientMap(MapMethod):
         check_power(power, reduce)
         if loss not in get_args(Loss):
             raise unknown("loss", loss, get_args(Loss))
-        alone = layer[0] if isinstance(layer, list | tuple) and len(layer) == 1 else layer
-        self._of_images = layer is None or (alone == _IMAGES and _IMAGES not in dict(readable(model).named_modules()))
+        first = layer[0] if isinstance(layer, list | tuple) and len(layer) == 1 else layer
+        self._taps_images = layer is None or (first == _INPUT and _INPUT not in dict(hookable(model).named_modules()))
         super().__init__(model, layer, fuse=fuse, reshape=reshape)
         self.power = power
         self.reduce: Reduce = reduce
@@ -93,30 +95,31 @@ class GradientMap(MapMethod):
     def combine(self, activations: Tensor, gradients: Tensor) -> Tensor:
         return activation_map(gradients, self.power, self.reduce)
 
-    def _find(self, layer: Layer | Sequence[Layer] | None) -> tuple[str, ...]:
-        return (_IMAGES,) if self._of_images else super()._find(layer)
+    def _layer_names(self, layer: Layer | Sequence[Layer] | None) -> tuple[str, ...]:
+        return (_INPUT,) if self._taps_images else super()._layer_names(layer)
 
-    def _by_layer(self, images: Tensor, classes: Classes | None, top: int | None) -> dict[str, Tensor]:
-        maps = super()._by_layer(images, classes, top)
+    def _compute_by_layer(self, images: Tensor, classes: Classes | None, top: int | None) -> dict[str, Tensor]:
+        maps = super()._compute_by_layer(images, classes, top)
         if self.symmetric:
-            logits = self.logits  # the images decide, not their mirrors
-            mirrored = super()._by_layer(images.flip(3), self.classes, None)
-            maps = {name: (part + mirrored[name].flip(3)) / 2 for name, part in maps.items()}
+            logits = self.logits  # of the images, not of their mirrors
+            mirrored = super()._compute_by_layer(images.flip(3), self.classes, None)
+            maps = {name: (layer_maps + mirrored[name].flip(3)) / 2 for name, layer_maps in maps.items()}
             self.logits = logits
         return maps
 
     def _forward(self, images: Tensor) -> tuple[Tensor, dict[str, Tapped]]:
-        if not self._of_images:
+        if not self._taps_images:
             return super()._forward(images)
-        self._check_no_inference()
+        self._check_not_inference()
         leaf = images.detach().requires_grad_()
         with torch.enable_grad():
-            return self._scores(leaf.clone()), {_IMAGES: Tapped(leaf, nn.Identity())}
+            return self._scores(leaf.clone()), {_INPUT: Tapped(leaf, nn.Identity())}
 
-    def _weights(self, logits: Tensor, classes: Tensor) -> Tensor:
+    def _score_gradients(self, logits: Tensor, classes: Tensor) -> Tensor:
         if self.loss == "score":
-            return super()._weights(logits, classes)
-        # softmax - 1 at the class is minus the sum of the others, which does not round to 0 for a sure network.
-        others = class_logits(wide(logits)).softmax(1).scatter_(1, classes[:, None], 0)
-        others.scatter_(1, classes[:, None], -others.sum(1, keepdim=True))
-        return others[:, -logits.shape[1] :].to(logits.dtype)  # of one output, the derivative by that of class 1
+            return super()._score_gradients(logits, classes)
+        # At the class, softmax - 1 is computed as minus the sum of the other entries, which does not round to 0 if the
+        # network is certain.
+        gradients = class_logits(promote(logits)).softmax(1).scatter_(1, classes[:, None], 0)
+        gradients.scatter_(1, classes[:, None], -gradients.sum(1, keepdim=True))
+        return gradients[:, -logits.shape[1] :].to(logits.dtype)  # one output is the logit of class 1

@@ -1,4 +1,4 @@
-"""Methods by name, and functions as methods."""
+"""The registry of map methods, and functions as methods."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from regard.logits import Classes
 from regard.maps.cam import GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, XGradCAM
 from regard.maps.gradient import ActivationMap, GradientMap
 from regard.maps.layers import Layer
-from regard.maps.method import MapMethod, wide
+from regard.maps.method import MapMethod, promote
 
 MapFunction = Callable[[nn.Module, Tensor, Tensor], Any]
-"""A function of a model, images (N, 3, H, W) and classes (N,), which gives maps (N, h, w)."""
+"""A function of a model, images (N, 3, H, W) and classes (N,) that returns maps (N, h, w)."""
 
 _METHODS: dict[str, type[MapMethod] | MapFunction] = {
     "activation": ActivationMap,
@@ -31,15 +31,11 @@ _METHODS: dict[str, type[MapMethod] | MapFunction] = {
 
 
 class FunctionMap(MapMethod):
-    """A function `(model, images, classes) -> maps` as a method.
+    """A function `(model, images, classes) -> maps` as a method, with empty `layers`.
 
-    It is called with the model in evaluation mode, not compiled, images (N, 3, H, W) and int64 classes (N,), with
-    gradients on, and gives maps (N, h, w), which are not scaled; of (N, K) classes it is called K times. It must
-    restore what it changes in the model.
-
-    Args:
-        model: see `MapMethod`.
-        function: the function, which knows its layer itself; `layers` is then empty.
+    The function is called with the model in evaluation mode, not compiled, images (N, 3, H, W) and int64 classes (N,),
+    with gradients enabled, K times for (N, K) classes. It returns maps (N, h, w), which are not scaled, and has to undo
+    its changes to the model.
     """
 
     def __init__(self, model: nn.Module, function: MapFunction) -> None:
@@ -49,30 +45,29 @@ class FunctionMap(MapMethod):
     def combine(self, activations: Tensor, gradients: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def _find(self, layer: Layer | Sequence[Layer] | None) -> tuple[str, ...]:
+    def _layer_names(self, layer: Layer | Sequence[Layer] | None) -> tuple[str, ...]:
         return ()
 
-    def _by_layer(self, images: Tensor, classes: Classes | None, top: int | None) -> dict[str, Tensor]:
-        explained = self._explained(self._scores(images), classes, top)
+    def _compute_by_layer(self, images: Tensor, classes: Classes | None, top: int | None) -> dict[str, Tensor]:
+        targets = self._set_classes(self._scores(images), classes, top)
         with torch.enable_grad():
-            maps = [self._maps_of(images, each) for each in explained]
+            maps = [self._call(images, target) for target in targets]
         return {"": torch.stack(maps, 1)}
 
-    def _maps_of(self, images: Tensor, classes: Tensor) -> Tensor:
-        given = self.function(self._network, images, classes)
+    def _call(self, images: Tensor, classes: Tensor) -> Tensor:
+        output = self.function(self._network, images, classes)
+        expected = f"expected one map per image, ({len(images)}, h, w)"
         try:
-            maps = torch.as_tensor(given, device=images.device)
+            maps = torch.as_tensor(output, device=images.device)
         except (RuntimeError, TypeError, ValueError) as error:
-            raise InputError(f"the method gives {type(given).__name__}; expected maps ({len(images)}, h, w)") from error
+            raise InputError(f"the method gives {type(output).__name__}; {expected}") from error
         if maps.ndim != 3 or len(maps) != len(images):
-            raise InputError(
-                f"the method gives {tuple(maps.shape)}; expected a map for each image, ({len(images)}, h, w)"
-            )
-        return wide(maps.detach())
+            raise InputError(f"the method gives {tuple(maps.shape)}; {expected}")
+        return promote(maps.detach())
 
 
 def method_name(method: str | MapFunction | MapMethod) -> str:
-    """The name of a method in results; of a function, MODULE:FUNCTION, as the commands take it."""
+    """The name of a method in results; for a function MODULE:FUNCTION, as on the command line."""
     if isinstance(method, str):
         return method
     if isinstance(method, MapMethod):
@@ -86,11 +81,11 @@ def names() -> list[str]:
 
 
 def register(name: str, method: type[MapMethod] | MapFunction) -> None:
-    """Adds a method under a name, and replaces one that has it.
+    """Registers a method for `create`, `bias.evaluate` and `report.explain`, replacing any of the same name.
 
     Args:
-        name: for `create`, `bias.evaluate` and `report.explain`; any case.
-        method: a subclass of `MapMethod`, or a function `(model, images, classes) -> maps`, see `FunctionMap`.
+        name: not case-sensitive.
+        method: a subclass of `MapMethod`, or a function `(model, images, classes) -> maps`, see `create`.
     """
     _METHODS[name.lower()] = method
 
@@ -98,32 +93,33 @@ def register(name: str, method: type[MapMethod] | MapFunction) -> None:
 def create(
     method: str | MapFunction, model: nn.Module, layer: Layer | Sequence[Layer] | None = None, **options: Any
 ) -> MapMethod:
-    """The method of this name for a model.
+    """Creates a method for a model.
 
     Args:
-        method: one of `names()`, in any case; the name of a class will do too. Or a function, see `FunctionMap`.
+        method: one of `names()` or the name of a class, not case-sensitive. Or a function of the model in evaluation
+            mode, images (N, 3, H, W) and int64 classes (N,) that returns maps (N, h, w).
         model: maps images to class scores (N, classes).
-        layer: a name as in `model.named_modules()`, the module itself, or several of these; None: the method's usual
-            one, mostly the last spatial features. A function knows its layer itself.
-        options: of the method, for example `fuse`, or `power` of "gradient".
+        layer: a name as in `model.named_modules()`, the module itself, or several of these; None: the method's default,
+            mostly the last spatial features. Not for a function.
+        options: options of the method, for example `fuse`, or `power` of "gradient".
 
     Raises:
-        InputError: an unknown name or option, a layer for a function, and what the method itself raises.
+        InputError: an unknown name or option, a layer for a function, or an error of the method itself.
     """
-    kind = _named(method) if isinstance(method, str) else method
+    kind = _lookup(method) if isinstance(method, str) else method
     if not isinstance(kind, type):
         if layer or options:
-            raise InputError("a layer or option is for a method of regard; a function has its own: leave it out")
+            raise InputError("layers and options are for methods of regard, and the method is a function; leave it out")
         return FunctionMap(model, kind)
-    taken = [key for key in inspect.signature(kind).parameters if key not in ("model", "layer")]
+    known = [key for key in inspect.signature(kind).parameters if key not in ("model", "layer")]
     for option in options:
-        if option not in taken:
-            raise unknown(f"option of method {method!r}", option, taken)
+        if option not in known:
+            raise unknown(f"option of method {method!r}", option, known)
     return kind(model, layer, **options)
 
 
-def _named(name: str) -> type[MapMethod] | MapFunction:
-    known = {method.__name__.lower(): method for method in _METHODS.values() if isinstance(method, type)} | _METHODS
-    if name.lower() in known:
-        return known[name.lower()]
+def _lookup(name: str) -> type[MapMethod] | MapFunction:
+    methods = {method.__name__.lower(): method for method in _METHODS.values() if isinstance(method, type)} | _METHODS
+    if name.lower() in methods:
+        return methods[name.lower()]
     raise unknown("method", name, names())

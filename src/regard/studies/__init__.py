@@ -1,8 +1,8 @@
 """Studies of trained networks by class: gates of attention modules, groups of channels.
 
-- `gate_activations`: the gates of attention modules, channel by channel, by class and depth.
-- `group_scores`: `maps.group_activation`, how much each group of channels alone speaks for a class, by class.
-- `Moments`: the means and variances by class that both give.
+- `gate_activations` measures the gates of attention modules by channel, class and depth.
+- `group_scores` scores each group of channels alone (`maps.group_activation`) by class.
+- `Moments` are means and variances by class.
 """
 
 from regard.studies.gates import GateActivations, LayerGates, attention_layers, gate_activations

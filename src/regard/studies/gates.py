@@ -1,4 +1,4 @@
-"""The gates of a network by class and depth."""
+"""The gates of attention modules by class and depth."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from regard import figures
 from regard.attention import DIA, GatedAttention, GlobalContext, IdentityStart, ShuffleAttention
 from regard.attention.registry import is_registered
 from regard.errors import InputError, unknown
-from regard.maps.layers import Layer, find_layers, names_within, readable, uncompiled
+from regard.maps.layers import Layer, find_layers, hookable, names_within, uncompiled
 from regard.modes import checked_images, eager_evaluation
 from regard.notebook import Tabular
 from regard.stats import without_nan
@@ -30,23 +30,22 @@ if TYPE_CHECKING:
 Quantity = Literal["gate", "output"]
 
 POINTS = 64
-"""Most points of a line in a figure: as many as SA-Net has groups."""
+"""The maximum number of points of a line in a figure: SA-Net's number of groups."""
 
 
 @dataclass(frozen=True)
 class LayerGates:
     """The gates of one attention module.
 
-    Channels are those of the module's output, which the layers after it get: shuffle attention and its folded copy then
-    agree.
+    Channels are numbered as in the module's output, so that shuffle attention and its folded copy agree.
 
     Attributes:
-        name: of the module in the model.
+        name: name of the module in the model.
         module: name of its class.
-        order: int64 (C,), the channel of the input that each channel of the output comes from; 0 to C - 1 in order
-            where the module does not shuffle.
+        order: int64 (C,), the input channel that each output channel comes from; 0 to C - 1 in order if the module does
+            not shuffle.
         by_class: mean and variance of every channel's gate, by class.
-        class_names: of the labels.
+        class_names: names of the labels.
     """
 
     name: str
@@ -62,7 +61,7 @@ class LayerGates:
 
     @property
     def shuffled(self) -> bool:
-        """Whether the module puts its channels in another order."""
+        """Whether the module reorders its channels."""
         return not torch.equal(self.order, torch.arange(self.channels))
 
     @property
@@ -72,25 +71,25 @@ class LayerGates:
 
     @property
     def eta_squared(self) -> float:
-        """How far the gates tell classes apart, by eta squared of a channel, in the mean over those that vary.
+        """Mean eta squared of the channels that vary: how well the gates tell classes apart.
 
-        Eta squared is the variance between the classes as a share of the variance over all images, in [0, 1]. NaN with
-        a single class, or if no channel varies. Without any difference between classes `GateActivations.chance` is
-        expected.
+        Eta squared is the variance between classes as a share of the variance over all images, in [0, 1]; its expected
+        value without any difference between classes is `GateActivations.chance`. NaN for a single class, or if no
+        channel varies.
         """
         return float(self.by_class.eta_squared.nanmean())
 
     @property
     def constant_channels(self) -> int:
-        """The number of channels whose gate is the same for all images, as far as float32 can tell."""
+        """The number of channels whose gate is the same for all images, up to the precision of float32."""
         return int(self.by_class.constant.sum())
 
     def quantiles(self, levels: Sequence[float]) -> Tensor:
-        """Quantiles (one per level) of the channels' means over all images."""
+        """Quantiles of the channels' means over all images, one per level."""
         return torch.quantile(self.by_class.overall, torch.tensor(levels, dtype=torch.float64))
 
     def to_record(self) -> dict[str, Any]:
-        """Numbers of the layer, with the median of its channels' means and their 5% and 95% quantiles."""
+        """One record of the layer, with the median, the 5% and the 95% quantile of its channels' means."""
         low, median, high = self.quantiles((0.05, 0.5, 0.95)).tolist()
         record = {
             "layer": self.name,
@@ -105,8 +104,8 @@ class LayerGates:
         return without_nan(record)
 
     def channel_records(self, labels: Iterable[int] = ()) -> list[dict[str, Any]]:
-        """One record per channel: mean, variance between and within classes, eta squared, and of the classes `labels`
-        "mean of NAME" and "standard deviation of NAME".
+        """One record per channel: mean, variance between and within classes and eta squared, with "mean of NAME" and
+        "standard deviation of NAME" for each class in `labels`.
         """
         moments = self.by_class
         columns = {
@@ -128,25 +127,24 @@ class LayerGates:
         ]
 
     def lines(self, labels: Iterable[int] = ()) -> dict[str, list[float]]:
-        """Means by channel, of all classes and of the classes `labels`, by name; neighbours are averaged to at most
-        `POINTS`.
+        """Name -> means by channel, for all classes and for each class in `labels`; neighbouring channels are averaged
+        to at most `POINTS` values.
         """
         means = {"all classes": self.by_class.overall}
         means |= {class_name(label, self.class_names): self.by_class.row(label) for label in labels}
         points = min(POINTS, self.channels)
-        return {name: [float(run.mean()) for run in line.tensor_split(points)] for name, line in means.items()}
+        return {name: [float(chunk.mean()) for chunk in line.tensor_split(points)] for name, line in means.items()}
 
     def plot(self, labels: Iterable[int] = (), *, reach: float | None = None, legend: bool = True) -> Figure:
-        """Means by channel, their distribution, and below how far those of some classes lie from those of all.
+        """A figure of the means by channel and their distribution, above the differences of some classes to all.
 
         Args:
-            labels: of the classes.
-            reach: of the scale of the differences to either side; None: as far as need be.
-            legend: whether the classes stand below the figure.
+            labels: the classes.
+            reach: the limit of the differences' axis in either direction; None: fits the data.
+            legend: whether a legend of the classes is below the figure.
         """
-        lines = self.lines(labels)
-        each = "channel" if self.channels <= POINTS else f"mean of {self.channels / POINTS:.3g} neighbouring channels"
-        return figures.profiles(lines, xlabel=each, reach=reach, legend=legend)
+        xlabel = "channel" if self.channels <= POINTS else f"mean of {self.channels / POINTS:.3g} neighbouring channels"
+        return figures.profiles(self.lines(labels), xlabel=xlabel, reach=reach, legend=legend)
 
 
 @dataclass(frozen=True)
@@ -154,8 +152,8 @@ class GateActivations(Tabular):
     """The gates of a model's attention modules over labelled images.
 
     Attributes:
-        quantity: "gate" or "output", what was averaged over pixels.
-        layers: the modules by name, in the order in which they run.
+        quantity: "gate" or "output", the values that were averaged over pixels.
+        layers: the modules by name, in the order in which they ran.
     """
 
     quantity: Quantity
@@ -178,19 +176,19 @@ class GateActivations(Tabular):
 
     @property
     def chance(self) -> float:
-        """Eta squared to be expected where K classes of N images do not differ, (K - 1) / (N - 1)."""
+        """The expected eta squared if K classes of N images do not differ, (K - 1) / (N - 1)."""
         total = sum(self.images)
         return (len(self.classes) - 1) / (total - 1) if total > 1 else math.nan
 
     def to_records(self) -> list[dict[str, Any]]:
-        """One record per layer, in the order in which they run, numbered from 1 as its depth."""
+        """One record per layer, in the order in which they ran, with its `depth` from 1."""
         return [
             without_nan({"depth": depth, **layer.to_record(), "chance": self.chance})
             for depth, layer in enumerate(self.layers.values(), 1)
         ]
 
     def plot(self) -> Figure:
-        """Eta squared by depth, and as a dotted line what chance gives."""
+        """A figure of eta squared by depth, with a dotted line at `chance`."""
         line = {depth: layer.eta_squared for depth, layer in enumerate(self.layers.values(), 1)}
         return figures.curves({"": [line]}, xlabel="depth", ylabel="eta squared", level=self.chance, markers=True)
 
@@ -207,67 +205,68 @@ def gate_activations(
 ) -> GateActivations:
     """The mean gate of every channel by class, at every depth.
 
-    For every attention module: the factors of each channel (`gate_values`), averaged over pixels where the
-    gate differs by pixel, and of that the mean and variance over the images of each class. SENet (arXiv 1709.01507, on
-    the role of excitation) and SA-Net (arXiv 2102.00240, on how effective its module is) examine some classes so.
+    For every attention module, the factors of each channel (`gate_values`) are averaged over pixels, then their mean
+    and variance over the images of each class are computed. SENet (arXiv 1709.01507, on the role of excitation) and
+    SA-Net (arXiv 2102.00240, on how effective its module is) examine some classes in this way.
 
-    The model runs in evaluation mode, without gradients, and is afterwards as it was. Sums are kept in float64, one row
-    per class, whatever the number of images. Of a module that runs several times in a forward, the last run counts.
+    The model runs in evaluation mode, without gradients, and is unchanged afterwards. Sums are in float64, and their
+    memory depends on the number of classes, not of images. For a module that runs several times in a forward, the last
+    run counts.
 
     Args:
         model: any network with modules of `regard.attention` in it, or of another class with a method `gate_values(x)`.
-            Anything else that multiplies features, such as timm's squeeze-and-excitation, is not counted.
-        batches: (images, labels, …): floating point (B, 3, H, W), normalised as the model wants them, on its device;
-            whole numbers (B,). Images with a negative label are left out.
-        layers: names of modules or of layers that contain them, such as "layer4"; or the modules. None for all.
-        classes: labels to count; the images of others do not go through the model. None: all.
-        quantity: "gate"; or "output", for the mean of the features that the module gives, by channel.
-        class_names: of the labels, for records and figures.
-        progress: called after every batch with the number of images that came so far.
+            Other modules that multiply features, such as timm's squeeze-and-excitation, are not counted.
+        batches: (images, labels, …): floating point (B, 3, H, W), normalised for the model, on its device; whole
+            numbers (B,). Images with a negative label are left out.
+        layers: names of modules or of layers that contain them, such as "layer4"; or the modules. None: all.
+        classes: labels to count; images with other labels do not go through the model. None: all.
+        quantity: "gate", or "output" for the mean of the module's output by channel.
+        class_names: names of the labels, for records and figures.
+        progress: called after each batch with the number of images read so far.
 
     Raises:
         InputError: the model has no attention module, or none with a gate; a layer it does not have or does not run;
-            images or labels that do not fit, or none of a class in `classes`.
+            images or labels that do not fit, or no image of a class in `classes`.
     """
     if quantity not in get_args(Quantity):
         raise unknown("quantity", quantity, get_args(Quantity))
     modules = attention_layers(model, layers, quantity=quantity)
     starts = [start for start in model.modules() if isinstance(start, IdentityStart)]
-    runs = {start.module: start for start in starts if start.by_channel}  # in place of the module itself
+    wrappers = {start.module: start for start in starts if start.by_channel}  # run instead of their module
     values: dict[str, Tensor] = {}  # of a batch, in the order in which the modules ran
-    cells: dict[nn.Module, Any] = {}
+    cell_outputs: dict[nn.Module, Any] = {}
     sums: dict[str, MomentsByClass] = {}
 
-    def keep(cell: nn.Module, _args: Any, output: Any) -> None:
-        cells[cell] = output
+    def read_cell(cell: nn.Module, _args: Any, output: Any) -> None:
+        cell_outputs[cell] = output
 
     def read(name: str, module: nn.Module, _: nn.Module, args: Any, kwargs: dict[str, Any], output: Tensor) -> None:
         x: Tensor = args[0] if args else next(iter(kwargs.values()))
         if quantity == "output":
-            values[name] = _over_pixels(output)
+            values[name] = _pixel_mean(output)
             return
         if isinstance(module, DIA):
-            h, _ = cells.pop(module.cell)
+            h, _ = cell_outputs.pop(module.cell)
             factors = h[:, :, None, None]
         else:
             factors = cast(Any, module).gate_values(x)
             factors = factors if factors.ndim == x.ndim else factors.expand_as(x)
         if name not in sums:
             _check_product(module, x, factors, output)
-        by_channel = _over_pixels(factors).expand(x.shape[:2])
+        by_channel = _pixel_mean(factors).expand(x.shape[:2])
         values[name] = by_channel[:, _order(module, x.shape[1]).to(x.device)]
 
     with eager_evaluation(model), ExitStack() as hooks:
         for name, module in modules.items():
-            read_this = partial(read, name, module)
-            hooks.callback(runs.get(module, module).register_forward_hook(read_this, with_kwargs=True).remove)
+            hook = partial(read, name, module)
+            hooks.callback(wrappers.get(module, module).register_forward_hook(hook, with_kwargs=True).remove)
             if isinstance(module, DIA):
-                hooks.callback(module.cell.register_forward_hook(keep).remove)
+                hooks.callback(module.cell.register_forward_hook(read_cell).remove)
         for images, labels in labelled(batches, classes, progress):
             values.clear()
             model(checked_images(model, images))
-            for name, of_images in values.items():
-                sums.setdefault(name, MomentsByClass()).add(labels, of_images)
+            for name, channel_means in values.items():
+                sums.setdefault(name, MomentsByClass()).add(labels, channel_means)
     idle = [name for name in modules if name not in sums]
     if idle and (layers is not None or not sums):
         raise InputError(f"attention module {idle[0]!r} did not run; name one that runs")
@@ -286,57 +285,57 @@ def attention_layers(
 
     Args:
         model: any network.
-        layers: names of the modules or of what they are in; or the modules. None: all.
-        quantity: "gate" leaves out modules that have none.
+        layers: names of modules or of layers that contain them; or the modules. None: all.
+        quantity: "gate" leaves out modules without a gate.
 
     Raises:
-        InputError: there is none, or none in one of the layers.
+        InputError: the model, or one of the layers, has no such module.
     """
-    network = readable(model)
+    network = hookable(model)
     modules: dict[str, nn.Module] = {}
     for name, module in named_layers(network):
         inside = any(name.startswith(f"{outer}.") or not outer for outer in modules)
-        if inside or isinstance(module, IdentityStart):  # of that, the module in it
+        if inside or isinstance(module, IdentityStart):  # its inner module counts
             continue
         if is_registered(module) or isinstance(module, GatedAttention) or is_added(module):
             modules[name] = module
     if not modules:
         raise InputError(
-            f"{type(network).__name__} has no attention module of regard; train one with it (--model.attention se), "
-            "make it so (models.create(name, attention='se')) or put it in (attention.attach(model, 'se'))"
+            f"{type(network).__name__} has no attention module of regard; train a model with one (--model.attention "
+            "se), create one (models.create(name, attention='se')) or attach one (attention.attach(model, 'se'))"
         )
-    known = {uncompiled(name): module for name, module in modules.items() if quantity == "output" or has_gate(module)}
-    if not known:
+    gated = {uncompiled(name): module for name, module in modules.items() if quantity == "output" or has_gate(module)}
+    if not gated:
         kinds = ", ".join(sorted({type(module).__name__ for module in modules.values()}))
         raise InputError(
-            f"the attention modules of {type(network).__name__} ({kinds}) have no gate, or do not say what they "
-            "multiply features with (a method gate_values); quantity='output' averages what they give"
+            f"the attention modules of {type(network).__name__} ({kinds}) have no gate, or no method gate_values that "
+            "returns it; quantity='output' averages their outputs instead"
         )
     if layers is None:
-        return known
+        return gated
     what = "attention module with a gate" if quantity == "gate" else "attention module"
-    return {name: known[name] for name in names_within(find_layers(model, layers), list(known), what)}
+    return {name: gated[name] for name in names_within(find_layers(model, layers), list(gated), what)}
 
 
 def has_gate(module: nn.Module) -> bool:
-    """Whether the module has a method `gate_values`, and is not global context that is added."""
+    """Whether the module multiplies its input with `gate_values`, which additive global context does not."""
     if isinstance(module, GlobalContext):
         return module.fusion == "scale"
     return callable(getattr(module, "gate_values", None))
 
 
-def _over_pixels(values: Tensor) -> Tensor:
-    """(N, C, h, w) -> (N, C), summed in float64 where the device has it."""
+def _pixel_mean(values: Tensor) -> Tensor:
+    """(N, C, h, w) -> (N, C), in float64 if the device supports it."""
     return values.mean((2, 3), dtype=torch.float32 if values.device.type == "mps" else torch.float64)
 
 
 def _order(module: nn.Module, channels: int) -> Tensor:
-    """The channel of the input that each channel of the output comes from."""
+    """The input channel that each output channel comes from."""
     return module.order if isinstance(module, ShuffleAttention) else torch.arange(channels)
 
 
 def _check_product(module: nn.Module, x: Tensor, factors: Tensor, output: Tensor) -> None:
-    """Checks that a module of a foreign class multiplies its features with its `gate_values`."""
+    """Checks that a module from outside regard multiplies its input with its `gate_values`."""
     if type(module).__module__.startswith("regard."):
         return
     product = (x * factors).float()
@@ -344,6 +343,6 @@ def _check_product(module: nn.Module, x: Tensor, factors: Tensor, output: Tensor
         product, output.float(), rtol=0.02, atol=1e-3 * float(product.abs().max())
     ):
         raise InputError(
-            f"{type(module).__name__} does not multiply its features with its gate_values; give it a method "
-            "gate_values(x) with which its output is x * gate_values(x)"
+            f"the output of {type(module).__name__} is not its input times its gate_values; give it a method "
+            "gate_values(x) such that the output is x * gate_values(x)"
         )

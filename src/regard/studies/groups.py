@@ -1,4 +1,4 @@
-"""SA-Net's per-group class score of labelled images."""
+"""SA-Net's class scores of channel groups, over labelled images."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class GroupScores(Tabular):
     Attributes:
         layer: name of the layer.
         target: "label" or "predicted", the class whose probability the scores are.
-        labels: int64 (N,), of the images.
-        scores: float64 (N, G), of every group; NaN where its mean activation is constant, and masks nothing.
-        whole: float64 (N,), the probability with the whole image.
-        class_names: of the labels.
+        labels: int64 (N,), the labels of the images.
+        scores: float64 (N, G), the scores of the groups; NaN if a mean activation is constant and thus masks nothing.
+        whole: float64 (N,), the probability with the unmasked image.
+        class_names: names of the labels.
     """
 
     layer: str
@@ -60,15 +60,15 @@ class GroupScores(Tabular):
         return self.scores.shape[1]
 
     def estimates(self, label: int) -> list[Estimate]:
-        """The mean score of every group over the images of a class; NaN for a group that has none."""
+        """The mean score of every group over the images of a class; NaN for a group without scores."""
         return [stats.mean(column.numpy(), 0, 1) for column in self.scores[self.labels == label].T]
 
     def whole_image(self, label: int) -> Estimate:
-        """The mean probability with the whole image, over the images of a class."""
+        """The mean probability with the unmasked image, over the images of a class."""
         return stats.mean(self.whole[self.labels == label].numpy(), 0, 1)
 
     def group_records(self) -> list[dict[str, Any]]:
-        """One record per class and group, numbered from 1: its score with the ends of its 95% interval."""
+        """One record per class and group, numbered from 1: the mean score with its 95% interval."""
         return [
             {
                 "class": class_name(label, self.class_names),
@@ -81,14 +81,14 @@ class GroupScores(Tabular):
         ]
 
     def to_records(self) -> list[dict[str, Any]]:
-        """One record per class: whole image, mean of the groups, highest and lowest group, groups without a score."""
+        """One record per class: unmasked image, mean over groups, highest and lowest group, groups without a score."""
         records = []
         for label, images in zip(self.classes, self.images, strict=True):
             scores = {i: score for i, score in enumerate(self.estimates(label), 1) if not math.isnan(score.value)}
             name = class_name(label, self.class_names)
             record: dict[str, Any] = {"layer": self.layer, "class": name, "images": images}
             record |= stats.interval_record("whole", self.whole_image(label))
-            record["mean"] = math.fsum(one.value for one in scores.values()) / len(scores) if scores else None
+            record["mean"] = math.fsum(score.value for score in scores.values()) / len(scores) if scores else None
             for key, pick in (("highest", max), ("lowest", min)):
                 group = pick(scores, key=lambda i: scores[i].value, default=None)
                 record[f"{key}_group"] = group
@@ -98,12 +98,12 @@ class GroupScores(Tabular):
         return records
 
     def plot(self, label: int | None = None, *, top: float | None = None, style: int = 0) -> Figure:
-        """Bars: the score of every group for a class, and as a dashed line that of the whole image.
+        """A bar chart of the groups' mean scores for a class, with a dashed line for the unmasked image.
 
         Args:
-            label: of the class; None: the first.
-            top: of the scale; None: as high as need be.
-            style: number of the bars' colour, see `figures`.
+            label: the class; None: the first.
+            top: the upper limit of the scale; None: fits the data.
+            style: index of the bars' colour, see `figures`.
         """
         label = self.classes[0] if label is None else label
         scores, whole = self.estimates(label), self.whole_image(label)
@@ -123,21 +123,20 @@ def group_scores(
     batch_size: int = 64,
     progress: Callable[[int], None] | None = None,
 ) -> GroupScores:
-    """`maps.group_activation` of labelled images: how much each group of a layer's channels alone speaks for a class.
+    """`maps.group_activation` of labelled images: the class score of each group of a layer's channels alone.
 
     Args:
-        model: as for `maps.group_activation`, like `layer`, `groups` and `batch_size`.
+        model, layer, groups, batch_size: see `maps.group_activation`.
         batches: (images, labels, …): (B, 3, H, W), normalised, on the model's device; whole numbers (B,). Images with a
             negative label are left out.
-        target: whose probability: of the "label", or of the class "predicted" for the whole image.
-        outputs: for each label the output of the model that stands for it; None: the label itself.
+        target: the class to score: the "label", or the class "predicted" for the unmasked image.
+        outputs: the model's output for each label; None: the label itself.
         classes: labels to count; None: all.
-        class_names: of the labels, for records.
-        progress: called with the masked images done so far, `groups` for every image.
+        class_names: names of the labels, for records.
+        progress: called with the number of masked images done so far, of `groups` per image.
 
     Raises:
-        InputError: what `maps.group_activation` raises; no image, or none of a class in `classes`; a label without an
-            output.
+        InputError: see `maps.group_activation`; no image, or none of a class in `classes`; a label without an output.
     """
     if target not in get_args(Target):
         raise unknown("target", target, get_args(Target))
@@ -149,21 +148,21 @@ def group_scores(
             if progress is not None:
                 progress(start + done)
 
-        explained = None if target == "predicted" else _outputs_of(labels, outputs)
-        by_group, whole = group_probabilities(
-            model, layer, images, explained, groups, batch_size=batch_size, progress=report
+        targets = None if target == "predicted" else _target_outputs(labels, outputs)
+        scores, whole = group_probabilities(
+            model, layer, images, targets, groups, batch_size=batch_size, progress=report
         )
-        parts.append((labels, by_group.cpu().double(), whole.cpu().double()))
+        parts.append((labels, scores.cpu().double(), whole.cpu().double()))
         start += len(labels) * groups
     (name,) = find_layers(model, layer)
-    every, scores, whole = map(torch.cat, zip(*parts, strict=True))
-    return GroupScores(name, target, every, scores, whole, tuple(class_names))
+    labels, scores, whole = map(torch.cat, zip(*parts, strict=True))
+    return GroupScores(name, target, labels, scores, whole, tuple(class_names))
 
 
-def _outputs_of(labels: Tensor, outputs: Sequence[int] | None) -> Tensor:
+def _target_outputs(labels: Tensor, outputs: Sequence[int] | None) -> Tensor:
     if outputs is None:
         return labels
-    lacking = [label for label in labels.tolist() if label >= len(outputs) or outputs[label] < 0]
-    if lacking:
-        raise InputError(f"no output of the model stands for class {lacking[0]}; target='predicted' needs none")
+    missing = [label for label in labels.tolist() if label >= len(outputs) or outputs[label] < 0]
+    if missing:
+        raise InputError(f"the model has no output for class {missing[0]}; target='predicted' needs none")
     return torch.tensor([outputs[label] for label in labels.tolist()])

@@ -1,4 +1,4 @@
-"""Labelled images that come in batches, and the names of their classes."""
+"""Batches of labelled images, and the names of their classes."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ def labelled(
     classes: Iterable[int] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The images of some classes among batches, (B, 3, H, W), with their labels (B,) on the CPU; B is at least 1.
+    """Batches of the images of some classes (B, 3, H, W), with their labels (B,) on the CPU; B is at least 1.
 
     Args:
         batches: (images, labels, …): (B, 3, H, W), whole numbers (B,). Images with a negative label are left out.
-        classes: the labels wanted; None: all.
-        progress: called after every batch with the number of images that came so far.
+        classes: the labels to select; None: all.
+        progress: called after each batch with the number of images read so far.
 
     Raises:
-        InputError: a batch is something else; at the end: there was no image, or none of a class in `classes`.
+        InputError: a malformed batch; at the end, if there was no image, or none of a class in `classes`.
     """
-    wanted = None if classes is None else torch.tensor(sorted(classes))
+    selected = None if classes is None else torch.tensor(sorted(classes))
     counted: set[int] = set()
     done = 0
     for batch in batches:
         images, labels = _checked(batch)
-        keep = labels >= 0 if wanted is None else torch.isin(labels, wanted)
+        keep = labels >= 0 if selected is None else torch.isin(labels, selected)
         if keep.any():
             counted.update(labels[keep].tolist())
             yield images if keep.all() else images[keep.to(images.device)], labels[keep]
         done += len(labels)
         if progress is not None:
             progress(done)
-    missing = [] if wanted is None else sorted(set(wanted.tolist()) - counted)
+    missing = [] if selected is None else sorted(set(selected.tolist()) - counted)
     if missing:
-        raise InputError(f"no image of class {missing[0]} among {done}; give classes that have some")
+        raise InputError(f"no image of class {missing[0]} among {done}; leave out classes without images")
     if not counted:
-        raise InputError(f"{done} images and none with a label; give labelled images")
+        raise InputError(f"none of {done} images has a label; give labelled images")
 
 
 def class_name(label: int, names: Sequence[str]) -> str:
-    """The name of a class; "class 7" where there is none, "crane (517)" where two have the same."""
+    """The name of a class; "class 7" if it has none, "crane (517)" if two classes share it."""
     if label >= len(names):
         return f"class {label}"
     return names[label] if names.count(names[label]) == 1 else f"{names[label]} ({label})"
@@ -54,7 +54,7 @@ def class_name(label: int, names: Sequence[str]) -> str:
 
 def _checked(batch: Sequence[Any]) -> tuple[Tensor, Tensor]:
     if not isinstance(batch, Sequence) or len(batch) < 2 or not all(isinstance(part, Tensor) for part in batch[:2]):
-        raise InputError("a batch does not begin with two tensors (images, labels); give those")
+        raise InputError("a batch does not start with two tensors; expected (images, labels, …)")
     images, labels = batch[0], batch[1]
     if labels.ndim != 1 or len(labels) != len(images) or labels.is_floating_point() or labels.dtype == torch.bool:
         kind = f"{str(labels.dtype).removeprefix('torch.')} {tuple(labels.shape)}"

@@ -1,4 +1,4 @@
-"""Means and variances by class, added up batch by batch."""
+"""Means and variances by class, accumulated batch by batch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from regard.errors import InputError
 
-# A relative standard deviation that float32 does not resolve: what varies less is taken for constant.
+# Columns with a smaller relative standard deviation count as constant, for float32 does not resolve it.
 _CONSTANT = 2.0**-24
 
 
@@ -44,7 +44,7 @@ class Moments:
 
     @cached_property
     def between(self) -> Tensor:
-        """The variance between classes (C,), of the class means, each weighted by its images.
+        """The variance between classes (C,): that of the class means, weighted by the number of images.
 
         `between + within` is the variance over all images, with their number in the denominator.
         """
@@ -52,48 +52,40 @@ class Moments:
 
     @cached_property
     def within(self) -> Tensor:
-        """The variance within classes (C,), the mean squared deviation from the mean of the class."""
+        """The variance within classes (C,): the mean squared deviation from the class mean."""
         return self.squares.sum(0) / sum(self.images)
 
     @cached_property
     def constant(self) -> Tensor:
-        """Whether a column has the same value for all images (C,), as far as float32 can tell."""
+        """Whether a column has the same value for all images (C,), up to the precision of float32."""
         return self.between + self.within <= (_CONSTANT * self.overall).square()
 
     @cached_property
     def eta_squared(self) -> Tensor:
-        """The share of the variance that lies between classes (C,), in [0, 1].
-
-        NaN with a single class, and for a constant column.
-        """
+        """The share of the variance between classes (C,), in [0, 1]; NaN for a single class or a constant column."""
         share = self.between / (self.between + self.within)
         return share.where(~self.constant, torch.nan) if len(self.classes) > 1 else torch.full_like(share, torch.nan)
 
     @cached_property
     def standard_deviation(self) -> Tensor:
-        """Over the images of each class (K, C), with their number less one in the denominator; NaN for one image."""
+        """The sample standard deviation over the images of each class (K, C); NaN for a single image."""
         return (self.squares / (torch.tensor(self.images)[:, None] - 1)).sqrt()
 
     def columns(self, order: Tensor) -> Moments:
-        """The same with the columns in another order (C,)."""
+        """The moments with the columns reordered by `order` (C,)."""
         return replace(self, mean=self.mean[:, order], squares=self.squares[:, order])
 
     def row(self, label: int) -> Tensor:
-        """The means of a class (C,).
-
-        Raises:
-            InputError: it is not among the classes.
-        """
+        """The means of a class (C,); raises InputError for a class that was not counted."""
         if label not in self.classes:
-            raise InputError(f"class {label} is not among those counted: {', '.join(map(str, self.classes))}")
+            raise InputError(f"class {label} was not counted; counted are {', '.join(map(str, self.classes))}")
         return self.mean[self.classes.index(label)]
 
 
 class MomentsByClass:
-    """Adds up values of labelled images, in float64; its memory does not grow with the number of images.
+    """Accumulates means and variances by class, in float64; memory does not grow with the number of images.
 
-    Source of the update: Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample
-    variances" (1979).
+    Source: Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances" (1979).
     """
 
     def __init__(self) -> None:
@@ -101,26 +93,26 @@ class MomentsByClass:
         self._mean = self._squares = torch.zeros(0, 0, dtype=torch.float64)
 
     def add(self, labels: Tensor, values: Tensor) -> None:
-        """Counts values (N, C) of images with these labels (N,), at least 0."""
+        """Adds the values (N, C) of images with labels (N,), at least 0."""
         values = values.detach().cpu().double()
         rows, row = labels.unique(return_inverse=True)
         missing = int(rows[-1]) + 1 - len(self._images)
         if missing > 0:
             self._images = F.pad(self._images, (0, missing))
             self._mean, self._squares = (
-                torch.cat((before.reshape(-1, values.shape[1]), values.new_zeros(missing, values.shape[1])))
-                for before in (self._mean, self._squares)
+                torch.cat((sums.reshape(-1, values.shape[1]), values.new_zeros(missing, values.shape[1])))
+                for sums in (self._mean, self._squares)
             )
         zeros = values.new_zeros(len(rows), values.shape[1])
         images = row.bincount().double()
         mean = zeros.index_add(0, row, values) / images[:, None]
         squares = zeros.index_add(0, row, (values - mean[row]).square())
 
-        before = self._images[rows]
-        share = (images / (before + images))[:, None]
-        apart = mean - self._mean[rows]
-        self._mean[rows] += apart * share
-        self._squares[rows] += squares + apart.square() * before[:, None] * share
+        previous = self._images[rows]
+        share = (images / (previous + images))[:, None]
+        difference = mean - self._mean[rows]
+        self._mean[rows] += difference * share
+        self._squares[rows] += squares + difference.square() * previous[:, None] * share
         self._images[rows] += images
 
     def result(self) -> Moments:

@@ -4,13 +4,12 @@
     losses = objective(images, labels)
     losses.total.backward()
 
-- `Objective`: the sum of all terms; `Losses`: what it gives.
-- `Teacher`: a network that is not trained, with its own normalisation and image size, or in a faster form.
-- `Weight`: a weight that changes over the run.
-- `term` registers a further term of the loss, of a `ForwardPass`; `TERMS` has them all.
-- `guidance_loss`: between the maps of a network and the regions of the objects; `make_guide` gives maps to train
-  through.
-- `attention_loss`, `distillation_loss`, `full_activation_loss`, `gradient_loss`, `symmetry_loss` …: formulas.
+- `Objective` computes the sum of all terms and returns `Losses`.
+- `Teacher` is a network that is not trained, with its own normalisation, image size and precision.
+- `Weight` is a weight that changes over the run.
+- `term` registers a function of a `ForwardPass` as a further term of the loss; `TERMS` has all terms.
+- `guidance_loss` compares a network's maps with the regions of objects; `make_guide` makes differentiable maps.
+- `attention_loss`, `distillation_loss`, `full_activation_loss`, `gradient_loss`, `symmetry_loss` … are the formulas.
 """
 
 from regard.maps.taps import Reduce

@@ -1,4 +1,4 @@
-"""Maps of a network in training, through which a loss on them reaches its parameters."""
+"""Maps of a network in training, differentiable by its parameters."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from regard.errors import InputError, unknown
 from regard.logits import checked_labels, class_logits
 from regard.maps import MapTaps, Taps, last_features
-from regard.maps.layers import find_layers, names_within, readable
-from regard.maps.method import wide
+from regard.maps.layers import find_layers, hookable, names_within
+from regard.maps.method import promote
 from regard.maps.pooled import Pooled, logits_on, pooled_features
 from regard.modes import eager_evaluation
 from regard.stages import stages
 from regard.with_attention import named_layers
 
 GuidedMaps = Literal["cam", "gradcam", "input_gradient", "attention", "gate"]
-"""Maps that guidance can act on, see `make_guide`."""
+"""The maps that guidance can act on, see `make_guide`."""
 
 
 DERIVED_MAPS = ("gradcam", "input_gradient")
@@ -30,16 +30,16 @@ DERIVED_MAPS = ("gradcam", "input_gradient")
 
 
 class Guide:
-    """The maps of a network of a forward pass within the context, (N, h, w) by layer, in the graph of that pass::
+    """Computes the maps (N, h, w) of a network, by layer, in the graph of a forward pass inside the context::
 
         with guide:
             logits = model(images)
         maps = guide.maps(logits, labels, images)
 
     Args:
-        by_layer: gives the maps, from the logits, labels and images.
-        taps: read what the maps are made of.
-        of_images: whether the maps are gradients by the images, which have to require one.
+        by_layer: computes the maps from logits, labels and images.
+        taps: read the features or maps of layers.
+        of_images: whether the maps are gradients by the images, which then have to require a gradient.
     """
 
     def __init__(
@@ -65,14 +65,14 @@ class Guide:
 
         Args:
             logits: (N, K), or (N, 1) of a binary network.
-            labels: (N,), whose classes' maps are taken; or (N, K), the share of each class in the map.
+            labels: (N,), the classes of the maps; or (N, K), the share of each class in the map.
             images: (N, 3, H, W).
         """
         with torch.autocast(images.device.type, enabled=False):
             return self._by_layer(logits, labels, images)
 
     def clear(self) -> None:
-        """Forgets the features, or the graph of a step would be held until the next."""
+        """Releases the features and with them the graph of the step."""
         if self.taps is not None:
             self.taps.clear()
 
@@ -85,40 +85,39 @@ def make_guide(
     detach: bool = False,
     size: tuple[int, int],
 ) -> Guide:
-    """The maps of a network by name.
+    """Creates the guide of a network for one kind of maps.
 
-    - 'cam': class activation maps of the label (Zhou et al., arXiv 1512.04150), what every pixel adds to its class
-      score: `relu(sum_c W[y, c] F_c) / (h w)`, of the features F (N, C, h, w) that the network pools and the weights W
-      of its classifier. This is Grad-CAM at these features, without a second derivative.
-    - 'gradcam': Grad-CAM (arXiv 1610.02391) of the label at any layer: a loss on it needs second derivatives.
+    - 'cam': class activation maps of the label (Zhou et al., arXiv 1512.04150), the contribution of each pixel to the
+      class score: `relu(sum_c W[y, c] F_c) / (h w)`, with the features F (N, C, h, w) that the network pools and the
+      weights W of its classifier. This is Grad-CAM at these features, without a second derivative.
+    - 'gradcam': Grad-CAM (arXiv 1610.02391) of the label at any layer; a loss on it needs second derivatives.
     - 'input_gradient': the length of the gradient of the sum of all log-probabilities by each pixel (Ross et al., arXiv
-      1703.03717), `sqrt(sum_c (d sum_k log p_k / d x_c)^2)`: the 'rrr' loss of it is theirs. It does not depend on the
-      label.
+      1703.03717), `sqrt(sum_c (d sum_k log p_k / d x_c)^2)`; with the 'rrr' loss this is their method. It does not
+      depend on the label.
     - 'attention': the attention maps of layers, `mean_c |A|^2` (Attention Transfer, arXiv 1612.03928).
-    - 'gate': the spatial gates of attention modules, the mean over the channels of `gate_values`, of those gated by
-      pixel. Where a channel gate multiplies the spatial one, as in CBAM, the map is the spatial gate, scaled by a
-      number for each image. The gate is computed a second time, without another update of the running statistics of
-      its batch norms.
+    - 'gate': the spatial gates of attention modules: the mean of `gate_values` over the channels that are gated by
+      pixel. If a channel gate multiplies the spatial gate, as in CBAM, the map is the spatial gate times a constant per
+      image. The gate is computed a second time, without updating the running statistics of batch norms again.
 
     Args:
-        model: the network that is trained.
+        model: the network to train.
         maps: 'cam', 'gradcam', 'input_gradient', 'attention' or 'gate'.
-        layers: names of layers, for gradcam, attention and gate; None for the last spatial features (gate: the last
-            stage that has one).
-        detach: for cam and gradcam, without a gradient to the weights of the channels: the features have to change, not
-            how they are read.
+        layers: names of layers, for gradcam, attention and gate; None: the last spatial features (gate: the last stage
+            that has a spatial gate).
+        detach: for cam and gradcam, whether the weights of the channels get no gradient, so that guidance changes the
+            features but not how they are combined.
         size: (H, W) of the images.
 
     Raises:
-        InputError: maps that there are not, layers or `detach` for maps that have none, a layer that does not exist, a
-            network without spatial features, and for 'cam' one that does not pool and classify them linearly.
+        InputError: unknown maps, layers or `detach` for maps that have none, a layer that does not exist, a network
+            without spatial features, and for 'cam' one that does not pool and classify them linearly.
     """
     if maps not in get_args(GuidedMaps):
         raise unknown("kind of maps to guide", maps, get_args(GuidedMaps))
     if layers is not None and maps in ("cam", "input_gradient"):
-        raise InputError(f"maps {maps} are taken at one place; leave layers out, or take gradcam, attention or gate")
+        raise InputError(f"maps {maps} have a fixed layer; leave layers out, or use gradcam, attention or gate")
     if detach and maps not in ("cam", "gradcam"):
-        raise InputError(f"maps {maps} have no weights of channels to detach; leave detach out")
+        raise InputError(f"maps {maps} have no channel weights to detach; leave detach out")
     if isinstance(layers, str) or (layers is not None and not layers):
         raise InputError(f"layers to guide are {layers!r}; give a list of names, such as [layer4]")
     if layers is not None:
@@ -130,25 +129,25 @@ def make_guide(
         taps = Taps(model, pooled.layer)
         return Guide(partial(_class_activation_maps, taps, pooled, detach), taps)
     if maps == "gate":
-        gates = GateTaps(model, spatially_gated(model, layers, size))
-        return Guide(partial(_kept_maps, gates), gates)
-    where = last_features(readable(model)) if layers is None else layers
+        gates = GateTaps(model, spatial_gate_modules(model, layers, size))
+        return Guide(partial(_tapped_maps, gates), gates)
+    names = last_features(hookable(model)) if layers is None else layers
     if maps == "gradcam":
-        taps = Taps(model, where)
+        taps = Taps(model, names)
         return Guide(partial(_grad_cams, taps, detach), taps)
-    attention = MapTaps(model, where)
-    return Guide(partial(_kept_maps, attention), attention)
+    attention = MapTaps(model, names)
+    return Guide(partial(_tapped_maps, attention), attention)
 
 
 def _class_activation_maps(
     taps: Taps, pooled: Pooled, detach: bool, logits: Tensor, labels: Tensor, images: Tensor
 ) -> dict[str, Tensor]:
     (layer, output), *_ = taps.features.items()
-    features = pooled.features(wide(output))
+    features = pooled.features(promote(output))
     weights = class_shares(labels, logits).to(features.dtype)
     if pooled.classifier:
-        rows = cast(nn.Linear, readable(taps.model).get_submodule(pooled.classifier)).weight
-        weights = weights @ (rows.detach() if detach else rows).flatten(1).to(features.dtype)
+        classifier = cast(nn.Linear, hookable(taps.model).get_submodule(pooled.classifier)).weight
+        weights = weights @ (classifier.detach() if detach else classifier).flatten(1).to(features.dtype)
     maps = torch.einsum("nc,nchw->nhw", weights, features) / features[0, 0].numel()
     return {layer: maps.relu()}
 
@@ -158,59 +157,60 @@ def _grad_cams(taps: Taps, detach: bool, logits: Tensor, labels: Tensor, images:
     score = (class_shares(labels, logits) * logits).sum()
     gradients = torch.autograd.grad(score, list(features.values()), create_graph=not detach, retain_graph=True)
     return {
-        name: torch.einsum("nc,nchw->nhw", wide(gradient).mean((2, 3)), wide(activations)).relu()
+        name: torch.einsum("nc,nchw->nhw", promote(gradient).mean((2, 3)), promote(activations)).relu()
         for (name, activations), gradient in zip(features.items(), gradients, strict=True)
     }
 
 
 def _input_gradients(logits: Tensor, labels: Tensor, images: Tensor) -> dict[str, Tensor]:
-    score = wide(class_logits(logits)).log_softmax(1).sum()
+    score = promote(class_logits(logits)).log_softmax(1).sum()
     (gradients,) = torch.autograd.grad(score, images, create_graph=True)
-    return {"input": torch.linalg.vector_norm(wide(gradients), dim=1)}
+    return {"input": torch.linalg.vector_norm(promote(gradients), dim=1)}
 
 
-def _kept_maps(taps: MapTaps, logits: Tensor, labels: Tensor, images: Tensor) -> dict[str, Tensor]:
+def _tapped_maps(taps: MapTaps, logits: Tensor, labels: Tensor, images: Tensor) -> dict[str, Tensor]:
     return taps.maps
 
 
 class GateTaps(MapTaps):
-    """Reads the spatial gates of attention modules, in place of attention maps."""
+    """Reads the spatial gates of attention modules instead of attention maps."""
 
     def _read(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
         gate = _spatial_gate(module, *args)
         if gate is not None:
-            self._keep(name, gate, gate, None)
+            self._record(name, gate, gate, None)
 
 
-def spatially_gated(model: nn.Module, layers: Sequence[str] | None, size: tuple[int, int]) -> list[str]:
+def spatial_gate_modules(model: nn.Module, layers: Sequence[str] | None, size: tuple[int, int]) -> list[str]:
     """The names of the attention modules with a spatial gate, in the order in which they run.
 
     Args:
-        layers: attention modules, or layers that contain them; None for the last stage that has any.
-        size: (H, W) of the images, with which the model runs once.
+        model: runs once on an image of the size.
+        layers: attention modules, or layers that contain them; None: the last stage that has any.
+        size: (H, W) of the images.
 
     Raises:
-        InputError: there is none, or none in one of the layers.
+        InputError: the model, or one of the layers, has no such module.
     """
-    network = readable(model)
+    network = hookable(model)
     gated: list[str] = []
 
-    def note(name: str, module: nn.Module, args: Any, _output: Any) -> None:
+    def check(name: str, module: nn.Module, args: Any, _output: Any) -> None:
         if _spatial_gate(module, *args) is not None:
             gated.append(name)
 
     like = next(network.parameters())
     with eager_evaluation(network), ExitStack() as hooks:
-        for name, module in _with_gate_values(network):
-            hooks.callback(module.register_forward_hook(partial(note, name)).remove)
+        for name, module in _modules_with_gate_values(network):
+            hooks.callback(module.register_forward_hook(partial(check, name)).remove)
         logits_on(network, torch.zeros(1, 3, *size, device=like.device, dtype=like.dtype))
     if not gated:
         raise InputError(
             f"{type(network).__name__} has no attention module with a spatial gate, such as cbam, bam, sge, shuffle or "
-            "triplet; take one (model.attention), or other maps"
+            "triplet; use one (model.attention), or other maps"
         )
     if layers is None:
-        with suppress(InputError):  # a network without known stages
+        with suppress(InputError):  # the network has no known stages
             for stage in reversed(stages(network)):
                 if any(f"{name}.".startswith(f"{stage}.") for name in gated):
                     layers = [stage]
@@ -218,46 +218,46 @@ def spatially_gated(model: nn.Module, layers: Sequence[str] | None, size: tuple[
     return gated if layers is None else names_within(layers, gated, "attention module with a spatial gate")
 
 
-def _with_gate_values(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The modules that have gate values, without their parts."""
-    outer: list[str] = []
+def _modules_with_gate_values(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The outermost modules with a method `gate_values`."""
+    names: list[str] = []
     for name, module in named_layers(model):
-        if callable(getattr(module, "gate_values", None)) and not any(name.startswith(f"{one}.") for one in outer):
-            outer.append(name)
+        if callable(getattr(module, "gate_values", None)) and not any(name.startswith(f"{outer}.") for outer in names):
+            names.append(name)
             yield name, module
 
 
 def _spatial_gate(module: nn.Module, x: Tensor) -> Tensor | None:
-    """The mean over the channels of a module's gate values (N, H, W); None if it has none for each pixel."""
+    """The mean of a module's gate values over the channels (N, H, W); None if it has no gate by pixel."""
     try:
-        with _kept_statistics(module):
+        with _frozen_statistics(module):
             values: Tensor = cast(Any, module).gate_values(x)
-    except InputError:  # it has none after all
+    except InputError:  # it has no gate, such as additive global context
         return None
     if values.ndim != 4 or values.shape[2:] != x.shape[2:] or x.shape[2] * x.shape[3] == 1:
         return None
     by_pixel = getattr(module, "by_pixel", None)
-    return wide(values if by_pixel is None else values[:, by_pixel]).mean(1)
+    return promote(values if by_pixel is None else values[:, by_pixel]).mean(1)
 
 
 @contextmanager
-def _kept_statistics(module: nn.Module) -> Iterator[None]:
-    """Within the context, batch norms in training do not change their running statistics."""
+def _frozen_statistics(module: nn.Module) -> Iterator[None]:
+    """Inside the context, batch norms in training mode do not update their running statistics."""
     norms = [part for part in module.modules() if isinstance(part, _BatchNorm) and part.training]
-    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    saved = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
         norm.momentum, norm.num_batches_tracked = 0.0, None
     try:
         yield
     finally:
-        for norm, (momentum, count) in zip(norms, before, strict=True):
+        for norm, (momentum, count) in zip(norms, saved, strict=True):
             norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 def class_shares(labels: Tensor, logits: Tensor) -> Tensor:
-    """The factor of each logit in the score whose maps are taken, (N, K): 1 for the label; for (N, K), the labels.
+    """The weight of each logit in the explained score (N, K): one-hot labels (N,), or the labels (N, K) themselves.
 
-    Of a binary network's one output it is 1 for class 1 and -1 for class 0.
+    For the single output of a binary network (N, 1): 1 for class 1 and -1 for class 0.
     """
     labels = checked_labels(labels, logits)
     if not labels.is_floating_point():

@@ -1,4 +1,4 @@
-"""The losses of a student: their formulas, and the terms of an objective that are made of them."""
+"""The losses of a student: formulas, and the terms of an objective that use them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from regard.errors import InputError, check_interval, unknown
 from regard.logits import checked_labels, class_logits, logits_of
 from regard.maps import activation_map
-from regard.maps.method import wide
+from regard.maps.method import promote
 from regard.maps.taps import Reduce
 from regard.modes import match_dtype
 from regard.transfer.guidance import image_losses
@@ -19,7 +19,7 @@ from regard.transfer.terms import Form, ForwardPass, FullActivationForm, Task, i
 
 
 def task_loss(logits: Tensor, labels: Tensor, task: Task = "cross_entropy", label_smoothing: float = 0.0) -> Tensor:
-    """The loss to the labels. Of one output both tasks are its binary cross entropy.
+    """The loss to the labels; for a single output, both tasks are its binary cross entropy.
 
     Args:
         logits: (N, K), or (N, 1) of a binary network.
@@ -50,38 +50,41 @@ def attention_loss(
     """The distance between two attention maps (Attention Transfer, arXiv 1612.03928, equation 2).
 
     Both maps are `mean_c |A|^power` (the paper's F_sum^p) or `max_c |A|^power` (F_max^p), flattened and divided by
-    their norm: `q` (N, HW); mean and sum are the same then. With `d` the distance `|q_s - q_t|_2` of an image:
+    their norm: `q` (N, HW); mean and sum are then equal. With `d` the distance `|q_s - q_t|_2` of an image:
 
-    - form 'code', of the published code: `mean over N and HW of (q_s - q_t)^2`, which is `mean over N of d^2 / HW`;
+    - form 'code', as in the published code: `mean over N and HW of (q_s - q_t)^2`, which is `mean over N of d^2 / HW`;
     - form 'paper': `mean over N of d`.
 
-    The paper multiplies its form by beta / 2, the code multiplies its own by beta: `transfer.Objective` does the same.
-    See `equivalent_beta` for the factor between them.
+    The paper weights its form by beta / 2, the code by beta; `transfer.Objective` does the same. See `equivalent_beta`
+    for the factor between them.
 
     Args:
         student_features: (N, C, H, W).
-        teacher_features: (N, C', H', W'); where the sizes differ, both maps are average-pooled to the smaller.
+        teacher_features: (N, C', H', W'); if the sizes differ, both maps are average-pooled to the smaller.
         power: p, at least 1.
         form: 'code' or 'paper'.
-        reduce: over the channels: 'mean', 'sum' or 'max'.
+        reduce: reduction over the channels, 'mean', 'sum' or 'max'.
 
     Returns:
-        A scalar, differentiable in both.
+        A scalar, differentiable by both features.
 
     Raises:
-        InputError: features that are not (N, C, H, W) or have one pixel only, batches of different size, an unknown
-            form or `reduce`.
+        InputError: features that are not (N, C, H, W) or have one pixel, different batch sizes, an unknown form or
+            `reduce`.
     """
     for network, features in (("student", student_features), ("teacher", teacher_features)):
         if features.ndim != 4:
             raise InputError(f"the {network}'s features are {tuple(features.shape)}; attention needs (N, C, H, W)")
         if features.shape[2] * features.shape[3] < 2:
             raise InputError(
-                f"the {network}'s features are {tuple(features.shape)}, one pixel, whose normalised attention map is "
-                "always 1; take a layer before the pooling"
+                f"the {network}'s features are {tuple(features.shape)}, a single pixel, whose normalised attention map "
+                "is always 1; use a layer before the pooling"
             )
     if len(student_features) != len(teacher_features):
-        raise InputError(f"{len(student_features)} images of the student and {len(teacher_features)} of the teacher")
+        raise InputError(
+            f"the student has features of {len(student_features)} images, the teacher of {len(teacher_features)}; "
+            "expected the same images"
+        )
     return map_loss(
         activation_map(student_features, power, reduce), activation_map(teacher_features, power, reduce), form
     )
@@ -93,7 +96,7 @@ def map_loss(student_map: Tensor, teacher_map: Tensor, form: Form = "code") -> T
     Raises:
         InputError: an unknown form.
     """
-    student_map, teacher_map = _pooled_to_the_smaller(student_map, teacher_map)
+    student_map, teacher_map = _pool_to_smaller(student_map, teacher_map)
     difference = F.normalize(student_map.flatten(1)) - F.normalize(teacher_map.flatten(1))
     if form == "code":
         return difference.square().mean()
@@ -103,20 +106,19 @@ def map_loss(student_map: Tensor, teacher_map: Tensor, form: Form = "code") -> T
 
 
 def equivalent_beta(beta: float, pixels: int, distance: float, to: Form = "paper") -> float:
-    """The beta of one form whose gradient is as large as that of `beta` of the other, at a given distance of the maps.
+    """The beta of one form with the same gradient length as `beta` of the other form, at a given distance of the maps.
 
-    Per image the code's term is `beta d^2 / HW` and the paper's `beta / 2 d`, with derivatives `2 beta d / HW` and
-    `beta / 2`: `beta_paper = 4 d / HW beta_code`. The factor depends on `d`: the gradient of the code's form vanishes
-    as the maps meet, that of the paper's does not. (Of its beta the paper says "about 0.1, 10^3 divided by the number
-    of elements of the map and the batch size". That is the code's form written as a sum over images and pixels: its
-    `beta = 1e3` divided by `N HW`, 0.12 for 128 images and maps of 8 x 8.)
+    Per image, the code's term is `beta d^2 / HW` and the paper's `beta / 2 d`, with derivatives `2 beta d / HW` and
+    `beta / 2`: `beta_paper = 4 d / HW beta_code`. The factor depends on `d`, because the gradient of the code's form
+    vanishes as the maps approach each other and the paper's does not. (The paper gives its beta as "about 0.1, 10^3
+    divided by the number of elements of the map and the batch size". This is the code's form as a sum over images and
+    pixels: its `beta = 1e3` divided by `N HW`, 0.12 for 128 images and maps of 8 x 8.)
 
     Args:
-        beta: of the other form.
+        beta: beta of the other form.
         pixels: HW of the maps.
-        distance: `d = |q_s - q_t|_2` of the normalised maps, in (0, 2]; for code losses seen in training, it is
-            `sqrt(loss * HW)`.
-        to: the form of the beta that is returned.
+        distance: `d = |q_s - q_t|_2` of the normalised maps, in (0, 2]; `sqrt(loss * HW)` for a loss of form 'code'.
+        to: form of the returned beta.
 
     Raises:
         InputError: pixels or distance out of range, an unknown form.
@@ -152,11 +154,11 @@ def soft_label_loss(student_logits: Tensor, teacher_logits: Tensor, temperature:
 
 
 def check_classes(student: int, teacher: int) -> None:
-    """Raises InputError unless both have as many classes."""
+    """Raises InputError unless both networks have the same number of classes."""
     if student != teacher:
         raise InputError(
-            f"distillation needs the same classes on both sides; the student has {student} logits and the teacher "
-            f"{teacher} (alpha = 0 transfers attention alone)"
+            f"distillation needs the same classes in both networks; the student has {student} logits and the teacher "
+            f"{teacher} (alpha = 0 transfers attention only)"
         )
 
 
@@ -181,33 +183,34 @@ def distillation_loss(
 def full_activation_loss(
     student_features: Tensor, teacher_features: Tensor, regressor: nn.Module, form: FullActivationForm = "fitnets"
 ) -> Tensor:
-    """The distance between the teacher's features and those that `regressor` makes of the student's.
+    """The distance between the student's features, mapped by `regressor`, and the teacher's features.
 
     - form 'fitnets' (arXiv 1412.6550): the mean over images, channels and pixels of the squared difference;
-    - form 'paper' (Attention Transfer, arXiv 1612.03928, section 4.1.2): the features of each image, flattened, are
+    - form 'paper' (Attention Transfer, arXiv 1612.03928, section 4.1.2): the features of each image are flattened and
       divided by their norm; the mean over the images of the squared distance, in [0, 4].
 
     Args:
         student_features: (N, C, H, W).
-        teacher_features: (N, C', H', W'); where the sizes differ, both are average-pooled to the smaller.
+        teacher_features: (N, C', H', W'); if the sizes differ, both are average-pooled to the smaller.
         regressor: maps (N, C, h, w) to (N, C', h, w); see `make_regressor`.
         form: 'fitnets' or 'paper'.
 
     Returns:
-        A scalar; the dtype is that of the student's features.
+        A scalar in the dtype of the student's features.
 
     Raises:
-        InputError: features that are not (N, C, H, W), a number of channels that `regressor` does not give, an unknown
-            form.
+        InputError: features that are not (N, C, H, W), an output of `regressor` of another shape, an unknown form.
     """
     if student_features.ndim != 4 or teacher_features.ndim != 4:
         shapes = f"{tuple(student_features.shape)} and {tuple(teacher_features.shape)}"
         raise InputError(f"features are {shapes}; full-activation transfer needs (N, C, H, W)")
-    student_features, teacher_features = _pooled_to_the_smaller(student_features, teacher_features)
+    student_features, teacher_features = _pool_to_smaller(student_features, teacher_features)
     student = regressor(student_features)
     teacher = teacher_features.to(student.dtype)
     if student.shape != teacher.shape:
-        raise InputError(f"the regressor gives {tuple(student.shape)}; the teacher's are {tuple(teacher.shape)}")
+        raise InputError(
+            f"the regressor gives {tuple(student.shape)}; expected the teacher's shape {tuple(teacher.shape)}"
+        )
     if form == "fitnets":
         return F.mse_loss(student, teacher)
     if form == "paper":
@@ -219,7 +222,7 @@ def full_activation_loss(
 def make_regressor(student_channels: int, teacher_channels: int, form: FullActivationForm = "fitnets") -> nn.Module:
     """The 1 x 1 convolution from the student's channels to the teacher's, learned with the student.
 
-    Form 'paper' has none where the channels are as many.
+    For form 'paper' and equal numbers of channels, it is the identity.
     """
     if form == "paper" and student_channels == teacher_channels:
         return nn.Identity()
@@ -229,8 +232,8 @@ def make_regressor(student_channels: int, teacher_channels: int, form: FullActiv
 def gradient_loss(student_gradients: Tensor, teacher_gradients: Tensor) -> Tensor:
     """Gradient-based transfer: the mean over the images of `|J_s - J_t|^2` (equation 5, squared).
 
-    The paper writes norms, weighted by beta / 2; this and the two losses below are squared norms, whose derivatives
-    also exist where student and teacher agree. They are weighted as they are.
+    The paper uses norms, weighted by beta / 2. This loss and the two below are squared norms, whose derivatives also
+    exist where student and teacher agree, and their weights are not halved.
 
     Args:
         student_gradients, teacher_gradients: (N, 3, H, W), by the same images.
@@ -239,7 +242,7 @@ def gradient_loss(student_gradients: Tensor, teacher_gradients: Tensor) -> Tenso
 
 
 def symmetry_loss(gradients: Tensor, gradients_of_mirrored: Tensor) -> Tensor:
-    """How far gradients are from being mirrored when the image is: `|J(x) - flip(J(flip(x)))|^2` (equation 6, squared).
+    """The distance of gradients to those of the mirrored image: `|J(x) - flip(J(flip(x)))|^2` (equation 6, squared).
 
     Args:
         gradients: (N, 3, H, W), by the images.
@@ -249,28 +252,28 @@ def symmetry_loss(gradients: Tensor, gradients_of_mirrored: Tensor) -> Tensor:
 
 
 def squared_length(gradients: Tensor) -> Tensor:
-    """The mean over the images of `|J|^2`; of the student's own gradients this is the min-l2 penalty.
+    """The mean over the images of `|J|^2`; for the student's own gradients, this is the min-l2 penalty.
 
     Args:
         gradients: (N, 3, H, W).
 
     Returns:
-        A scalar; in float32 at least.
+        A scalar, at least float32.
     """
-    return wide(gradients).square().sum((1, 2, 3)).mean()
+    return promote(gradients).square().sum((1, 2, 3)).mean()
 
 
-def _pooled_to_the_smaller(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-    """Both, (…, H, W), average-pooled to the smaller height and the smaller width where the sizes differ."""
-    if one.shape[-2:] == other.shape[-2:]:
-        return one, other
-    size = min(one.shape[-2], other.shape[-2]), min(one.shape[-1], other.shape[-1])
-    return F.adaptive_avg_pool2d(one, size), F.adaptive_avg_pool2d(other, size)
+def _pool_to_smaller(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Tensors (…, H, W), average-pooled to the smaller height and the smaller width if their sizes differ."""
+    if a.shape[-2:] == b.shape[-2:]:
+        return a, b
+    size = min(a.shape[-2], b.shape[-2]), min(a.shape[-1], b.shape[-1])
+    return F.adaptive_avg_pool2d(a, size), F.adaptive_avg_pool2d(b, size)
 
 
 @term("alpha", teacher=True)
 def distillation(step: ForwardPass) -> Tensor:
-    """The soft-label loss, the mean over the teachers."""
+    """The mean soft-label loss over the teachers."""
     logits = step.outputs.logits
     return _mean([soft_label_loss(logits, teacher.logits, step.temperature) for teacher in step.teachers])
 
@@ -300,14 +303,14 @@ def full_activation(step: ForwardPass) -> tuple[Tensor, ...]:
 
 @term(teacher=True, derives=True)
 def gradient(step: ForwardPass) -> Tensor:
-    """The squared distance between the input gradients of student and teacher, the mean over the teachers."""
-    gradients = [teacher.gradients for teacher in step.teachers]
-    return _mean([gradient_loss(step.input_gradients, one) for one in gradients if one is not None])
+    """The mean squared distance between the input gradients of student and teacher, over the teachers."""
+    gradients = [teacher.gradients for teacher in step.teachers if teacher.gradients is not None]
+    return _mean([gradient_loss(step.input_gradients, gradient) for gradient in gradients])
 
 
 @term(derives=True)
 def symmetry(step: ForwardPass) -> Tensor:
-    """The squared distance between the student's input gradients of images and of their mirrors."""
+    """The squared distance between the student's input gradients for images and for mirrored images."""
     mirrored = step.images.detach().flip(3).requires_grad_()
     logits = logits_of(step.student(match_dtype(step.student, mirrored)))
     return symmetry_loss(step.input_gradients, input_gradients(logits, step.labels, mirrored))
@@ -322,13 +325,13 @@ def input_gradient(step: ForwardPass) -> Tensor:
 @term()
 def guidance(step: ForwardPass) -> tuple[Tensor, ...]:
     """The guidance loss of the maps of each layer, divided by the number of layers."""
-    assert step.guide is not None and step.regions is not None  # the objective has checked this
+    assert step.guide is not None and step.regions is not None  # checked by the objective
     maps = step.guide.maps(step.outputs.logits, step.labels, step.images)
     losses = []
-    for part in maps.values():
-        of_images, guided = image_losses(part, step.regions, step.guidance_form)
+    for layer_maps in maps.values():
+        by_image, guided = image_losses(layer_maps, step.regions, step.guidance_form)
         share = guided.float().mean().clamp(min=1 / max(len(guided), 1)) if step.guided is None else step.guided
-        losses.append(of_images.mean() / share / len(maps))
+        losses.append(by_image.mean() / share / len(maps))
     return tuple(losses)
 
 

@@ -1,4 +1,4 @@
-"""Which layer of the student is compared with which of the teacher."""
+"""Pairs the layers of the student with layers of the teacher."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from regard.modes import evaluation_mode
 from regard.stages import stages, unwrapped
 
 LayerSpec = str | int | tuple[str | int, str | int] | Sequence[str | int]
-"""A layer by name or by number of the stage, the same in both networks, or a pair (student's, teacher's)."""
+"""A layer by name or number of the stage, the same in both networks, or a pair (student's, teacher's)."""
 
 
 class Pair(NamedTuple):
-    """Names of layers that are compared."""
+    """The names of two layers to compare."""
 
     student: str
     teacher: str
@@ -39,50 +39,46 @@ def find_pairs(
     size: tuple[int, int],
     teacher_size: tuple[int, int] | None = None,
 ) -> list[Pair]:
-    """The layers that are compared, in order.
+    """The pairs of layers to compare, in order.
 
-    Given, each is a name or the number of a stage, from 0 or from -1 backwards, the same in both networks or a pair
-    (student's, teacher's). Not given, they are the stages: in order, if both networks have as many; otherwise each
-    stage of the network that has fewer goes with one of the other, in order, so that their strides, relative to the
-    image, are as alike as can be, and among equals their relative depths in the network.
+    Without `layers`, stages are paired: in order, if both networks have the same number. Otherwise each stage of the
+    network with fewer stages is paired with one of the other network, in order, such that their strides relative to the
+    image differ least, and for equal strides their relative depths in the network.
 
     Args:
         student, teacher: the networks.
-        layers: see `Objective`; None for the stages.
+        layers: names or numbers of stages, from 0 or from -1 backwards, each the same in both networks or a pair
+            (student's, teacher's); None: the stages.
         size: (h, w) of the student's images.
-        teacher_size: of the teacher's; None: the same.
+        teacher_size: (h, w) of the teacher's images; None: the same.
 
     Raises:
-        InputError: a layer or stage that is not there (the error lists those that are), a network without known
-            stages, an empty list.
+        InputError: an unknown layer or stage, a network without known stages, an empty list.
     """
     student, teacher = unwrapped(student), unwrapped(teacher)
     if layers is not None:
         if not isinstance(layers, Sequence) or isinstance(layers, str) or not layers:
             raise InputError(f"layers are {layers!r}; give a list of names, numbers of stages or pairs of these")
-        return [
-            Pair(_name("student", student, ours), _name("teacher", teacher, theirs))
-            for ours, theirs in map(_pair, layers)
-        ]
-    ours, theirs = _stages("student", student), _stages("teacher", teacher)
-    if len(ours) != len(theirs):
-        student_strides = _strides(student, ours, size, "student")
-        teacher_strides = _strides(teacher, theirs, teacher_size or size, "teacher")
-        if len(ours) < len(theirs):
-            theirs = [theirs[i] for i in _matched(student_strides, teacher_strides)]
+        pairs = map(_as_pair, layers)
+        return [Pair(_layer_name("student", student, s), _layer_name("teacher", teacher, t)) for s, t in pairs]
+    student_stages, teacher_stages = _stages("student", student), _stages("teacher", teacher)
+    if len(student_stages) != len(teacher_stages):
+        student_strides = _strides(student, student_stages, size, "student")
+        teacher_strides = _strides(teacher, teacher_stages, teacher_size or size, "teacher")
+        if len(student_stages) < len(teacher_stages):
+            teacher_stages = [teacher_stages[i] for i in _match(student_strides, teacher_strides)]
         else:
-            ours = [ours[i] for i in _matched(teacher_strides, student_strides)]
-    return [Pair(*names) for names in zip(ours, theirs, strict=True)]
+            student_stages = [student_stages[i] for i in _match(teacher_strides, student_strides)]
+    return [Pair(*names) for names in zip(student_stages, teacher_stages, strict=True)]
 
 
 @torch.no_grad()
 def feature_shapes(
     model: nn.Module, layers: Sequence[str], size: tuple[int, int], network: str
 ) -> tuple[Shapes, Tensor]:
-    """The shapes (C, H, W) of layers for an image of the size, and the logits (1, K) for a black one.
+    """The shapes (C, H, W) of layers, and the logits (1, K), for a black image of the size.
 
-    Raises:
-        InputError: the model does not run on such an image, or a layer gives no features.
+    Raises InputError if the model does not run on the image or a layer gives no features.
     """
     if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
         raise InputError(f"the size of the {network}'s images is {size!r}; give their side in pixels, or (h, w)")
@@ -103,38 +99,37 @@ def feature_shapes(
 
 
 def check_extent(shapes: Shapes, network: str) -> None:
-    """Raises InputError if a layer has one pixel only: its normalised attention map is always 1."""
+    """Raises InputError if a layer has a single pixel: its normalised attention map is always 1."""
     for name, (channels, height, width) in shapes.items():
         if height * width < 2:
             raise InputError(
                 f"layer {name!r} of the {network} gives {channels} channels at {height} x {width} pixels: no spatial "
-                "extent, so its normalised attention map is always 1; take a layer before the pooling, or larger images"
+                "extent, so its normalised attention map is always 1; use a layer before the pooling, or larger images"
             )
 
 
-def _pair(spec: LayerSpec) -> tuple[str | int, str | int]:
+def _as_pair(spec: LayerSpec) -> tuple[str | int, str | int]:
     if isinstance(spec, str | int):
         return spec, spec
     if not isinstance(spec, Sequence) or len(spec) != 2:
-        raise InputError(f"layers holds {spec!r}; expected a layer, or a pair (student's, teacher's)")
+        raise InputError(f"layers contain {spec!r}; expected a layer, or a pair (student's, teacher's)")
     return spec[0], spec[1]
 
 
-def _name(network: str, model: nn.Module, layer: str | int) -> str:
-    """The name of a layer given by name or by number of the stage."""
+def _layer_name(network: str, model: nn.Module, layer: str | int) -> str:
     if isinstance(layer, int):
-        known = _stages(network, model)
-        if not -len(known) <= layer < len(known):
-            raise InputError(f"the {network} has no stage {layer}; it has {len(known)}, from 0: {', '.join(known)}")
-        return known[layer]
+        names = _stages(network, model)
+        if not -len(names) <= layer < len(names):
+            raise InputError(f"the {network} has no stage {layer}; it has {len(names)}, from 0: {', '.join(names)}")
+        return names[layer]
     try:
         (name,) = find_layers(model, layer)
     except InputError as error:
         try:
-            known = list(stages(model))
+            names = list(stages(model))
         except InputError:
-            known = [name for name, _ in model.named_children()]
-        raise InputError(f"the {network} has no such layer: {error}; its stages: {', '.join(known)}") from error
+            names = [name for name, _ in model.named_children()]
+        raise InputError(f"the {network} has no such layer: {error}; its stages: {', '.join(names)}") from error
     return name
 
 
@@ -146,16 +141,15 @@ def _stages(network: str, model: nn.Module) -> list[str]:
 
 
 def _strides(model: nn.Module, names: Sequence[str], size: tuple[int, int], network: str) -> list[float]:
-    """By how much each stage is coarser than the image, in each direction, as a logarithm to base 2."""
+    """The base-2 logarithm of each stage's stride relative to the image."""
     shapes, _ = feature_shapes(model, names, size, network)
     return [math.log2(math.sqrt(math.prod(size) / (shapes[name][1] * shapes[name][2]))) for name in names]
 
 
-def _matched(fewer: Sequence[float], more: Sequence[float]) -> list[int]:
-    """For each of the fewer stages one of the others, in order, so that the sum of the costs is least.
+def _match(fewer: Sequence[float], more: Sequence[float]) -> list[int]:
+    """For each of the fewer stages the index of one of the others, in order, with the least total cost.
 
-    A halving of the resolution costs 1, the whole depth of the network 1/4: depth decides among stages of one
-    resolution, and never makes up for another.
+    A factor of 2 in stride costs 1 and the full depth of the network 1/4, so depth decides only between equal strides.
     """
 
     def cost(i: int, j: int) -> float:
@@ -164,6 +158,6 @@ def _matched(fewer: Sequence[float], more: Sequence[float]) -> list[int]:
     best: dict[tuple[int, int], tuple[float, list[int]]] = {}  # (stage, its partner) -> cost so far, partners so far
     for i in range(len(fewer)):
         for j in range(i, len(more) - (len(fewer) - 1 - i)):
-            before = (0.0, []) if i == 0 else min(best[i - 1, k] for k in range(i - 1, j))
-            best[i, j] = (before[0] + cost(i, j), [*before[1], j])
+            total, partners = (0.0, []) if i == 0 else min(best[i - 1, k] for k in range(i - 1, j))
+            best[i, j] = (total + cost(i, j), [*partners, j])
     return min(best[len(fewer) - 1, j] for j in range(len(fewer) - 1, len(more)))[1]

@@ -1,4 +1,4 @@
-"""Weights of the terms of a loss over the course of training."""
+"""Weights of loss terms that change over a training run."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ class Weight:
     - 'constant': `start` throughout;
     - 'linear': from `start` to `end` linearly, between the fractions `begin` and `until`;
     - 'cosine': the same along half a cosine;
-    - 'step': `start`, multiplied with `factor` at every one of the `milestones`.
+    - 'step': `start`, multiplied by `factor` at each of the `milestones`.
 
     Args:
         start: the weight at the start of the run.
-        end: of 'linear' and 'cosine', the weight from `until` on.
+        end: for 'linear' and 'cosine', the weight from `until` on.
         shape: 'constant', 'linear', 'cosine' or 'step'.
-        begin: of 'linear' and 'cosine', the fraction of the run before which nothing changes, in [0, 1].
-        until: the fraction from which on nothing changes any more, in (begin, 1].
-        milestones: of 'step', the fractions at which the weight falls, in [0, 1].
-        factor: of 'step'.
+        begin: for 'linear' and 'cosine', the fraction of the run at which the change begins, in [0, 1].
+        until: for these, the fraction at which it ends, in (begin, 1].
+        milestones: for 'step', the fractions at which the weight changes, in [0, 1].
+        factor: for 'step'.
 
     Raises:
         InputError: values outside these ranges.
@@ -65,19 +65,19 @@ class Weight:
             return self.start
         if self.shape == "step":
             return self.start * self.factor ** sum(progress >= milestone for milestone in self.milestones)
-        through = min(max((progress - self.begin) / (self.until - self.begin), 0.0), 1.0)
+        fraction = min(max((progress - self.begin) / (self.until - self.begin), 0.0), 1.0)
         if self.shape == "cosine":
-            through = (1 - math.cos(math.pi * through)) / 2
-        return self.start + (self.end - self.start) * through
+            fraction = (1 - math.cos(math.pi * fraction)) / 2
+        return self.start + (self.end - self.start) * fraction
 
     @property
     def values(self) -> tuple[float, ...]:
-        """The weight at the start, at the milestones and at the end; the others lie between the extremes of these."""
+        """The weight at the start, at the milestones and at the end, among which are its minimum and maximum."""
         return tuple(self.at(progress) for progress in (0.0, *sorted(self.milestones), 1.0))
 
     @property
     def used(self) -> bool:
-        """Whether it is ever other than 0."""
+        """Whether the weight is not 0 throughout."""
         return any(self.values)
 
     def __str__(self) -> str:
@@ -88,10 +88,10 @@ class Weight:
 
 
 def as_weight(value: float | Weight | Mapping[str, Any]) -> Weight:
-    """A number as the weight that it is throughout; the fields of a `Weight` as that.
+    """A `Weight` from a number, which is then constant, or from its fields.
 
     Raises:
-        InputError: neither a number nor such fields.
+        InputError: neither a number nor fields of a `Weight`.
     """
     if isinstance(value, Weight):
         return value
@@ -103,7 +103,7 @@ def as_weight(value: float | Weight | Mapping[str, Any]) -> Weight:
         if name not in known:
             raise unknown("field of a weight", name, known)
     if "start" not in value:
-        raise InputError(f"a weight that changes needs a start; found {dict(value)!r}")
+        raise InputError(f"a weight is {dict(value)!r}, without a start; give its start")
     milestones = value.get("milestones", ())
     if not isinstance(milestones, Sequence) or isinstance(milestones, str):
         raise InputError(f"milestones of a weight are {milestones!r}; give a list of fractions of the run")

@@ -1,4 +1,4 @@
-"""The teacher: its images, its precision, and that it never changes. And how teachers and student run in a step."""
+"""Teachers, with their own images and precision, and the networks that run in a training step."""
 
 from __future__ import annotations
 
@@ -29,26 +29,27 @@ _COUNTER = itertools.count()
 
 
 class Teacher:
-    """A network whose attention a student learns, in evaluation mode and never changed.
+    """A network in evaluation mode whose attention a student learns, and which is never changed.
 
-    By default it gets the images that the student gets. They may be normalised anew, with its own mean and standard
-    deviation, and resized to its own size; and it may run in a faster form:
+    By default it gets the student's images. They can be renormalised with its own mean and standard deviation and
+    resized to its own size, and it can run faster:
 
-    - in half precision (`precision`), under autocast, its weights cast once; its logits and attention maps are float32
-      again. A network in float64 or half precision stays as it is.
+    - in half precision (`precision`), under autocast, with weights that are cast once; its logits and attention maps
+      are float32. A network in float64 or half precision keeps its precision.
     - with its norms folded into its convolutions (`fold`);
     - compiled (`compile`), together with its attention maps.
 
-    For the first two a copy is made; the network itself stays as it was, but for being put in evaluation mode.
+    The first two work on a copy; the network itself is only set to evaluation mode.
 
     Args:
         model: images (N, 3, H, W) -> logits (N, K).
-        mean, std: three numbers each, with which the network knows images to be normalised; None: as they come.
-        images_mean, images_std: those with which the images that come are normalised; needed with `mean` and `std`.
-        size: side of the images in pixels, or (h, w), to which they are resized (bilinear, antialiased); None: none.
-        precision: None: as it is; a dtype; or 'auto': bfloat16 on devices that compute in it, else as it is.
-        fold: whether norms are folded.
-        compile: whether it is compiled.
+        mean, std: three numbers each, the normalisation that the network expects; None: that of the student's images.
+        images_mean, images_std: the normalisation of the student's images; needed with `mean` and `std`.
+        size: side of the network's images in pixels, or (h, w), to which images are resized (bilinear, antialiased);
+            None: not resized.
+        precision: a dtype; 'auto' for bfloat16 on devices that compute in it; None: unchanged.
+        fold: whether to fold norms.
+        compile: whether to compile.
 
     Raises:
         InputError: a mean or standard deviation without its counterpart.
@@ -67,11 +68,11 @@ class Teacher:
         fold: bool = False,
         compile: bool = False,
     ) -> None:
-        given = [value is not None for value in (mean, std, images_mean, images_std)]
-        if any(given) and not all(given):
+        defined = [value is not None for value in (mean, std, images_mean, images_std)]
+        if any(defined) and not all(defined):
             raise InputError(
-                "a teacher normalises images anew with four values: its own mean and std, and images_mean and "
-                "images_std of the images as they come; give all of them or none"
+                "a teacher renormalises images with four values: its own mean and std, and images_mean and images_std "
+                "of the student's images; give all of them or none"
             )
         self.model = model.eval()
         self.size = (size, size) if isinstance(size, int) else size
@@ -81,9 +82,10 @@ class Teacher:
         self._scale: Tensor | None = None
         self._shift: Tensor | None = None
         if mean is not None and std is not None and images_mean is not None and images_std is not None:
-            here, there = torch.tensor((tuple(images_mean), tuple(images_std))), torch.tensor((tuple(mean), tuple(std)))
-            if not torch.equal(here, there):
-                self._scale, self._shift = here[1] / there[1], (here[0] - there[0]) / there[1]  # (3,)
+            source = torch.tensor((tuple(images_mean), tuple(images_std)))
+            target = torch.tensor((tuple(mean), tuple(std)))
+            if not torch.equal(source, target):
+                self._scale, self._shift = source[1] / target[1], (source[0] - target[0]) / target[1]  # (3,)
 
     @property
     def device(self) -> torch.device:
@@ -91,7 +93,7 @@ class Teacher:
         return _parameter(self.model).device
 
     def images(self, images: Tensor) -> Tensor:
-        """The images as the teacher takes them, differentiable: (N, 3, H, W) -> (N, 3, h, w)."""
+        """Renormalises and resizes images, differentiably: (N, 3, H, W) -> (N, 3, h, w)."""
         if self._scale is not None and self._shift is not None:
             if self._scale.device != images.device:
                 self._scale, self._shift = self._scale.to(images.device), self._shift.to(images.device)
@@ -102,11 +104,11 @@ class Teacher:
         return images
 
     def network(self, layers: Sequence[str], *, exact: bool = False) -> nn.Module:
-        """The network that runs, with the outputs of `layers` as they are in the teacher itself.
+        """The network to run, folded and cast, with all `layers` and their outputs unchanged.
 
         Args:
-            layers: names, which it has as well.
-            exact: full precision, for gradients through it.
+            layers: names of layers.
+            exact: whether to keep full precision, for gradients through the network.
         """
         dtype = None if exact else self.dtype()
         network = attention.fold(self.model, layers) if self.fold else self.model
@@ -115,23 +117,23 @@ class Teacher:
         return _cast(network if self.fold else copy.deepcopy(network), dtype)
 
     def dtype(self) -> torch.dtype | None:
-        """The dtype it runs in, if that is another than that of its weights."""
+        """The dtype that the network runs in under autocast; None for that of its weights."""
         weight = _parameter(self.model)
-        wanted = _fastest(weight.device) if self.precision == "auto" else self.precision
-        lowered = weight.dtype == torch.float32 and wanted in (torch.bfloat16, torch.float16)
-        return wanted if lowered else None
+        dtype = _fastest(weight.device) if self.precision == "auto" else self.precision
+        lowers = weight.dtype == torch.float32 and dtype in (torch.bfloat16, torch.float16)
+        return dtype if lowers else None
 
 
 class TappedNetwork:
-    """A network as it runs in a step, with taps on the layers that are compared.
+    """A network with taps on the layers to compare.
 
     Args:
         model: images (N, 3, H, W) -> logits.
-        layers: those that are compared.
+        layers: names of the layers.
         attention: power and reduction of their attention maps; None: no maps.
-        features: whether their features are compared.
-        dtype: of autocast; None: none.
-        compiles: whether the model is compiled, with its taps.
+        features: whether features are compared.
+        dtype: dtype of autocast; None: no autocast.
+        compiles: whether to compile the model with its taps.
     """
 
     def __init__(
@@ -153,7 +155,7 @@ class TappedNetwork:
         self._run = _compiled(model) if compiles else model
 
     def outputs(self, images: Tensor) -> Outputs:
-        """What it gives for images (N, 3, H, W)."""
+        """The outputs for images (N, 3, H, W)."""
         inputs = match_dtype(self.model, images) if self.dtype is None else images
         values: dict[str, Tensor] = {}
         with nullcontext() if self.dtype is None else torch.autocast(images.device.type, self.dtype):
@@ -173,7 +175,7 @@ class TappedNetwork:
 
 
 class PairedTeacher(NamedTuple):
-    """A teacher as it runs in a step, and the layers of the student that it is compared with."""
+    """A teacher, its network in a step, and the pairs of layers that are compared."""
 
     teacher: Teacher
     network: TappedNetwork
@@ -181,45 +183,45 @@ class PairedTeacher(NamedTuple):
     regressors: list[nn.Module]
 
     def outputs(self, images: Tensor, labels: Tensor, *, gradients: bool) -> Outputs:
-        """The teacher's outputs, without a graph; with `gradients`, those by the images among them."""
-        by_images = None
+        """The teacher's outputs without a graph; with `gradients`, they include the gradients by the images."""
+        image_gradients = None
         with torch.set_grad_enabled(gradients), frozen(self.network.model) if gradients else nullcontext():
             images = images.detach().requires_grad_(gradients)
             logits, maps, features, *_ = self.network.outputs(self.teacher.images(images))
             if gradients:
-                by_images = input_gradients(logits, labels, images, create_graph=False)
-        maps, features = ({name: value.detach() for name, value in part.items()} for part in (maps, features))
-        return Outputs(logits.detach(), maps, features, by_images, self.pairs, self.regressors)
+                image_gradients = input_gradients(logits, labels, images, create_graph=False)
+        maps, features = ({name: value.detach() for name, value in values.items()} for values in (maps, features))
+        return Outputs(logits.detach(), maps, features, image_gradients, self.pairs, self.regressors)
 
 
 def _compiled(model: nn.Module) -> Callable[[Tensor], Any]:
-    """The model compiled, with the taps that come and go around it."""
+    """The model, compiled together with the hooks of its taps."""
 
     def forward(images: Tensor) -> Any:
         return model(images)
 
-    # torch.compile caches by the code of the function, whatever its taps. So each function has a separate code object,
-    # whose taps are always the same.
+    # torch.compile caches by the code object of the function and ignores hooks, so each model with its own taps gets a
+    # code object of its own.
     code = forward.__code__.replace(co_name=f"forward_{next(_COUNTER)}")
     return torch.compile(FunctionType(code, forward.__globals__, code.co_name, None, forward.__closure__))
 
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, and no parameter needs a gradient; each as it was afterwards."""
-    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    """Evaluation mode without gradients of parameters, inside the context."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     with evaluation_mode(model):
         try:
-            for parameter in learning:
+            for parameter in trainable:
                 parameter.requires_grad_(False)
             yield
         finally:
-            for parameter in learning:
+            for parameter in trainable:
                 parameter.requires_grad_(True)
 
 
 def _cast(network: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Casts the weights that autocast would cast in every forward; norms stay as they are."""
+    """Casts, in place, the weights that autocast would cast in every forward."""
     for module in network.modules():
         if isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
             for parameter in module.parameters(recurse=False):
@@ -231,8 +233,8 @@ def _fastest(device: torch.device) -> torch.dtype | None:
     if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.bfloat16
     if device.type == "cpu":
-        asks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # torch has no public question for it
-        if any(getattr(torch.cpu, ask, lambda: False)() for ask in asks):
+        checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # torch has no public functions for this
+        if any(getattr(torch.cpu, check, lambda: False)() for check in checks):
             return torch.bfloat16
     return None
 

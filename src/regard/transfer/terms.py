@@ -1,7 +1,7 @@
-"""Terms of a student's loss: what they are computed from, and how they are registered.
+"""The registry of the terms of a student's loss, and the forward pass that they are computed from.
 
-A term is a function of one `ForwardPass`, registered under its name together with the name of its weight, which is an
-argument of `Objective` and a field of a recipe's `transfer`. A new term is such a function, and that field.
+A term is a function of a `ForwardPass`, registered under its name together with the name of its weight, which is an
+argument of `Objective` and a field of a recipe's `transfer`. A new term needs such a function and such a field.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ GuidanceForm = Literal["energy", "l1", "ppce", "rrr"]
 
 
 class Outputs(NamedTuple):
-    """What a network gives in a forward pass, and with which layers of the student those of a teacher are paired."""
+    """The outputs of a network in a forward pass; for a teacher, also its pairs with layers of the student."""
 
     logits: Tensor
     """(N, K), or (N, 1) of a binary network."""
@@ -42,7 +42,7 @@ class Outputs(NamedTuple):
     features: dict[str, Tensor]
     """Name of a layer -> features (N, C, h, w)."""
     gradients: Tensor | None = None
-    """The gradients of the losses by the images, (N, 3, H, W)."""
+    """The gradients of the losses by the images (N, 3, H, W)."""
     pairs: Sequence[Pair] = ()
     regressors: Sequence[nn.Module] = ()
     """One per pair, if features are compared."""
@@ -50,21 +50,21 @@ class Outputs(NamedTuple):
 
 @dataclass
 class ForwardPass:
-    """What the terms of a step are computed from.
+    """The forward pass of a step, and the options of the terms that are computed from it.
 
     Args:
-        student: the network that is trained.
-        images: (N, 3, H, W), which require a gradient if a term that is used `derives`.
+        student: the network to train.
+        images: (N, 3, H, W); they require a gradient if a used term `derives`.
         labels: (N,) or (N, K).
-        outputs: the student's.
+        outputs: the student's outputs.
         teachers: the outputs of each teacher.
-        form: of the attention loss.
-        full_activation_form: of the full-activation loss.
-        temperature: of distillation.
-        guide: gives the maps that are guided; None without guidance.
-        guidance_form: of the guidance loss.
-        regions: bool (N, H, W), which the maps are guided to.
-        guided: the share of the images of the whole batch that have a region; None: that of these images.
+        form: form of the attention loss.
+        full_activation_form: form of the full-activation loss.
+        temperature: temperature of distillation.
+        guide: computes the maps to guide; None without guidance.
+        guidance_form: form of the guidance loss.
+        regions: bool (N, H, W), the regions of guidance.
+        guided: the share of images with a region in the full batch; None: the share in `images`.
     """
 
     student: nn.Module
@@ -82,21 +82,21 @@ class ForwardPass:
 
     @cached_property
     def input_gradients(self) -> Tensor:
-        """The gradients of the student's losses by the images, (N, 3, H, W)."""
+        """The gradients of the student's losses by the images (N, 3, H, W)."""
         return input_gradients(self.outputs.logits, self.labels, self.images)
 
 
 def input_gradients(logits: Tensor, labels: Tensor, images: Tensor, *, create_graph: bool = True) -> Tensor:
     """The gradient of each image's cross entropy by its pixels (Attention Transfer, section 3.2).
 
-    In training mode a batch norm ties the images of a batch together: then it is the gradient of the sum of all, of
-    which the image itself contributes nearly everything. The paper's network has no batch norm.
+    In training mode, batch norms make the losses of a batch depend on all of its images. The gradient is then that of
+    the sum of all losses, nearly all of which is the image's own. The paper's network has no batch norm.
 
     Args:
         logits: (N, K), or (N, 1) of a binary network, computed from `images`.
         labels: (N,), whole numbers in [0, K).
-        images: (N, 3, H, W), normalised, that require a gradient.
-        create_graph: whether the gradients can be differentiated in turn.
+        images: (N, 3, H, W), normalised; they require a gradient.
+        create_graph: whether the gradients have to be differentiable.
 
     Returns:
         (N, 3, H, W).
@@ -116,10 +116,10 @@ class Term(NamedTuple):
     """A term of the loss.
 
     Attributes:
-        loss: gives a scalar, or a scalar for each pair of layers.
-        weight: the name of its weight.
-        teacher: whether it compares with a teacher.
-        derives: whether it needs gradients by the images.
+        loss: returns a scalar, or a scalar for each pair of layers.
+        weight: name of the weight.
+        teacher: whether the term compares with a teacher.
+        derives: whether the term needs gradients by the images.
     """
 
     loss: Loss
@@ -129,11 +129,11 @@ class Term(NamedTuple):
 
 
 TERMS: dict[str, Term] = {}
-"""The terms by name, in the order in which they are added."""
+"""The terms by name, in the order in which they are summed."""
 
 
 def term(weight: str | None = None, *, teacher: bool = False, derives: bool = False) -> Callable[[Loss], Loss]:
-    """Registers a term under the name of the function; see `Term`. Its weight has the same name if none is given."""
+    """Registers a function as a term under its name; see `Term`. `weight` defaults to the same name."""
 
     def register(loss: Loss) -> Loss:
         name = loss.__name__
