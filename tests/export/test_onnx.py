@@ -100,13 +100,13 @@ def test_a_name_that_is_not_utf8(tmp_path, monkeypatch) -> None:
     assert written.difference is not None and written.difference < 1e-4
     about = {entry.key: entry.value for entry in onnx.load(tmp_path / name).metadata_props}
     assert about["source"] == r"\udce9.onnx"
-    monkeypatch.setattr(onnx_file, "_ONE_FILE", 10)
+    monkeypatch.setattr(onnx_file, "_MAX_FILE", 10)
     with pytest.raises(InputError, match="UTF-8"):
         export.to_onnx(nn.Conv2d(3, 2, 1), tmp_path / name, 4, overwrite=True)
 
 
 def test_weights_too_large_for_one_file(small, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(onnx_file, "_ONE_FILE", 1000)
+    monkeypatch.setattr(onnx_file, "_MAX_FILE", 1000)
     export.to_onnx(small, tmp_path / "net.onnx", 16)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["net.onnx", "net.onnx.data"]
     agrees(tmp_path / "net.onnx", small, torch.randn(4, 3, 16, 16))
@@ -157,7 +157,7 @@ def test_what_goes_wrong_leaves_no_file(small, tmp_path, monkeypatch) -> None:
     del earlier.metadata_props[:]
     onnx.save(earlier, path)
     (tmp_path / "large.onnx.data").write_text("a person's")
-    monkeypatch.setattr(onnx_file, "_ONE_FILE", 1000)
+    monkeypatch.setattr(onnx_file, "_MAX_FILE", 1000)
     for name in ("net.onnx", "large.onnx"):
         with pytest.raises(InputError, match=rf"{name}.* not overwritten: regard export did not write it"):
             export.to_onnx(small, tmp_path / name, 16, overwrite=True)

@@ -46,7 +46,7 @@ def build_backbone(
     """Builds the pyramid of a detector; see `detection.create` for the options.
 
     In a trained network, attention without weights starts as the identity. It is attached after freezing the stages, so
-    that it can be trained in frozen stages, too. `options` are those of `models.create`, for a network by name.
+    that it can be trained in frozen stages, too. `options` are for `models.create`, if `network` is a name.
     """
     trained = pretrained is not False or not isinstance(network, str)
     if isinstance(network, str):

@@ -59,7 +59,7 @@ class Detector(nn.Module):
             keys = {"boxes", "labels"}
             if not targets or len(targets) != len(images) or not all(keys <= target.keys() for target in targets):
                 raise InputError("a detector in training needs targets: a dict of boxes and labels for each image")
-            targets = self._shifted(targets)
+            targets = self._torchvision_targets(targets)
         try:
             outputs = super().forward(images, targets)
         except RuntimeError as error:
@@ -74,7 +74,8 @@ class Detector(nn.Module):
                 detections["labels"] = detections["labels"] - self.background
         return outputs
 
-    def _shifted(self, targets: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
+    def _torchvision_targets(self, targets: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
+        """Checks targets and adds `background` to their labels."""
         labels = torch.cat([target["labels"] for target in targets])
         if labels.is_floating_point():
             raise InputError(f"labels of objects are {labels.dtype}; expected class indices, int64")

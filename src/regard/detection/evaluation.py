@@ -66,7 +66,8 @@ def evaluate(
     if isinstance(images, data.Loader):
         loader = images
     else:
-        rank, world_size = (distributed.get_rank(), distributed.get_world_size()) if _is_distributed() else (0, 1)
+        is_distributed = distributed.is_available() and distributed.is_initialized()
+        rank, world_size = (distributed.get_rank(), distributed.get_world_size()) if is_distributed else (0, 1)
         loader = data.create_loader(
             images,
             world_size,
@@ -104,10 +105,6 @@ def evaluate(
     if not evaluated:
         raise InputError(f"no image of data set {dataset.name!r} can be read; give readable images")
     return _results(dataset, evaluated, skipped, name or type(detector).__name__)
-
-
-def _is_distributed() -> bool:
-    return distributed.is_available() and distributed.is_initialized()
 
 
 def _label_map(dataset: data.ImageDataset, classes: Sequence[str] | None, count: int | None) -> LabelMap:

@@ -163,7 +163,7 @@ def trace_network(network: nn.Module) -> Trace:
     raise InputError(f"{type(network).__name__} cannot be the body of a pyramid: {problem}")
 
 
-class _Removed(nn.Module):
+class _Placeholder(nn.Module):
     """Replaces a removed module: returns the first pixel of every channel, so that later operations are cheap."""
 
     def forward(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
@@ -175,4 +175,4 @@ def _remove_head(network: nn.Module, trace: Trace, end: int) -> None:
     for parent in [network, *trace.first]:
         for name, child in list(parent.named_children()):
             if trace.first.get(child, 0) > end:
-                setattr(parent, name, _Removed())
+                setattr(parent, name, _Placeholder())

@@ -140,7 +140,7 @@ class Results(Tabular):
         arrays["notes"] = np.frombuffer(json.dumps(notes).encode(), np.uint8)
         with write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_write(path) as aside, aside.open("wb") as file:
+            with atomic_write(path) as temporary, temporary.open("wb") as file:
                 np.savez_compressed(file, **arrays)
         return path
 

@@ -16,10 +16,10 @@ from torch.nn import functional as F
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from regard.errors import check_interval
-from regard.export.onnx import Exported, as_properties, check_target, exporting, largest, written_beside
+from regard.export.onnx import Exported, check_differences, check_target, export_context, metadata_props, temporary_path
 from regard.modes import evaluation_mode
 
-_SAME = 0.9  # required share of equal detections: of equal scores, another one may be dropped
+_MIN_SHARE = 0.9  # required share of equal detections; of equal scores, another one may be dropped
 
 
 def detector_to_onnx(
@@ -62,11 +62,11 @@ def detector_to_onnx(
     images = images or [torch.rand(3, height, width), torch.rand(3, width + width // 5, height)]
     with evaluation_mode(detector), torch.no_grad():
         graph = _trace(detector, images[0], opset)
-        difference = largest((_difference(graph, detector, image) for image in images if check), path)
+        difference = check_differences((_difference(graph, detector, image) for image in images if check), path)
     model = onnx.load_from_string(graph)
-    onnx.helper.set_model_props(model, as_properties(metadata))
-    with written_beside(path) as aside:
-        onnx.save(model, aside)
+    onnx.helper.set_model_props(model, metadata_props(metadata))
+    with temporary_path(path) as temporary:
+        onnx.save(model, temporary)
     return Exported(path, opset, difference)
 
 
@@ -110,7 +110,7 @@ def _trace(detector: nn.Module, image: Tensor, opset: int) -> bytes:
     if "masks" in axes:
         axes["masks"] |= {2: "height", 3: "width"}
     torch._C._jit_set_onnx_log_enabled(False)  # otherwise a failure prints the whole graph
-    with exporting(detector), mock.patch.object(F, "channel_shuffle", _channel_shuffle):
+    with export_context(detector), mock.patch.object(F, "channel_shuffle", _channel_shuffle):
         torch.onnx.export(
             single,
             (image,),
@@ -142,4 +142,4 @@ def _difference(graph: bytes, detector: nn.Module, image: Tensor) -> float | Non
     scores = (expected["scores"][:, None] - outputs["scores"]).abs()
     different = expected["labels"][:, None] != outputs["labels"]
     nearest = torch.maximum(boxes, scores).masked_fill(different, float("inf")).amin(1)
-    return float(nearest.quantile(_SAME))
+    return float(nearest.quantile(_MIN_SHARE))

@@ -24,7 +24,7 @@ from regard.optional import require
 from regard.version import __version__
 
 TOLERANCE = 1e-4
-_ONE_FILE = 2**31 - 2**20  # bytes of weights; the format (protobuf) is limited to 2 GB
+_MAX_FILE = 2**31 - 2**20  # bytes of weights, because the format (protobuf) is limited to 2 GB
 
 
 class Exported(NamedTuple):
@@ -79,17 +79,17 @@ def to_onnx(
     for name, number in {"height": height, "width": width, "channels": channels, "batch": batch}.items():
         if number is not None:
             check_interval(name, number, "[1, 2^24]" if name == "batch" else "[1, 2^16]")
-    large = sum(value.numel() * value.element_size() for value in model.state_dict().values()) > _ONE_FILE
+    large = sum(value.numel() * value.element_size() for value in model.state_dict().values()) > _MAX_FILE
     check_target(path, large=large, check=check, overwrite=overwrite)
     like = next(model.parameters(), torch.empty(0))
     with evaluation_mode(model), torch.no_grad():
         program = _export(model, torch.randn(batch or 2, channels, height, width).to(like), batch is None, opset)
         sizes = () if not check else (1, 3) if batch is None else (batch,)
         batches = [torch.randn(n, channels, height, width).to(like) for n in sizes]
-        difference = largest((_difference(program, model, images) for images in batches), path)
-    program.model.metadata_props.update(as_properties(metadata))
-    with written_beside(path) as aside:
-        program.save(aside, external_data=large)
+        difference = check_differences((_difference(program, model, images) for images in batches), path)
+    program.model.metadata_props.update(metadata_props(metadata))
+    with temporary_path(path) as temporary:
+        program.save(temporary, external_data=large)
     return Exported(path, int(program.model.opset_imports[""]), difference)
 
 
@@ -107,14 +107,14 @@ def check_target(path: Path, *, large: bool, check: bool, overwrite: bool) -> No
         raise InputError(f"there is no folder {path.parent}")
 
 
-def as_properties(metadata: Mapping[str, Any] | None) -> dict[str, str]:
-    """Metadata of a file, with the version of regard; values other than text as JSON."""
+def metadata_props(metadata: Mapping[str, Any] | None) -> dict[str, str]:
+    """The entries for a file's metadata_props; see `to_onnx`."""
     entries = {"regard": __version__, **(metadata or {})}
     return {key: utf8(value) if isinstance(value, str) else json.dumps(value) for key, value in entries.items()}
 
 
 @contextmanager
-def written_beside(path: Path) -> Iterator[Path]:
+def temporary_path(path: Path) -> Iterator[Path]:
     """Yields a path in a temporary folder, and then moves its files to the folder of `path` under the same names, by
     which the graph refers to its file of weights."""
     try:
@@ -138,7 +138,7 @@ def _was_exported(path: Path) -> bool:
 
 
 def _export(model: nn.Module, example: Tensor, any_batch: bool, opset: int | None) -> torch.onnx.ONNXProgram:
-    with exporting(model):
+    with export_context(model):
         program = torch.onnx.export(
             model,
             (example,),
@@ -154,7 +154,7 @@ def _export(model: nn.Module, example: Tensor, any_batch: bool, opset: int | Non
 
 
 @contextmanager
-def exporting(model: nn.Module) -> Iterator[None]:
+def export_context(model: nn.Module) -> Iterator[None]:
     """Attention modules use their formulas, the exporter logs no warnings, and its errors become InputErrors."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
@@ -171,8 +171,8 @@ def exporting(model: nn.Module) -> Iterator[None]:
         logging.disable(disabled)
 
 
-def largest(differences: Iterable[float | None], path: Path) -> float | None:
-    """The largest difference between outputs of onnxruntime and torch; raises InputError above `TOLERANCE`."""
+def check_differences(differences: Iterable[float | None], path: Path) -> float | None:
+    """Returns the largest difference between outputs of onnxruntime and torch; raises InputError above `TOLERANCE`."""
     try:
         difference = max((value for value in differences if value is not None), default=None)
     except InputError:  # from the model

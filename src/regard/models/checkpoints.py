@@ -202,9 +202,9 @@ def write_weights(model: nn.Module, path: Path, notes: Mapping[str, Any]) -> Non
         shared = value.numel() > 0 and value.data_ptr() in addresses
         state[name] = value.clone() if shared else value
         addresses.add(value.data_ptr())
-    with atomic_write(path) as aside:
+    with atomic_write(path) as temporary:
         # A single entry, because safetensors does not keep their order, and equal weights have to give equal files.
-        safetensors.torch.save_file(state, aside, metadata={"notes": json.dumps(notes)})
+        safetensors.torch.save_file(state, temporary, metadata={"notes": json.dumps(notes)})
 
 
 def read_notes(path: str | Path) -> dict[str, Any]:

@@ -76,7 +76,7 @@ class Cost:
 
     @property
     def published(self) -> Published | None:
-        """The matching row of SA-Net's table, or None; its modules have a plain gate and are in all stages."""
+        """The row of SA-Net's table for this network; None without one. The table has plain gates in all stages."""
         changed = self.stages is not None or not isinstance(self.gate, Sigmoid) or self.options
         if self.network_options or (self.attention is not None and changed):
             return None

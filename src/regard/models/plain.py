@@ -42,8 +42,8 @@ class NIN(StagedNetwork):
         batch_norm: put a norm after every convolution. Without norms, convolutions have biases, gradients of gradients
             are cheap, and an image's gradient depends on that image alone, as gradient transfer requires.
         dropout: dropout rate after each of the two poolings, in [0, 1); 0.5 in the original, which has no batch norm.
-        relu_before_pooling: whether the first two groups end in a ReLU. In Attention Transfer (section 4.1.3) those of
-            the student without batch norm do not.
+        relu_before_pooling: whether the first two groups end in a ReLU. The student without batch norm in Attention
+            Transfer (section 4.1.3) has none there.
 
     Shape: images (N, 3, H, W) -> logits (N, num_classes).
 
