@@ -94,11 +94,9 @@ def filled(columns: Sequence[Column], records: Sequence[Record]) -> list[Column]
 
 
 def columns_of(records: Sequence[Record], keys: Sequence[str] = ()) -> list[Column]:
-    """The columns of any records: numbers with their intervals, and text. Values that are dicts are left out.
+    """The columns with some keys of any flat records, by default with all keys except those of intervals.
 
-    Args:
-        records: flat dicts.
-        keys: keys of the columns, in order; empty for all keys except those of intervals.
+    Values that are dicts are left out.
     """
     values: dict[str, list[Any]] = {}
     for record in records:

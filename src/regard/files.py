@@ -34,8 +34,7 @@ MOST_BYTES = 2**26
 def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
     """The content of a regular file (no device, no pipe) of at most `most` bytes.
 
-    Raises:
-        OSError: the file does not exist (FileNotFoundError), cannot be read, is not regular (EINVAL) or larger (EFBIG).
+    Raises OSError: FileNotFoundError, EINVAL if the file is not regular, EFBIG if it is larger.
     """
     with open(path, "rb", opener=_open_nonblocking) as file:
         status = os.fstat(file.fileno())
@@ -122,8 +121,7 @@ def write_text(path: str | Path, text: str) -> Path:
 def matching_files(folder: Path, patterns: Iterable[str]) -> list[Path]:
     """The files in a folder, which need not exist, that match any of some patterns of `Path.glob`.
 
-    To select files that a command wrote, patterns must not match files of the user: `step-[0-9][0-9].pt`. Raises
-    InputError if the folder cannot be read.
+    To select files that a command wrote, patterns must not match files of the user: `step-[0-9][0-9].pt`.
     """
     try:
         paths = {path for pattern in patterns for path in folder.glob(pattern)}
@@ -145,10 +143,7 @@ def remove_files(folder: Path, files: Iterable[Path]) -> None:
 
 
 def check_overwritable(path: Path, mark: str) -> None:
-    """Raises InputError if there is a file that regard did not write.
-
-    Such a file is not empty and does not have `mark` in its first kilobyte, as the files that regard writes there do.
-    """
+    """Raises InputError for a file that is not empty and lacks `mark`, which regard writes, in its first kilobyte."""
     with write_errors(path):
         if not path.is_file():  # devices and pipes are written to, and not replaced
             return

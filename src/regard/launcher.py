@@ -22,10 +22,7 @@ def rank_and_size() -> tuple[int, int]:
     """The rank of this process, from 0, and the number of processes; (0, 1) without a launcher.
 
     The variables of `srun` are copied to those that torch reads, unless another launcher has set them, or the process
-    is at a terminal, as in the shell of `srun --pty bash`.
-
-    Raises:
-        InputError: the values are not such numbers.
+    is at a terminal, as in the shell of `srun --pty bash`. Raises InputError if the values are not such numbers.
     """
     environ = os.environ
     tasks = _number("SLURM_STEP_NUM_TASKS", 1)
@@ -47,11 +44,7 @@ def rank_and_size() -> tuple[int, int]:
 
 
 def local_rank() -> int:
-    """The rank of this process on its machine, from 0.
-
-    Raises:
-        InputError: the value is not such a number.
-    """
+    """The rank of this process on its machine, from 0."""
     return _number("LOCAL_RANK", 0)
 
 
@@ -64,9 +57,7 @@ def _number(name: str, default: int) -> int:
 
 @contextmanager
 def without_launcher() -> Iterator[None]:
-    """Within the context, the variables of launchers are unset, so that libraries and new processes do not wait for
-    other processes.
-    """
+    """Unsets the variables of launchers, so that libraries and new processes do not wait for other processes."""
     names = [name for name in os.environ if name in _NAMES or name.startswith(_PREFIXES)]
     variables = {name: os.environ.pop(name) for name in names}
     try:

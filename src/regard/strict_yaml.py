@@ -24,9 +24,8 @@ _RESOLVERS = {
 def read_yaml(text: str | bytes) -> Any:
     """The content of a YAML file that a person wrote. Dates are strings.
 
-    Raises:
-        InputError: the text is no YAML, a mapping has a key twice, a value cannot be read, or a list contains itself
-            or, by aliases, more than a million values.
+    Raises InputError if the text is no YAML, a mapping has a key twice, a value cannot be read, or a list contains
+    itself or, by aliases, more than a million values.
     """
     return _read(text, _StrictLoader)
 

@@ -143,14 +143,7 @@ def _rate(
 
 
 def measured_rate(recipe: Recipe, teacher: Recipe | None, splits: data.Splits, device: torch.device) -> Rate:
-    """Times a few training steps of a recipe on random images of the size of the data.
-
-    Args:
-        recipe: recipe of the network and its losses.
-        teacher: recipe of the teacher if it is a run; else the recipe names networks as teachers.
-        splits: data that give the size of the images and the number of classes.
-        device: device to run on.
-    """
+    """Times a few training steps on random images of the size of the data. A teacher's run is given by its recipe."""
     classes, count = len(splits.train.classes), recipe.schedule.batch_size
     detector = recipe.model.detector is not None
     size = _image_size(recipe, splits)

@@ -77,13 +77,9 @@ class _Running:
 def start_command(
     command: list[str], log: Path, environment: Mapping[str, str] = {}, before: Callable[[], object] | None = None
 ) -> subprocess.Popen[bytes]:
-    """Starts a command of regard in a separate process, without the variables of a launcher.
+    """Starts a command of regard in a new process, without the variables of a launcher; appends its output to `log`.
 
-    Args:
-        command: command that begins with "regard".
-        log: file to which its output is appended.
-        environment: additional environment variables.
-        before: function that the new process calls before the command.
+    The new process calls `before` before the command.
     """
     with open(log, "ab") as file, without_launcher():
         return subprocess.Popen(

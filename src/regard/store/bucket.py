@@ -28,13 +28,9 @@ _PATTERNS = (*_FIRST, *(name for name in RUN_FILES if not name.startswith(".")))
 
 
 class Bucket:
-    """The files below an address. Paths are relative to it, with `/`.
+    """The files below `root`, an address in the notation of an fsspec file system. Paths are relative to it, with `/`.
 
     If the address cannot be reached, the type of the error depends on the file system.
-
-    Args:
-        system: file system of fsspec.
-        root: the address in the notation of the file system.
     """
 
     def __init__(self, system: AbstractFileSystem, root: str) -> None:
@@ -73,8 +69,7 @@ class Bucket:
     def create(self, path: str, content: bytes) -> bool:
         """Creates a file if it does not exist; returns whether it did.
 
-        Raises:
-            InputError: the file system has no conditional writes.
+        Raises InputError if the file system has no conditional writes.
         """
         system, target = self.system, self._at(path)
         protocol = system.protocol if isinstance(system.protocol, str) else system.protocol[0]

@@ -202,10 +202,7 @@ def _environment(content: bytes) -> tuple[dict[str, Any], int | None]:
 
 
 def read_metrics(content: bytes) -> list[dict[str, Any]]:
-    """Parses the finished epochs in `metrics.jsonl`. An incomplete last line does not count.
-
-    Raises InputError if any other line is no JSON or no epoch, or there are too many lines.
-    """
+    """Parses the epochs in `metrics.jsonl`, without an incomplete last line. Raises InputError for other bad lines."""
     if content.count(b"\n") > _MAX_LINES:
         raise InputError(f"metrics.jsonl has more than {_MAX_LINES:,} lines; expected one line per epoch")
     try:

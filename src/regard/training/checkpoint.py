@@ -24,13 +24,9 @@ _MAX_CHECKPOINTS = 2  # the newest, and the previous one in case the newest cann
 
 
 def save_checkpoint(loop: Loop, meter: dict[str, Tensor]) -> None:
-    """Saves the state of a loop, and removes all but the newest two checkpoints. Called by the main process only.
+    """Saves the state of a loop and its meter, and removes all but the newest checkpoints. For the main process only.
 
     The state does not depend on the process, because random numbers depend on the seed and the step.
-
-    Args:
-        loop: a loop between two steps.
-        meter: columns of the current epoch, over all processes.
     """
     state = {
         "epoch": loop.epoch,
@@ -65,10 +61,9 @@ def save_checkpoint(loop: Loop, meter: dict[str, Tensor]) -> None:
 
 
 def restore(loop: Loop) -> None:
-    """Restores the newest checkpoint that can be read; does nothing if there are none.
+    """Restores the newest checkpoint that can be read, if any.
 
-    Raises:
-        InputError: no checkpoint can be read, or they belong to another network or another version of regard.
+    Raises InputError if none can be read, or they belong to another network or version of regard.
     """
     folder = loop.run.checkpoints
     state = read_newest(folder, loop.processes.note, loop.processes.of_all)
@@ -124,16 +119,10 @@ def _cause(error: BaseException) -> BaseException:
 def read_newest(
     folder: Path, note: Callable[[str], None], gather: Callable[[Any], list[Any]] = lambda value: [value]
 ) -> dict[str, Any] | None:
-    """The state of the newest checkpoint that every process can read; None if there are no checkpoints.
+    """The state of the newest checkpoint that all processes can read; None if there are no checkpoints.
 
-    Args:
-        folder: folder of the checkpoints.
-        note: called with a message for each checkpoint that cannot be read.
-        gather: gathers a value from all processes, by rank. The first process lists the checkpoints. A checkpoint is
-            used only if all processes read the same bytes, so that they resume from the same step.
-
-    Raises:
-        InputError: none of the checkpoints can be read.
+    `note` is called for each checkpoint that cannot be read. `gather` gathers a value from all processes, by rank: a
+    checkpoint counts only if all processes read the same bytes, so that they resume from the same step.
     """
     paths: list[Path] = gather(_checkpoints(folder))[0]
     for path in reversed(paths):
@@ -156,10 +145,7 @@ def read_newest(
 
 
 def verify_checksums(path: Path) -> str:
-    """Verifies the checksums that torch writes into a checkpoint but does not verify, and returns a digest of them.
-
-    Raises InputError if the file is truncated or corrupted.
-    """
+    """Verifies the checksums in a checkpoint, which torch writes but does not verify; returns a digest of them."""
     try:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()

@@ -170,11 +170,7 @@ class Processes:
         return self
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        """Leaves the process group.
-
-        Raises:
-            LostProcess: another process ended.
-        """
+        """Leaves the process group. Raises LostProcess if another process ended."""
         if self.count == 1:
             return
         from accelerate.state import AcceleratorState
@@ -216,18 +212,10 @@ def seed_generators(device: torch.device, number: int) -> None:
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:
-    """The seed of the random numbers of a step, such as dropout, independent of all earlier steps.
+    """The seed of the random numbers of a step, such as dropout, in [0, 2^63); the rank is below 65536.
 
     The finaliser of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014) makes the seeds of neighbouring steps and processes
     independent: changing one bit of the input affects all bits of the output.
-
-    Args:
-        seed: seed of the run.
-        step: number of the step, from 0.
-        rank: rank of the process, below 65536.
-
-    Returns:
-        0 to 2^63 - 1.
     """
     bits = 2**64 - 1
     mixed = (seed + 0x9E3779B97F4A7C15 * (step * 65536 + rank + 1)) & bits

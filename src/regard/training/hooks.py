@@ -123,11 +123,7 @@ class Mix(Hook):
 
 
 class Guided(Hook):
-    """Counts the images of each batch that have a region, over all processes.
-
-    Attributes:
-        share: fraction of the images of the batch that have a region; 1 if none has one.
-    """
+    """Counts the images with a region in each batch, over all processes; `share` is their fraction, 1 without any."""
 
     share: Tensor
 

@@ -26,14 +26,9 @@ class Meter:
 
     A term of the loss gets a column at the first step that has it.
 
-    Args:
-        steps: number of steps of the epoch.
-        like: parameter of the network, which gives the device and the dtype (float32 at least).
-        measures: names of the training metrics besides the losses, such as accuracy.
-
     Attributes:
         columns: names: norm of the gradient, number of images, then sums over images of loss, measures and terms.
-        rows: (steps, columns).
+        rows: (steps, columns), on the device of the parameter `like` and in its dtype, but at least float32.
     """
 
     def __init__(self, steps: int, like: Tensor, measures: Sequence[str] = ()) -> None:
@@ -57,10 +52,7 @@ class Meter:
         self.rows[step, 1:].add_(torch.stack([value.to(zero.dtype) for value in values]), alpha=images)
 
     def load(self, columns: dict[str, Tensor], *, main: bool) -> None:
-        """Restores saved columns, name -> (steps,), which are sums over all processes.
-
-        Only the main process restores the values; in the other processes they start at zero.
-        """
+        """Restores saved columns, name -> (steps,), which are sums over all processes; in the main process only."""
         self._add_columns(columns)
         for column, name in enumerate(self.columns):
             if main and name in columns:
@@ -139,8 +131,8 @@ def check_weights(loop: Loop) -> None:
 def check_losses(loop: Loop, losses: EpochLosses) -> None:
     """Raises InputError if a loss or gradient of the epoch so far is not finite.
 
-    If such steps are skipped, by the recipe or by float16, whose loss scale is sometimes too large, only many
-    consecutive ones are an error.
+    If the recipe or float16, whose loss scale is sometimes too large, skips such steps, only many in a row are an
+    error.
     """
     recipe, steps, nonfinite = loop.recipe, len(loop.loader), losses.nonfinite()
     skips = recipe.nonfinite == "skip" or recipe.precision == "float16"

@@ -80,10 +80,7 @@ def _weights_path(pretrained: bool | str) -> bool | Path:
 
 
 def has_attention(network: ModelRecipe) -> bool:
-    """Whether the run or file that a detector's backbone starts from has weights of its attention modules.
-
-    Raises InputError if the weights cannot be read.
-    """
+    """Whether the run or file that a detector's backbone starts from has weights of its attention modules."""
     backbone = replace(network, detector=None, attention_start="published")
     model = build_on_meta(partial(build_network, backbone, 1, pretrained=False))
     path = _weights_path(network.pretrained)
@@ -106,16 +103,9 @@ def load_network(
 ) -> nn.Module:
     """Builds the network of a recipe with the weights of a file, in evaluation mode on the CPU (`models.load_built`).
 
-    Args:
-        network: network to build.
-        outputs: number of logits.
-        path: file of the weights.
-        content: content of the file from `models.read_checkpoint`, or a part of it; None to read the file.
-        data: as in `build_network`.
-        ema, say: as in `models.load_official`.
-
-    Raises:
-        InputError: the file cannot be read, its weights do not fit the network, or the network cannot be built.
+    `content` is what `models.read_checkpoint` returns for the file, or a part of it; by default the file is read.
+    `data` is as in `build_network`, `ema` and `say` as in `models.load_official`. Raises InputError if the weights do
+    not fit.
     """
     checkpoint = models.read_checkpoint(path) if content is None else content
     build = partial(build_network, network, outputs, pretrained=False, data=data)
@@ -123,20 +113,12 @@ def load_network(
 
 
 def freeze(model: nn.Module, frozen: Sequence[str] = (), *, fixed_norms: bool = False) -> None:
-    """Freezes layers and batch norms of `model`, in place.
+    """Freezes the named layers of `model`, in place, and the batch norms in them, or all with `fixed_norms`.
 
     A fixed batch norm stays in evaluation mode, also after `model.train()`: it uses and keeps its running mean and
     variance, and its parameters do not learn. Copies and pickles of the model are fixed, too; the state dict is
-    unchanged.
-
-    Args:
-        model: model to train.
-        frozen: names of layers, as in `model.named_modules()`, whose parameters do not learn. All batch norms in them
-            are fixed; dropout stays active in training.
-        fixed_norms: fix all batch norms of the model.
-
-    Raises:
-        InputError: an unknown layer, no batch norms to fix, or no parameter is left to learn.
+    unchanged. Dropout stays active in training. Raises InputError for an unknown layer, or if nothing can be fixed or
+    left to learn.
     """
     if isinstance(frozen, str):
         raise InputError(f"model.frozen is {frozen!r}; give a list of layers, [{frozen}]")
@@ -160,8 +142,7 @@ def freeze(model: nn.Module, frozen: Sequence[str] = (), *, fixed_norms: bool = 
 def prepare_network(model: nn.Module, recipe: Recipe, images: int, processes: Processes) -> tuple[nn.Module, bool]:
     """Synchronises the batch norms and freezes the layers that the recipe names, and moves the network to the device.
 
-    Returns:
-        The network, and whether it is in the channels last layout.
+    Also returns whether it is in the channels last layout.
     """
     if recipe.sync_norms and processes.count > 1:
         model = sync_norms(model, processes.device)

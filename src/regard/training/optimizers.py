@@ -40,11 +40,7 @@ def _arguments(name: str) -> tuple[list[str], list[str]]:
 
 
 def check_optimizer(recipe: OptimizerRecipe) -> None:
-    """Checks the optimizer of a recipe without a network.
-
-    Raises InputError for an unknown name or option, an option that is a field of the recipe, an invalid value, or
-    momentum or nesterov for an optimizer without it.
-    """
+    """Raises InputError for an unknown optimizer or option, an invalid value, or a field that the optimizer lacks."""
     if recipe.name not in optimizers():
         raise unknown("optimizer", recipe.name, optimizers())
     fields, options = _arguments(recipe.name)

@@ -268,8 +268,7 @@ def describe(name: str) -> Mapping[str, Any]:
 def class_names(name: str) -> tuple[str, ...] | None:
     """Class names of published weights; None if they are not published, as for most weights of timm.
 
-    The classes of ImageNet have the same names for every network: see `imagenet_classes`. Raises InputError if
-    torchvision has no network of this name.
+    The classes of ImageNet have the same names for every network: see `imagenet_classes`.
     """
     names: tuple[str, ...] | None = describe(name).get("label_names") if is_torchvision_name(name) else None
     imagenet = imagenet_classes()

@@ -21,8 +21,8 @@ Record = dict[str, Any]
 def make_record(splits: data.Splits, processes: Processes, *, accuracy: bool) -> Record:
     """Records the images of a run; independent of the process and of the location of the files.
 
-    Notes unreadable images and, for tasks that measure `accuracy`, that all images have one class. Raises InputError if
-    the processes have different images.
+    Notes unreadable images and, with `accuracy`, images of a single class. Raises InputError if the processes have
+    different images.
     """
     for images in splits:
         if images.skipped:

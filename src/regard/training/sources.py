@@ -28,8 +28,7 @@ _PRECISIONS: dict[str, Precision] = {"auto": "auto", "float32": None, "bfloat16"
 def like_source(network: ModelRecipe, data: DataRecipe, say: Callable[[str], None]) -> ModelRecipe:
     """Fills in the name, options and attention that a recipe leaves open from the network in `model.pretrained`.
 
-    Attention that this source does not have starts as the identity. Raises InputError if the source does not exist or
-    is another network.
+    Attention that this source does not have starts as the identity.
     """
     if not isinstance(network.pretrained, str):
         return network
@@ -70,7 +69,6 @@ def initial_network(network: ModelRecipe, classes: int, say: Callable[[str], Non
     """The network of a recipe, completed by `like_source`, with the weights of its source.
 
     A classifier with another number of classes is newly initialised, and so is attention that the source does not have.
-    Raises InputError if the source does not exist or its weights do not fit.
     """
     if not isinstance(network.pretrained, str):
         return build_network(network, classes)
@@ -120,14 +118,12 @@ def load_teachers(
     *,
     compile: bool = False,
 ) -> list[Teacher]:
-    """Loads the teachers of a recipe; an empty list without teachers.
+    """Loads the teachers of a recipe.
 
     A teacher with other classes than the data can only transfer its attention. A teacher with another normalisation, or
     a fixed image size, gets the images normalised and resized for it. `say` is called with a note in these cases.
-
-    Raises:
-        InputError: a teacher does not exist, is not fully trained or has no weights, or a loss compares classes that
-            differ.
+    Raises InputError if a teacher does not exist, is not fully trained or has no weights, or a loss compares classes
+    that differ.
     """
     teachers = []
     for source in recipe.teachers:
