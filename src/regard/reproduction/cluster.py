@@ -77,11 +77,7 @@ class RayExecutor:
         self._check_data = self._ray.remote(num_cpus=cpus)(data_problem)
 
     def check(self, jobs: Sequence[Job]) -> None:
-        """Reads each data set that the jobs need once, on a machine of the cluster.
-
-        Raises:
-            InputError: a data set cannot be read there.
-        """
+        """Reads each data set of the jobs once on the cluster. Raises InputError if one cannot be read there."""
         first_jobs = {repr(job.recipe.data): job for job in reversed(jobs)}
         for job, task in [(job, self._check_data.remote(job.recipe)) for job in first_jobs.values()]:
             try:
@@ -138,10 +134,10 @@ def run_command(command: list[str], store: str, name: str, teacher: tuple[Ending
         return "waiting", ""
     # Ray cancels a task by SIGINT, which processes ignore if a script started the cluster in the background.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    log, before = Store(store).log(name), None
+    log, preexec = Store(store).log(name), None
     if sys.platform == "linux":  # the run ends with this process, because Ray then starts it again
-        before = partial(ctypes.CDLL(None).prctl, _PR_SET_PDEATHSIG, signal.SIGKILL)
-    process = start_command(command, log, before=before)
+        preexec = partial(ctypes.CDLL(None).prctl, _PR_SET_PDEATHSIG, signal.SIGKILL)
+    process = start_command(command, log, preexec=preexec)
     try:
         while process.poll() is None:
             time.sleep(0.2)

@@ -24,14 +24,9 @@ _TAIL = 2000  # bytes at the end of a log that are searched for the last line
 
 
 class LocalExecutor:
-    """Runs jobs on this machine.
+    """Runs jobs on this machine, `slots` at once; each run gets the one of `gpus` GPUs with the fewest runs.
 
-    Args:
-        slots: number of runs at once, at least 1.
-        gpus: number of GPUs to use; each run gets the GPU with the fewest runs.
-
-    Raises:
-        InputError: `slots` is less than 1.
+    Raises InputError if `slots` is less than 1.
     """
 
     queues = False
@@ -75,11 +70,11 @@ class _Running:
 
 
 def start_command(
-    command: list[str], log: Path, environment: Mapping[str, str] = {}, before: Callable[[], object] | None = None
+    command: list[str], log: Path, environment: Mapping[str, str] = {}, preexec: Callable[[], object] | None = None
 ) -> subprocess.Popen[bytes]:
     """Starts a command of regard in a new process, without the variables of a launcher; appends its output to `log`.
 
-    The new process calls `before` before the command.
+    The new process calls `preexec` before the command.
     """
     with open(log, "ab") as file, without_launcher():
         return subprocess.Popen(
@@ -89,7 +84,7 @@ def start_command(
             stderr=subprocess.STDOUT,
             env={**os.environ, **environment},
             start_new_session=True,  # only this process receives Ctrl-C, and tells the runs to save
-            preexec_fn=before,
+            preexec_fn=preexec,
         )
 
 

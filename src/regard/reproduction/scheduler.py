@@ -23,13 +23,7 @@ failed with an error; killed, or its machine was lost."""
 
 @dataclass(frozen=True)
 class Ended:
-    """A job that has ended.
-
-    Attributes:
-        job: the job.
-        ending: how it ended.
-        message: the reason, in one line.
-    """
+    """A job that has ended, and the reason in one line."""
 
     job: Job
     ending: Ending
@@ -210,9 +204,9 @@ class _Scheduler:
 
     def _has_progressed(self, name: str) -> bool:
         """Whether a run has more epochs than at the last call."""
-        stored, before = self.store.run(name), self.epochs[name]
+        stored, earlier_epochs = self.store.run(name), self.epochs[name]
         self.epochs[name] = stored.epochs if stored is not None else 0
-        return self.epochs[name] > before
+        return self.epochs[name] > earlier_epochs
 
     def _progress(self, name: str) -> str:
         return f"[{len(self.outcome.finished)}/{self.count}] {name}"

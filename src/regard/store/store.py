@@ -118,11 +118,8 @@ class Store:
         """Uploads the changes of a run folder to a bucket: changed files, and removals.
 
         Only the files of a run are uploaded (`files.RUN_FILES`); other files are not touched. Metrics are uploaded
-        last, so that the weights of every listed epoch exist.
-
-        Args:
-            folder: the run folder.
-            name: name of the run in the store; by default the name of the folder.
+        last, so that the weights of every listed epoch exist. The name of the run in the store is by default that of
+        the folder.
 
         Raises:
             InputError: the store cannot be written, or is a folder, in which runs are trained directly.
@@ -137,12 +134,7 @@ class Store:
         """The run as a folder on this machine, downloaded to `into/name` if it is in a bucket.
 
         Files that are up to date are not downloaded again. If several processes of a machine need the run, one of them
-        downloads it.
-
-        Args:
-            name: name of the run.
-            into: folder to download into; by default in the `cache`.
-            checkpoints: whether to download checkpoints, which only resuming needs.
+        downloads it. `into` is by default in the `cache`; only resuming needs `checkpoints`.
 
         Raises:
             MissingRun: the run does not exist.
@@ -197,20 +189,18 @@ def is_address(text: str) -> bool:
 
 def split_address(address: str) -> tuple[Store, str]:
     """The store and the name of the run at an address such as `s3://bucket/runs/NAME`."""
-    above, _, name = address.rstrip("/").rpartition("/")
-    if above.endswith(("/", ":")):
+    parent, _, name = address.rstrip("/").rpartition("/")
+    if parent.endswith(("/", ":")):
         raise InputError(
             f"{address} is no address of a run; expected the address of a store and a name, as in s3://bucket/runs/NAME"
         )
-    return Store(above), name
+    return Store(parent), name
 
 
 def local_run(source: str) -> str:
     """Downloads the run at an address such as `s3://bucket/runs/NAME` without checkpoints; returns other sources as is.
 
-    Raises:
-        MissingRun: the run does not exist.
-        InputError: it cannot be downloaded.
+    Raises MissingRun if the run does not exist, and InputError if it cannot be downloaded.
     """
     if not is_address(source):
         return source

@@ -99,11 +99,7 @@ class Classification(Task):
 def make_objective(
     recipe: Recipe, model: nn.Module, teachers: Sequence[nn.Module | Teacher], image_size: tuple[int, int]
 ) -> Objective:
-    """Builds the losses of a recipe for a student, its teachers and images of size (h, w).
-
-    Raises:
-        InputError: student and teachers do not match.
-    """
+    """Builds the losses of a recipe for images of size (h, w). Raises InputError if the teachers do not match."""
     transfer = recipe.transfer
     return Objective(
         model,

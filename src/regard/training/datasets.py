@@ -24,11 +24,7 @@ _FIXED_SIZES = {"clutter": 32, "cifar10": 32, "cifar100": 32, "stl10": 96}  # si
 
 
 def load_data(recipe: DataRecipe) -> data.Splits:
-    """Loads the data of a recipe, with their mean and standard deviation.
-
-    Raises:
-        InputError: the data are missing or cannot be read.
-    """
+    """Loads the data of a recipe, with their mean and standard deviation. Raises InputError if they cannot be read."""
     train, test = data.load(
         recipe.name,
         recipe.folder,
@@ -71,14 +67,9 @@ def make_loader(
     augmentation: data.Augmentation | None = None,
     **options: Any,
 ) -> data.Loader:
-    """Calls `data.create_loader` with the size, normalisation and workers of a recipe.
+    """Calls `data.create_loader` with the size, normalisation and workers of a recipe, and further `options`.
 
-    Args:
-        images: the data set.
-        recipe: the data of the recipe.
-        batch_size: batch size over all processes.
-        augmentation: augmentation of training images.
-        options: further arguments of `data.create_loader`.
+    `batch_size` is over all processes; `augmentation` is for training images.
     """
     return data.create_loader(
         images,
@@ -183,8 +174,7 @@ class Preprocessing:
     def of(cls, about: Mapping[str, Any]) -> Preprocessing:
         """The preprocessing in timm's `pretrained_cfg`, which may lack entries.
 
-        Raises:
-            TypeError, ValueError: mean or std are not three numbers.
+        Raises TypeError or ValueError if mean or std are not three numbers.
         """
 
         def channels(values: Any) -> Channels | None:
@@ -207,7 +197,7 @@ class Preprocessing:
     def check(self) -> None:
         """Raises InputError for values out of range."""
         if (self.mean is None) != (self.std is None):
-            raise InputError("mean and std go together")
+            raise InputError("mean and std go together; give both or neither")
         if not all(map(math.isfinite, (*(self.mean or ()), *(self.std or ())))) or 0 in (self.std or ()):
             raise InputError(f"mean {self.mean}, std {self.std}; expected finite numbers, no std of 0")
         check_fields(self)

@@ -32,11 +32,7 @@ class Detection(Task):
 
     @staticmethod
     def load_data(recipe: DataRecipe) -> Splits:
-        """Loads the data of a recipe: the training images that have objects, and all test images.
-
-        Raises:
-            InputError: the data are missing, cannot be read or have no objects with boxes.
-        """
+        """Loads the training images that have objects, and all test images. Raises InputError if that fails."""
         train, test = data.load(
             recipe.name, recipe.folder, download=recipe.download, size=None, objects=True, **recipe.options
         )

@@ -70,9 +70,7 @@ class Processes:
     def accelerator(self) -> Accelerator:
         """The `Accelerator`, for mixed precision and DistributedDataParallel. A single process needs it only to train.
 
-        Raises:
-            InputError: accelerate is not installed.
-            LostProcess: the processes cannot connect.
+        Raises InputError if accelerate is not installed, and LostProcess if the processes cannot connect.
         """
         require("training" if self.count == 1 else "work in several processes", "accelerate")
         from accelerate import Accelerator
@@ -187,11 +185,7 @@ class Processes:
 
 
 def pick_device(name: str) -> torch.device:
-    """The device called `name`; 'auto' is a GPU if there is one.
-
-    Raises:
-        InputError: the device is not available.
-    """
+    """The device called `name`; 'auto' is a GPU if there is one. Raises InputError if it is not available."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -51,11 +51,9 @@ class Hook:
         """Called after a step of the optimizer; `loop.steps_done` includes it."""
 
     def after_check(self, loop: Loop, means: dict[str, float]) -> None:
-        """Called about once per second, after the losses were read.
+        """Called about once per second, after the losses were read and `loop.images_per_second` was updated.
 
-        Args:
-            loop: the loop; `loop.images_per_second` is up to date.
-            means: means over the epoch so far: `loss`, its terms, `accuracy`, `gradient_norm`.
+        `means` are the means over the epoch so far: `loss`, its terms, `accuracy`, `gradient_norm`.
         """
 
     def after_epoch(self, loop: Loop, row: dict[str, Any]) -> None:

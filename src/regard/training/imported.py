@@ -86,7 +86,7 @@ def _check_free(out: Path, overwrite: bool) -> None:
     if out.suffix != ".safetensors":
         raise InputError(f"{out} does not end in .safetensors; give such a name (--out)")
     if not out.parent.is_dir():
-        raise InputError(f"there is no folder {out.parent}")
+        raise InputError(f"there is no folder {out.parent}; create it, or choose another path (--out)")
     if out.exists():
         if not overwrite or not out.is_file():
             raise InputError(f"{out} exists already; replace it (--overwrite) or choose another (--out)")

@@ -96,11 +96,11 @@ class Loop:
         self.prepare_step()
         for hook in self.hooks:
             batch = hook.before_step(self, batch)
-        pieces = micro_batches(batch, self.recipe.schedule.accumulate, self.task.fewest)
-        for number, micro_batch in enumerate(pieces, start=1):
+        batches = micro_batches(batch, self.recipe.schedule.accumulate, self.task.fewest)
+        for number, micro_batch in enumerate(batches, start=1):
             images = len(micro_batch.images)
             # DistributedDataParallel averages gradients over the processes at the last micro-batch.
-            with nullcontext() if number == len(pieces) else self.processes.accelerator.no_sync(self.forward):
+            with nullcontext() if number == len(batches) else self.processes.accelerator.no_sync(self.forward):
                 losses = self.forward(*self.task.inputs(micro_batch, self.steps_done, self.progress))
                 # Losses are means over images; gradients are averaged over processes.
                 weight = images * self.processes.count / batch.total

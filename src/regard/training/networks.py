@@ -33,8 +33,7 @@ def make_model(recipe: Recipe, classes: int, *, pretrained: bool | None = None) 
 def build_network(
     network: ModelRecipe, classes: int, *, pretrained: bool | None = None, data: DataRecipe | None = None
 ) -> nn.Module:
-    """Builds the network of a recipe, untrained unless it is pretrained. Freezes no layers, except a detector's
-    frozen_stages.
+    """Builds the network of a recipe, untrained unless it is pretrained. Only a detector's frozen_stages are frozen.
 
     Args:
         network: network to build.

@@ -75,10 +75,8 @@ def make_optimizer(model: nn.Module, recipe: OptimizerRecipe, extra: Iterable[nn
 
     With `decay='weights'`, weight decay applies to parameters called `weight` with at least two dimensions (kernels of
     convolutions and matrices) and to `extra`, not to norms, biases or parameters of gates. On CUDA, torch's SGD, Adam
-    and AdamW use their fused kernels by default, whose results differ in the last digits.
-
-    Raises:
-        InputError: see `check_optimizer`.
+    and AdamW use their fused kernels by default, whose results differ in the last digits. Raises InputError if the
+    optimizer or one of its options is invalid.
     """
     check_optimizer(recipe)
     decay: list[nn.Parameter] = []

@@ -70,12 +70,9 @@ def _recipe_parser() -> Parser:
 
 
 def add_data(parser: ArgumentParser, *, skip: Collection[str] = (), help: str | None = None) -> None:
-    """Adds the data fields of a recipe to `parser`, as `--data.name` and the like.
+    """Adds the data fields of a recipe to `parser`, as `--data.name` and the like, without those in `skip`.
 
-    Args:
-        parser: parser of a command.
-        skip: names of fields to leave out.
-        help: help of `--data`, which is short for `--data.name`.
+    `help` is the help of `--data`, which is short for `--data.name`.
     """
     parser.add_class_arguments(DataRecipe, "data", skip=set(skip))
     _describe(parser, DataRecipe, "data.")

