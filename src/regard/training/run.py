@@ -251,7 +251,7 @@ class Run:
         self.record_epoch(model, rows, unreadable)
 
     def model(self, which: Weights = "last") -> nn.Module:
-        """The trained network, in evaluation mode on the CPU. Raises InputError if weights are missing or do not fit."""
+        """The trained network, in evaluation mode on the CPU. Raises InputError if it has none that fit."""
         recipe = self.recipe
         return load_network(recipe.model, len(self.classes), self.weights(which), data=recipe.data)
 
