@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from matplotlib.text import Text
 
 from regard import figures
 from regard.stats import Estimate
@@ -45,6 +47,18 @@ def profiles(names: list[str]) -> Any:
 
 
 KINDS = [curves, intervals, scatter, histograms, profiles]
+
+
+def test_labels_of_equal_points_stay_inside_the_figure() -> None:
+    names = [f"name {i}" for i in range(8)]
+    x = {name: 1e6 * (2 if i % 2 else 1) for i, name in enumerate(names)}
+    values = {name: estimate(0.5 if i < 6 else 0.4, math.nan) for i, name in enumerate(names)}
+    figure = figures.scatter(x, values, xlabel="multiply-adds", areas=x)
+    figure.draw_without_rendering()
+    boxes = [Text.get_window_extent(label) for label in figure.axes[0].texts]  # without arrows
+    assert len(boxes) == 8 and all(box.y0 > 0 and box.y1 < figure.bbox.height for box in boxes)
+    for first, second in itertools.combinations(boxes, 2):
+        assert not first.overlaps(second)
 
 
 @pytest.mark.parametrize("make", KINDS)

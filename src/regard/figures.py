@@ -479,25 +479,31 @@ def _legend(figure: Figure, axes: Axes, legend: bool, reverse: bool = False) -> 
 def _label_points(
     axes: Axes, points: Mapping[str, tuple[float, float]], radii: Mapping[str, float], height: float
 ) -> None:
-    """Writes labels below right of points in the left half, above left in the right half, farther off if they would
-    overlap.
-    """
+    """Labels points in the left half below right and points in the right half above left, without overlaps."""
     low, high = axes.get_xlim()
     middle = math.sqrt(low * high) if axes.get_xscale() == "log" else (low + high) / 2
-    bottom, top = axes.get_ylim()
-    scale = (height - 50) / (top - bottom)  # points of the figure for 1 of y
-    for side, start in ((1, math.inf), (-1, -math.inf)):
-        free = start  # the nearest free position for the next label
+    ends = axes.get_ylim()
+    scale = (height - 50) / (ends[1] - ends[0])  # points of the figure for 1 of y
+    for side in (1, -1):
         side_points = [(scale * y, label) for label, (x, y) in points.items() if (x > middle) == (side < 0)]
-        for y, label in sorted(side_points, reverse=side > 0):
-            distance = 0.7 * radii[label] + 3
-            target = y - side * (distance + 5)
-            position = min(target, free) if side > 0 else max(target, free)
-            free = position - side * 13
+        labels = [label for _, label in sorted(side_points, reverse=side > 0)]
+        heights = [side * scale * points[label][1] for label in labels]  # so that labels of both sides are below points
+        distances = [0.7 * radii[label] + 3 for label in labels]
+        targets = [y - distance - 5 for y, distance in zip(heights, distances, strict=True)]
+        positions: list[float] = []
+        free = math.inf
+        for target in targets:
+            positions.append(min(target, free))
+            free = positions[-1] - 13
+        free = min(side * scale * end for end in ends) + 7  # the edge of the axes
+        for i in reversed(range(len(positions))):
+            positions[i] = max(positions[i], free)
+            free = positions[i] + 13
+        for y, label, distance, target, position in zip(heights, labels, distances, targets, positions, strict=True):
             axes.annotate(
                 _text(label),
                 points[label],
-                (side * distance, position - y),
+                (side * distance, side * (position - y)),
                 textcoords="offset points",
                 ha="left" if side > 0 else "right",
                 va="center",

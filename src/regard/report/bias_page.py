@@ -41,9 +41,9 @@ def write_bias_html(
     notes: Sequence[Note] = (),
     command: str = "",
 ) -> Path:
-    """Writes bias results as one self-contained HTML file, for light and dark screens and for paper.
+    """Writes bias results as one self-contained HTML file without script or request, and returns its path.
 
-    The page has no script and makes no request. It is written to a temporary file that is then renamed.
+    The file is written to a temporary path that is then renamed. It suits light and dark screens, and paper.
 
     Args:
         results: results of models on the same images; each is compared with the first, see `bias.compare_all`.
@@ -53,9 +53,6 @@ def write_bias_html(
         changed: images with their interventions.
         notes: further notes.
         command: command that reproduces the results; empty: none is shown.
-
-    Returns:
-        The path.
 
     Raises:
         InputError: no results, results of different images, a path that cannot be written.

@@ -109,8 +109,8 @@ def summaries(results: Results) -> dict[str, Summary]:
 def chosen_classes(results: Sequence[Results]) -> list[str]:
     """Classes for a table: all, by number of images, if they are few, else the most biased.
 
-    The most biased classes have the highest lower ends of the interval of position bias (mean over the models), so
-    that small classes do not lead by chance alone; ties are broken by less energy inside.
+    Classes are ranked by the lower end of the interval of position bias (mean over the models), so that small classes
+    do not lead by chance; ties are broken by less energy inside.
     """
     by_class = [result.by_class for result in results]
     images = {name: summary.images for name, summary in by_class[0].items() if summary.images}
@@ -161,9 +161,7 @@ def interventions(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Records of the accuracy on changed images, and of the predictions lost with and without position bias.
 
-    Args:
-        results: results with or without interventions.
-        differences: for each result, the `effects` of `bias.compare_all`.
+    `differences` are the `effects` of `bias.compare_all`, one mapping per result.
     """
     accuracies: list[dict[str, Any]] = []
     lost: list[dict[str, Any]] = []

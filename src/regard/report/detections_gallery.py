@@ -63,15 +63,8 @@ def detection_cells(
     threshold: float,
     measured: MeasuredDetections | None = None,
 ) -> list[Cell]:
-    """One cell per detection in an image.
-
-    Args:
-        image: (3, H, W), in [0, 1].
-        detections: the detections, N.
-        maps: (N, H, W).
-        names: class names.
-        threshold: threshold of the focus.
-        measured: regions and measures of the detections; None: the cells have none.
+    """One cell per detection in an image (3, H, W), in [0, 1], with its map of (N, H, W); regions and measures are
+    those of `measured`, if given.
     """
     pixels = (255 * image).round().byte().permute(1, 2, 0).cpu().numpy()
     columns: Mapping[str, Tensor] = {} if measured is None else measured.columns

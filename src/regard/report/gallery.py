@@ -39,16 +39,10 @@ def spread(total: int, count: int) -> list[int]:
 def choose(
     total: int, count: int, scores: Mapping[str, NDArray[np.floating]], *, each: int | None = None
 ) -> dict[str, list[int]]:
-    """Chooses different images to show: those with the highest scores, and random ones.
+    """Chooses `count` of `total` images: random ones, then those with the highest scores, as heading -> indices.
 
-    Args:
-        total: number of images in the set; if it is at most `count`, all are chosen.
-        count: number of images to choose, 0 or more.
-        scores: heading -> (total,); NaN for images that do not belong under the heading.
-        each: images per heading; None: as many as there are random ones.
-
-    Returns:
-        Heading -> indices, random images first, then the headings of `scores` with images.
+    `scores` are heading -> (total,), NaN for images that do not belong under the heading. Each heading gets `each`
+    images, or as many as there are random ones. No image is chosen twice.
     """
     if total <= count:
         return {ALL: list(range(total))} if total else {}
@@ -172,7 +166,8 @@ class Gallery:
     def _cell(self, name: str, row: Row, column: int) -> dict[str, Any]:
         cell = row.cells[column]
         model = self.columns[column] if self.columns else ""
-        numbers = [(name_of(key), _text(cell.measures[key])) for key in self.measures if _has(cell.measures, key)]
+        measures = {key: cell.measures[key] for key in self.measures if key in cell.measures}
+        numbers = [(name_of(key), _text(value)) for key, value in measures.items() if not math.isnan(value)]
         alt = (name, model, f"CAM of {printable(cell.explained.name)}", cell.result)
         return {
             "picture": data_uri(cell.draw(self.size)),
@@ -185,10 +180,6 @@ class Gallery:
             "result": cell.result,
             "numbers": numbers,
         }
-
-
-def _has(measures: Mapping[str, float | bool], key: str) -> bool:
-    return key in measures and not math.isnan(measures[key])
 
 
 def _text(value: float | bool) -> str:

@@ -47,14 +47,14 @@ TERMS = {
         "COCO, arXiv 1405.0312",
     ),
     "position_bias": Term(
-        "position bias", f"{_SHARE} whose [focus] and region do not intersect.", "lower", f"{_LSAS}, made exact"
+        "position bias", f"{_SHARE} whose [focus] and region do not intersect.", "lower", f"after {_LSAS}"
     ),
     "range_bias": Term(
         "range bias",
         f"{_SHARE} whose [focus] intersects the region but is not inside it; with a [margin], whose focus extends "
         "farther than the margin beyond the region. No image has both biases, so one may rise as the other falls.",
         "lower",
-        f"{_LSAS}, made exact",
+        f"after {_LSAS}",
     ),
     "inside": Term("inside", f"{_SHARE} whose [focus] lies inside the region or within the [margin].", "higher"),
     "pointing": Term(
@@ -227,7 +227,10 @@ class Glossary:
         """(anchor, name, definition, source) of the terms used so far, and of the terms in their definitions."""
         entries: dict[str, Markup] = {}
         while missing := [key for key in self._used if key not in entries]:
-            entries |= {key: self.linked(_with_direction(TERMS[key])) for key in missing}
+            for key in missing:
+                term = TERMS[key]
+                better = f" {term.better.capitalize()} is better." if term.better else ""
+                entries[key] = self.linked(term.definition + better)
         ordered = sorted(entries, key=lambda key: name_of(key).lower())
         return [(f"term-{key}", name_of(key), entries[key], TERMS[key].source) for key in ordered]
 
@@ -235,10 +238,6 @@ class Glossary:
 def plain(text: str) -> str:
     """A caption without links, for a terminal."""
     return _replaced(text, lambda key, text: text or name_of(key))
-
-
-def _with_direction(term: Term) -> str:
-    return f"{term.definition} {term.better.capitalize()} is better." if term.better else term.definition
 
 
 def _replaced(text: str, write: Callable[[str, str], str]) -> str:

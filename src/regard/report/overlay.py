@@ -48,9 +48,6 @@ def draw(
         threshold: threshold of the focus, whose edge is cyan; None: no edge.
         size: longer side of a reduced image, in pixels; None: large images are not reduced.
         boxes: left, top, right and bottom of detections, in pixels; their edges are yellow.
-
-    Returns:
-        (h, w, 3).
     """
     height, width = image.shape[:2]
     side = max(height, width)

@@ -24,7 +24,7 @@ _CURVES = {
     "AP of boxes on test images": "test_box_ap",
     "AP of masks on test images": "test_mask_ap",
     "Training loss (cross entropy with the labels)": "task",
-    "Attention loss, before its weight beta": "attention",
+    "Attention loss, without its weight beta": "attention",
 }
 COMPARED = ("accuracy", "box_ap", "mask_ap", "position_bias", "range_bias")
 """Measures with a comparison and a figure."""

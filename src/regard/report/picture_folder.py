@@ -24,16 +24,10 @@ Result = TypeVar("Result")
 
 
 def check_folder(folder: Path, index: str, *, overwrite: bool = False) -> None:
-    """Checks that a command may write a folder.
+    """Raises InputError if a folder exists and `overwrite` is not set, or contains a file that the command did not
+    write, or is the working or the home folder.
 
-    Args:
-        folder: folder to write.
-        index: name of the command's JSON file, whose fields `picture` and `map` name all pictures.
-        overwrite: whether a folder that an earlier call wrote may be replaced.
-
-    Raises:
-        InputError: the folder exists and `overwrite` is not set, or contains a file that the command did not write,
-            or is the working or the home folder.
+    `index` is the name of the command's JSON file, whose fields `picture` and `map` name all pictures.
     """
     if not folder.exists() and not folder.is_symlink():
         return

@@ -57,13 +57,9 @@ def environments(groups: Sequence[SeedGroup]) -> Facts:
 
 
 def shared(facts: Mapping[str, Mapping[str, Any]]) -> Facts:
-    """Merges equal facts about several runs or results.
+    """Merges facts, owner -> name -> value, to (name, [(value, owners)]); owners are "" if all have the value.
 
-    Args:
-        facts: owner -> name -> value.
-
-    Returns:
-        (name, [(value, owners)]); owners are "" if all have the value. Long values are shortened.
+    Long values are shortened.
     """
     by_name: dict[str, dict[str, list[str]]] = {}
     for owner, values in facts.items():

@@ -42,13 +42,9 @@ def first(names: Sequence[str], count: int) -> list[str]:
 
 
 def records_table(records: Sequence[Record], columns: Sequence[Column], *, title: str = "", caption: str = "") -> Table:
-    """Records as a table for rich, with each interval in a second line; see `Column`.
+    """Flat dicts as a table for rich, with each interval in a second line, and one of `captions` below.
 
-    Args:
-        records: flat dicts.
-        columns: columns without a value in any record are left out.
-        title: title above the table.
-        caption: one of `captions`, below the table.
+    Columns without a value in any record are left out.
     """
     table = Table(
         title=Text(printable(title), style="bold") if title else None,

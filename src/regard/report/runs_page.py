@@ -57,14 +57,7 @@ COMPARISON_COLUMNS = (
 
 
 def part_values(part: Part, mark: str, images: int, folder: str | None) -> dict[str, Any]:
-    """The values of a part for the template.
-
-    Args:
-        part: part of the report.
-        mark: suffix of the part's HTML ids.
-        images: number of test images in the gallery.
-        folder: data folder; None: the one in each recipe.
-    """
+    """The values of a part for the template; `mark` is the suffix of its HTML ids, `folder` see `report_runs`."""
     splits, notes = _data(part.reference.first, folder) if images else (None, [])
     gallery: Gallery | None = None
     columns: list[RunResult] = []
@@ -191,20 +184,10 @@ def _device(run: RunResult) -> str:
 def runs_gallery(
     networks: Sequence[RunResult], reference: int, test: InMemoryDataset, *, images: int = 12, different: int = 4
 ) -> tuple[Gallery, list[RunResult], list[Note]]:
-    """Test images with the CAM of each network that was tested on them.
+    """Test images of the reference with the CAM of each network: the gallery, its networks, and notes on the others.
 
-    Method, layers, target, threshold, margin and tolerance are those in the network's bias.json; without one, the CAM
-    is Grad-CAM of the predicted class.
-
-    Args:
-        networks: networks of the report.
-        reference: index of the reference.
-        test: test images of the reference.
-        images: number of random images.
-        different: number of further images, those with the largest differences in energy inside.
-
-    Returns:
-        The gallery, the networks of its columns, and notes on networks without a column or with other weights.
+    It has `images` random images, and `different` ones with the largest differences in energy inside. The settings of
+    a CAM are those in the network's bias.json; without one, it is Grad-CAM of the predicted class.
     """
     methods: dict[str, MapMethod] = {}
     notes = []

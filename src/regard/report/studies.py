@@ -102,7 +102,7 @@ def write_study_html(
     data: str = "",
     command: str = "",
 ) -> Path:
-    """Writes a study of networks as one self-contained HTML file without script or request, for light and dark screens.
+    """Writes a study of networks as one self-contained HTML file without script or request, and returns its path.
 
     Args:
         results: network -> result, all for the same images and the same quantity or target.
@@ -110,9 +110,6 @@ def write_study_html(
         labels: indices of the classes to draw, at most 7; None: 5 evenly spaced classes.
         data: name of the images.
         command: command that repeats the study.
-
-    Returns:
-        The path.
 
     Raises:
         InputError: the results do not match, a class was not counted, or the path cannot be written.
@@ -156,8 +153,7 @@ def spread_classes(classes: Sequence[int], count: int = CLASSES) -> list[int]:
 def drawn_classes(results: Results, labels: Sequence[int] | None) -> list[int]:
     """The classes to draw: `labels`, or evenly spaced ones.
 
-    Raises:
-        InputError: the results are of different images, a class was not counted, or there are too many classes.
+    Raises InputError for results of different images, a class that was not counted, and too many classes.
     """
     name, first = next(iter(results.items()))
     for other, result in results.items():

@@ -34,15 +34,12 @@ if TYPE_CHECKING:
 def write_tables_html(filled: Sequence[FilledTable], path: str | Path, title: str | None = None) -> Path:
     """Writes tables as one self-contained page: published values and ours, every seed, comparisons, and notes.
 
-    The same tables give the same bytes.
+    Returns the path. The same tables give the same bytes.
 
     Args:
         filled: one or more tables.
         path: the page; its folder is created if needed.
         title: title of the page; None: the title of a single table, or a general one.
-
-    Returns:
-        The path.
 
     Raises:
         InputError: no tables, or the path cannot be written.

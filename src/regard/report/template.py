@@ -24,33 +24,20 @@ MARK = 'name="generator" content="regard '
 
 
 class Repeat(NamedTuple):
-    """How to repeat a part of a page.
-
-    Attributes:
-        name: heading, such as the name of a network.
-        commands: shell commands, one per line.
-        file: name of the recipe file in the commands; empty without a recipe.
-        recipe: the recipe as YAML.
-        recorded: commands from run folders, one per line.
-    """
+    """How to repeat a part of a page: shell commands, a recipe as YAML, and the commands that run folders record."""
 
     name: str
     commands: str
-    file: str = ""
+    file: str = ""  # name of the recipe in the commands
     recipe: str = ""
     recorded: str = ""
 
 
 def write_page(template: str, path: str | Path, **values: Any) -> Path:
-    """Renders a template, and writes the page to a temporary file that is then renamed; returns the path.
+    """Renders a file of `templates` with `title` and further values, writes the page, and returns its path.
 
-    Args:
-        template: name of a file in `templates`.
-        path: the page; its folder is created if needed.
-        **values: values of the template, and `title`; text in them is escaped.
-
-    Raises:
-        InputError: the path cannot be written, or is a file that regard did not write.
+    Text in the values is escaped. Raises InputError if the path cannot be written, or regard did not write what is
+    there.
     """
     check_overwritable(Path(path), MARK)
     text = environment().get_template(template).render(version=__version__, glossary=Glossary(), **values)
