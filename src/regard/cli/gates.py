@@ -62,6 +62,6 @@ def main(command: Command) -> None:
         {"network": name, **record}
         for name, result in results.items()
         for layer in result.layers.values()
-        for record in layer.channel_records(images.drawn)
+        for record in layer.channel_records(images.page_labels)
     ]
     write_study(command, "gates", results, folder, images, quantity=options.quantity, channels=channels)

@@ -49,13 +49,13 @@ class Sample:
         data: name and split of the data set.
         indices: indices of the images in the data set.
         labels: labels of the classes to study.
-        drawn: labels of the classes on the page.
+        page_labels: labels of the classes on the page.
     """
 
     data: str
     indices: list[int]
     labels: list[int]
-    drawn: list[int]
+    page_labels: list[int]
 
 
 def sample(evaluations: Sequence[ClassifierEvaluation], *, max_classes: int | None = None) -> Sample:
@@ -83,9 +83,9 @@ def sample(evaluations: Sequence[ClassifierEvaluation], *, max_classes: int | No
         total = len(class_indices)
         count = total if options.per_class is None else min(options.per_class, total)
         indices += class_indices[(2 * np.arange(count) + 1) * total // (2 * count)].tolist()
-    drawn = selected if options.classes and len(selected) <= MOST_CLASSES else spread_classes(selected)
+    page_labels = selected if options.classes and len(selected) <= MOST_CLASSES else spread_classes(selected)
     data = " ".join(filter(None, (images.name, images.split)))
-    return Sample(data, sorted(indices), selected, drawn)
+    return Sample(data, sorted(indices), selected, page_labels)
 
 
 def folder_for(study: str, out: str | None, images: Sample) -> Path:
@@ -104,6 +104,6 @@ def write_study(command: Command, study: str, results: Results, folder: Path, im
     content = {"command": command.line, "data": images.data, "records": records, **details}
     write_text(folder / f"{study}.json", json.dumps(content, allow_nan=False) + "\n")
     path = folder / f"{study}.html"
-    page = report.write_study_html(results, path, labels=images.drawn, data=images.data, command=command.line)
+    page = report.write_study_html(results, path, labels=images.page_labels, data=images.data, command=command.line)
     command.show(records, report.study_table(results))
     command.note(f"page: {page.resolve()}")
