@@ -9,26 +9,21 @@ import psutil
 
 
 def total_memory(root: Path = Path("/")) -> int:
-    """The memory that this process may use, in bytes: all memory of the machine, or less if a cgroup sets a limit.
-
-    Args:
-        root: the directory that contains `proc` and `sys`.
-    """
+    """The memory that this process may use, in bytes: all memory of the machine, or less if a cgroup sets a limit."""
     return min([psutil.virtual_memory().total, *(limit for limit, _ in _limits(root))])
 
 
 def available_memory(root: Path = Path("/")) -> int:
-    """The unused memory that this process may use, in bytes.
-
-    Args:
-        root: the directory that contains `proc` and `sys`.
-    """
+    """The unused memory that this process may use, in bytes."""
     free = (max(0, limit - used) for limit, used in _limits(root))
     return min([psutil.virtual_memory().available, *free])
 
 
 def _limits(root: Path) -> Iterator[tuple[int, int]]:
-    """The memory limit and the used memory, in bytes, of each cgroup with a limit that contains this process."""
+    """The memory limit and the used memory, in bytes, of each cgroup with a limit that contains this process.
+
+    `root` contains the directories `proc` and `sys`.
+    """
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:  # not Linux

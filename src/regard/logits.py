@@ -21,9 +21,6 @@ def logits_of(output: Any) -> Tensor:
     They are the output itself if it is a tensor; the entry `logits`, or else `out` (torchvision's segmentation
     networks), of a mapping; the attribute `logits` of another object (Hugging Face's outputs, Inception in training);
     or the first element of a tuple or list, to which the same rules apply.
-
-    Raises:
-        InputError: the output contains no class scores.
     """
     if isinstance(output, Tensor):
         return output
@@ -46,12 +43,8 @@ def logits_of(output: Any) -> Tensor:
 
 
 def class_logits(logits: Tensor) -> Tensor:
-    """Logits of all classes (N, K). For a binary network with one output z, the logits of its two classes are (0, z).
-
-    Their softmax is (1 - sigmoid(z), sigmoid(z)), and their cross entropy the binary cross entropy of z.
-
-    Args:
-        logits: (N, K) or (N, 1).
+    """Logits of all classes, (N, K). For a binary network with one output z, (N, 1), they are (0, z), with the softmax
+    (1 - sigmoid(z), sigmoid(z)) and the binary cross entropy of z as their cross entropy.
     """
     if logits.ndim != 2 or logits.shape[1] != 1:
         return logits
@@ -59,24 +52,14 @@ def class_logits(logits: Tensor) -> Tensor:
 
 
 def predicted_classes(logits: Tensor) -> Tensor:
-    """The classes (N,) with the highest scores. For a binary network with one output z: 1 where z >= 0, else 0.
-
-    Args:
-        logits: (N, K) or (N, 1).
-    """
+    """The predicted classes (N,) of logits (N, K); for a binary network with one output z, 1 where z >= 0, else 0."""
     return (logits[:, 0] >= 0).long() if logits.shape[1] == 1 else logits.argmax(1)
 
 
 def checked_labels(labels: Tensor, logits: Tensor) -> Tensor:
-    """The labels of a batch: int64 classes (N,), or floating-point class probabilities (N, K).
+    """The labels of a batch: int64 classes (N,) in [0, K), or floating-point class probabilities (N, K).
 
-    Args:
-        labels: integers (N,) in [0, K), or class probabilities (N, K). On a GPU the range is not checked, because that
-            would synchronise with the device in every step.
-        logits: (N, K), or (N, 1) for two classes.
-
-    Raises:
-        InputError: another shape or dtype, or labels outside [0, K).
+    On a GPU the range of the labels is not checked, because that would synchronise with the device in every step.
     """
     n, count = class_logits(logits).shape
     floating = labels.is_floating_point()
@@ -97,11 +80,7 @@ def checked_labels(labels: Tensor, logits: Tensor) -> Tensor:
 
 
 def class_scores(output: object, images: Tensor) -> Tensor:
-    """The class scores (N, K) of N images in the output of a model; see `logits_of`.
-
-    Raises:
-        InputError: the output contains no class scores, or scores of another shape.
-    """
+    """The class scores (N, K) of N images in the output of a model; see `logits_of`."""
     logits = logits_of(output)
     if logits.ndim == 2 and len(logits) == len(images) and logits.shape[1]:
         return logits
@@ -117,9 +96,6 @@ def chosen_classes(logits: Tensor, classes: Classes | None = None, top: int | No
         logits: (N, K), or (N, 1) from a binary network.
         classes: one class for all images, one per image (N,), or several per image (N, k); None: the predicted classes.
         top: selects the classes with that many highest scores, in descending order, in place of `classes`.
-
-    Raises:
-        InputError: `classes` has another shape or dtype, or a class that the model lacks; `top` is out of range.
     """
     scores = class_logits(logits.detach())
     n, count = scores.shape

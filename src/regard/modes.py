@@ -48,11 +48,7 @@ def eager_evaluation(model: nn.Module) -> Iterator[None]:
 
 
 def checked_images(model: nn.Module, images: Tensor) -> Tensor:
-    """Images in the dtype of the model's parameters; see `match_dtype`.
-
-    Raises:
-        InputError: `images` is not a floating-point tensor (N, C, H, W) on the model's device.
-    """
+    """`match_dtype` for images that must be a floating-point tensor (N, C, H, W) on the model's device."""
     if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point():
         description = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
         raise InputError(
@@ -65,13 +61,9 @@ def checked_images(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def match_dtype(model: nn.Module, images: Tensor) -> Tensor:
-    """Images in the dtype of the model's first floating-point parameter.
+    """Images in the dtype of the model's first floating-point parameter, checked by `check_image_size`.
 
-    Returns `images` unchanged under autocast, which casts them itself, if they are integers, and if the model has no
-    floating-point parameter.
-
-    Raises:
-        InputError: the model accepts images of another size only.
+    Under autocast, which casts them itself, and if they are integers, images remain unchanged.
     """
     check_image_size(model, images)
     if torch.is_autocast_enabled(images.device.type) or not images.is_floating_point():
@@ -80,13 +72,8 @@ def match_dtype(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def check_image_size(model: nn.Module, images: Tensor) -> None:
-    """Raises an error for images (N, C, H, W) of a size that the model does not accept.
-
-    The model does not accept a size if it fails on it and runs on the size that its layers or its configuration
-    declare. Both runs are on the meta device.
-
-    Raises:
-        InputError: the model does not accept the size.
+    """Raises InputError for images (N, C, H, W) of a size on which the model fails, if it runs on the size that its
+    layers or its configuration declare. Both runs are on the meta device.
     """
     size = images.shape[2:]
     accepted = _accepted_sizes.setdefault(model, set())
@@ -131,22 +118,13 @@ def _accepts(model: nn.Module, images: Tensor, size: tuple[int, ...]) -> bool:
 
 @torch.no_grad()
 def run_on_meta(model: nn.Module, images: Tensor) -> Any:
-    """The output of `model` for images on the meta device, with meta copies of its parameters and buffers. `model` does
-    not change.
-
-    Raises:
-        Exception: of any type: an operation fails on the meta device, or the model does not accept the images.
-    """
+    """The output of `model` for images on the meta device, with meta copies of its parameters and buffers."""
     state = {name: value.to("meta") for name, value in chain(model.named_parameters(), model.named_buffers())}
     return functional_call(model, state, (images,))
 
 
 def output_shapes(model: nn.Module, layers: Iterable[nn.Module]) -> dict[nn.Module, torch.Size]:
-    """The output shapes of the layers for a batch of two images on the meta device, as layer -> shape.
-
-    The result lacks layers that do not run, whose output is not a tensor, or that follow an operation that fails on the
-    meta device.
-    """
+    """The shapes of the layers' output tensors for two images, as far as the model runs on the meta device."""
     layers = set(layers)
     if not layers:
         return {}
@@ -170,8 +148,7 @@ def output_shapes(model: nn.Module, layers: Iterable[nn.Module]) -> dict[nn.Modu
 def example_images(model: nn.Module) -> Iterator[Tensor]:
     """Batches of two images on the meta device that `model` may accept, the most likely first.
 
-    They have as many channels as the input of its first 2-d convolution, or three, in case other layers precede it. A
-    model without 2-d convolutions has no example images.
+    They have the channels of its first 2-d convolution, or three. A model without 2-d convolutions has no examples.
     """
     conv = next((part for part in model.modules() if isinstance(part, nn.Conv2d)), None)
     if conv is None:

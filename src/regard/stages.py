@@ -61,11 +61,7 @@ def stages(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def stage_parts(model: nn.Module) -> dict[str, list[Named]]:
-    """The modules in each stage of `model`, as stage -> [(name in `model`, module), …].
-
-    Raises:
-        InputError: no stages were found.
-    """
+    """The modules in each stage of `model`, as stage -> [(name in `model`, module), …]."""
     names = getattr(model, "stage_names", None)
     if names is not None:
         return {name: [(name, model.get_submodule(name))] for name in names}
@@ -115,9 +111,6 @@ def backbone(model: nn.Module) -> Named:
 def stage_blocks(model: nn.Module) -> dict[str, list[Named]]:
     """The known blocks (see `regard.blocks`) of each stage of `model`, in order of execution, as stage ->
     [(name in `model`, block), …]. A stage of plain layers has no blocks.
-
-    Raises:
-        InputError: no stages were found.
     """
     return {stage: [block for part in parts for block in _blocks(*part)] for stage, parts in stage_parts(model).items()}
 

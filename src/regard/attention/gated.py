@@ -40,13 +40,10 @@ def reset_parameters(module: nn.Module) -> None:
 
 
 def check_features(module: nn.Module, x: Tensor) -> None:
-    """Raises an error for features that the attention module `module` does not accept, before they reach a kernel.
+    """Raises InputError for features that the attention module `module` does not accept, before they reach a kernel.
 
     Features are (N, C, H, W) with a floating-point dtype, the `channels` of the module, and H and W of at least 1. They
     are on the device of its parameters and, outside autocast, have the dtype of at least one parameter outside gates.
-
-    Raises:
-        InputError: the features are different.
     """
     if torch.jit.is_tracing() or not isinstance(x, Tensor):  # traced shapes are not numbers; proxies of torch.fx
         return
@@ -71,6 +68,28 @@ def check_features(module: nn.Module, x: Tensor) -> None:
             f"{kind} has parameters of {', '.join(sorted(map(str, dtypes)))}, and got features of {x.dtype}; "
             "convert one of them, or run under torch.autocast"
         )
+
+
+class ProductAttention(AttentionModule, ABC):
+    """Base of modules that multiply features (N, C, H, W) with the product of two gates."""
+
+    channels: int
+
+    @abstractmethod
+    def factors(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The features, and two factors that broadcast to them."""
+
+    def gate_values(self, x: Tensor) -> Tensor:
+        """The product of both gates (N, C, H, W)."""
+        _, first, second = self.factors(x)
+        return first * second
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_features(self, x)
+        return kernels.scale(*self.factors(x))
+
+    def extra_repr(self) -> str:
+        return f"channels={self.channels}"
 
 
 class GatedAttention(AttentionModule, ABC):
@@ -112,9 +131,13 @@ class GatedAttention(AttentionModule, ABC):
         """The factors that multiply the features `x` (N, C, H, W), broadcastable to them."""
         return self.gate(self.logits(x))
 
+    def by_formula(self, x: Tensor) -> Tensor:
+        """The output for features `x` (N, C, H, W), computed step by step."""
+        return x * self.gate_values(x).to(x.dtype)
+
     def forward(self, x: Tensor) -> Tensor:
         check_features(self, x)
-        return x * self.gate_values(x).to(x.dtype)
+        return self.by_formula(x)
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}"
@@ -145,18 +168,11 @@ class ChannelAttention(GatedAttention):
 
 
 class FusedAttention(GatedAttention):
-    """Base of modules with one operation for statistics, gate and product.
-
-    The operation applies to gates that are products of sigmoids. With any other gate, the formula runs.
-    """
+    """Base of modules with one operation for statistics, gate and product, for gates that are products of sigmoids."""
 
     @abstractmethod
     def fused(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
         """The output by the operation, for the gate `functional.sigmoids(u, w, b)`; w, b: (order, gate_channels)."""
-
-    def by_formula(self, x: Tensor) -> Tensor:
-        """The output by the formula, for any gate."""
-        return x * self.gate_values(x).to(x.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         check_features(self, x)

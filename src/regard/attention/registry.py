@@ -39,11 +39,7 @@ def names() -> list[str]:
 
 
 def get(name: str) -> type[nn.Module]:
-    """The class of the attention module `name`.
-
-    Raises:
-        InputError: the name is unknown.
-    """
+    """The class of the attention module `name`."""
     if name not in _MODULES:
         raise unknown("attention module", name, _MODULES)
     return _MODULES[name]

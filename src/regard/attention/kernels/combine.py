@@ -85,12 +85,7 @@ def combine(
 
 
 def scale(x: Tensor, a: Tensor, b: Tensor | None = None) -> Tensor:
-    """`x * a * b`, in the dtype of x.
-
-    Args:
-        x: (N, C, H, W).
-        a, b: factors that broadcast to x. One pass computes the gradients of x, a and b.
-    """
+    """`x * a * b`, in the dtype of x; the factors broadcast to x. One pass computes the gradients of x, a and b."""
     return combine(x, a, b, read=True)
 
 

@@ -48,13 +48,7 @@ def strip_means(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def context(x: Tensor, key: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """x, and the context of global context (N, C): the mean of the pixels weighted by `softmax_p(key x[p] + bias)`.
-
-    Args:
-        x: (N, C, H, W).
-        key: (C,).
-        bias: (1,).
-    """
+    """x, and the mean (N, C) of its pixels p with the weights `softmax_p(key x[p] + bias)`; key: (C,), bias: (1,)."""
     x, (context, _) = _context.pass_through(x, key, bias)
     return x, context.flatten(1).to(x.dtype)
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.attention import kernels
-from regard.attention.gated import AttentionModule, ChannelAttention, check_features
+from regard.attention.gated import ChannelAttention, ProductAttention
 from regard.attention.gates import Gate
 from regard.attention.modules.sizes import hidden_units
 from regard.attention.modules.spatial import SpatialAttention
@@ -17,14 +17,6 @@ class MeanMaxAttention(ChannelAttention):
     """The channel gate of CBAM (arXiv 1807.06521, equation 2).
 
     `u = mlp(mean_hw(x)) + mlp(max_hw(x))` with `mlp(s) = W2 relu(W1 s + b1) + b2`. The biases start at 0.
-
-    Args:
-        channels: C.
-        reduction: the hidden layer has `max(C // reduction, 1)` units.
-        gate: turns the logits into factors.
-
-    Shape: (N, C, H, W) -> (N, C, H, W).
-    Parameters: 2 C H + H + C for H hidden units, and those of the gate.
     """
 
     def __init__(
@@ -54,7 +46,7 @@ class MeanMaxAttention(ChannelAttention):
 
 
 @register("cbam")
-class ConvolutionalBlockAttention(AttentionModule):
+class ConvolutionalBlockAttention(ProductAttention):
     """Convolutional block attention (CBAM, arXiv 1807.06521, equations 1 to 3).
 
     Two gates in sequence: the channel gate, `u = mlp(mean_hw(x)) + mlp(max_hw(x))`, then the spatial gate on its
@@ -93,21 +85,11 @@ class ConvolutionalBlockAttention(AttentionModule):
             channels, kernel_size=kernel_size, norm_start=0.0, gate=gate, device=device, dtype=dtype
         )
 
-    def _factors(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The features, the channel gate (N, C, 1, 1) and the spatial gate (N, 1, H, W)."""
+    def factors(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The features, the channel gate (N, C, 1, 1) and the spatial gate (N, 1, H, W).
+
+        Their product is `self.spatial(self.channel(x))`, without storing the intermediate features.
+        """
         x, by_channel = self.channel.factors(x)
         x, mean, maximum = kernels.pixel_mean_max(x, by_channel)
         return x, by_channel, self.spatial.gate(self.spatial.map_logits(mean, maximum))
-
-    def gate_values(self, x: Tensor) -> Tensor:
-        """The product of both gates (N, C, H, W)."""
-        _, by_channel, by_pixel = self._factors(x)
-        return by_channel * by_pixel
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`self.spatial(self.channel(x))`, without storing the intermediate features."""
-        check_features(self, x)
-        return kernels.scale(*self._factors(x))
-
-    def extra_repr(self) -> str:
-        return f"channels={self.channels}"

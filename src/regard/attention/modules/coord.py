@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regard.attention import kernels
-from regard.attention.gated import AttentionModule, check_features
+from regard.attention.gated import ProductAttention
 from regard.attention.gates import Gate, parse_gate
 from regard.attention.modules.sizes import hidden_units
 from regard.attention.registry import register
 
 
 @register("coord")
-class CoordinateAttention(AttentionModule):
+class CoordinateAttention(ProductAttention):
     """Coordinate attention (arXiv 2103.02907, equations 4 to 9).
 
     `x * gate_h(u_h) * gate_w(u_w)` with one logit per channel and row, `u_h`, and one per channel and column, `u_w`.
@@ -64,7 +64,7 @@ class CoordinateAttention(AttentionModule):
             assert conv.bias is not None
             nn.init.zeros_(conv.bias)
 
-    def _factors(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def factors(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The features, the gate of each row (N, C, H, 1) and of each column (N, C, 1, W)."""
         x, rows, columns = kernels.strip_means(x)
         strips = torch.cat((rows[:, :, :, 0], columns[:, :, 0]), dim=2)  # (N, C, H + W)
@@ -72,15 +72,3 @@ class CoordinateAttention(AttentionModule):
         height = rows.shape[2]
         row_logits, column_logits = self.conv_h(mixed[:, :, :height]), self.conv_w(mixed[:, :, height:])
         return x, self.gate_h(row_logits[:, :, :, None]), self.gate_w(column_logits[:, :, None])
-
-    def gate_values(self, x: Tensor) -> Tensor:
-        """The product of both gates (N, C, H, W)."""
-        _, by_row, by_column = self._factors(x)
-        return by_row * by_column
-
-    def forward(self, x: Tensor) -> Tensor:
-        check_features(self, x)
-        return kernels.scale(*self._factors(x))
-
-    def extra_repr(self) -> str:
-        return f"channels={self.channels}"

@@ -23,8 +23,7 @@ class DIACell(AttentionModule):
     `c' = sigmoid(z_f) c + sigmoid(z_i) tanh(z_c)` and `h' = sigmoid(z_o) gate(c')`. Unlike in an LSTM, `input` and
     `hidden` have two layers each, with biases and a ReLU in between, and the gate replaces the tanh of `c'`.
 
-    Shape: y, h, c: (N, C) -> h', c': (N, C). h' are the factors.
-    Parameters: 10 C K + 2 K + 8 C for K hidden units, and those of the gate.
+    All are (N, C); h' are the factors.
     """
 
     def __init__(
@@ -106,9 +105,6 @@ class DIA(AttentionModule):
         Args:
             channels: C of each block, all equal.
             options: as for the class.
-
-        Raises:
-            InputError: the numbers of channels differ, or there are no blocks.
         """
         if len(set(channels)) != 1:
             raise InputError(
@@ -128,11 +124,7 @@ class DIA(AttentionModule):
         return modules
 
     def gate_values(self, x: Tensor) -> Tensor:
-        """The factors (N, C, 1, 1) of the first block of a stage. Factors of later blocks depend on preceding blocks.
-
-        Raises:
-            InputError: this is not the first block.
-        """
+        """The factors (N, C, 1, 1) of the first block of a stage; later factors depend on preceding blocks."""
         if self.number:
             raise InputError(
                 f"the gate of block {self.number + 1} of a stage with dense and implicit attention depends on the "

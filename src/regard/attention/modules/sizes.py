@@ -6,11 +6,7 @@ from regard.errors import InputError
 
 
 def hidden_units(channels: int, reduction: int, least: int = 1) -> int:
-    """The width of a hidden layer: `channels // reduction`, at least `least`.
-
-    Raises:
-        InputError: `reduction` is below 1.
-    """
+    """The width of a hidden layer: `channels // reduction`, at least `least`."""
     if reduction < 1:
         raise InputError(f"the reduction of an attention module is at least 1, not {reduction}")
     return max(channels // reduction, least)
@@ -28,11 +24,7 @@ def fitting_groups(channels: int, parts: int = 1) -> str:
 
 
 def same_padding(kernel_size: int) -> int:
-    """The padding with which the output of a convolution has the size of its input.
-
-    Raises:
-        InputError: `kernel_size` is even or below 1.
-    """
+    """The padding with which the output of a convolution has the size of its input."""
     if kernel_size < 1 or kernel_size % 2 == 0:
         raise InputError(f"the kernel size of an attention module is odd and at least 1, not {kernel_size}")
     return kernel_size // 2

@@ -16,19 +16,8 @@ class SpatialAttention(GatedAttention):
     `u = norm(conv_k([max_c(x), mean_c(x)]))`, a convolution from two maps to one, without a bias, and a batch norm with
     momentum 0.01. The second dimension of `x`, which is pooled, may have any length.
 
-    The convolution starts normal with variance 2 / k^2, as in the authors' networks.
-
-    Args:
-        channels: C of the features.
-        kernel_size: k, odd.
-        norm_start: initial weight of the batch norm; with 0 every gate starts at sigmoid(0).
-        gate: turns the logits into factors; the parameters of a gate have one channel.
-
-    Shape: (N, C, H, W) -> (N, C, H, W); the logits are (N, 1, H, W).
-    Parameters: 2 k^2 + 2, and those of the gate.
-
-    Raises:
-        InputError: `kernel_size` is even or below 1.
+    The convolution starts normal with variance 2 / k^2, as in the authors' networks, and the weight of the batch norm
+    at `norm_start`; with 0 every gate starts at sigmoid(0). The parameters of a gate have one channel.
     """
 
     def __init__(

@@ -105,8 +105,7 @@ template <class T> void group_gate_backward(const Call& call) {
         S *t = maps.get(3 * p + (order + 2) * CHUNK), *f = t + p, *d = f + p, *u = d + p;
         const S inverse = S(1) / (std + S(call.numbers[2]));
         const Gate<false, S> gate{w + group, b + group, order, groups};
-        S* dw = call.out<S>(12) + part.n * order * groups + group;
-        S* db = call.out<S>(13) + part.n * order * groups + group;
+        S *dw = call.out<S>(12) + part.n * order * groups + group, *db = call.out<S>(13) + part.n * order * groups + group;
         for (int64_t k = 0; k < order; ++k) dw[k * groups] = db[k * groups] = 0;
         part.similarity(xs, mean, t);
         for (int64_t i = 0; i < p; ++i) t[i] = (t[i] - centre) * inverse;

@@ -1,13 +1,13 @@
-"""The operations on CUDA devices, written in Triton and compiled when an operation first runs on one.
+"""The CUDA kernels in Triton, compiled at first use.
 
-One file an operation and its gradient: launches and kernels. All of them wait for memory, so what counts is how often
-features are read. Each element of each result is made by one program, in one order: equal input gives equal bits.
-`benchmarks/triton_registers.py` prints what the compiler makes of them.
+Each file contains the launches and kernels of an operation and its gradient. All kernels are limited by memory
+bandwidth, so their time depends on how often they read features. One program computes each element of a result, in a
+fixed order: equal inputs give bitwise equal results. `benchmarks/triton_registers.py` prints their register usage.
 
-Traffic in copies of the features (one read and one write), forward + backward::
+Memory traffic in copies of the features (one read and one write), forward + backward::
 
     shuffle and group gate      1 + 1.5     read x, write y; read g and x, write dx
-    combine                     1 + 1.5     with the factors' gradients; 1 + 2.5 with factors of pixels
+    combine                     1 + 1.5     with gradients of channel factors; 1 + 2.5 with pixel factors
     statistics                  0.5
 """
 
@@ -32,4 +32,4 @@ __all__ = [
 ]
 
 DTYPES = frozenset({torch.float16, torch.bfloat16, torch.float32})
-SMALL = 1 << 20  # below so many elements, a launch from Python takes as long as several of torch's
+SMALL = 1 << 20  # with fewer elements, a launch from Python takes as long as several launches of torch

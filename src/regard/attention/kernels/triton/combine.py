@@ -24,8 +24,8 @@ def combine(
     read: bool,
     y: Tensor | None = None,
 ) -> Tensor:
-    """x * a * b + c * d + g, with a and c (N, C, 1, 1), b and d (N, 1, H, W), or without them; and peaks."""
-    if not _fit(x, a, b) or not _fit(x, c, d):
+    """x * a * b + c * d + g, and peaks; any of a and c (N, C, 1, 1), b and d (N, 1, H, W) may be None."""
+    if not _fits(x, a, b) or not _fits(x, c, d):
         return NotImplemented
     y = torch.empty_like(x) if y is None else y
     over_pixels(_combine, x, x if read else None, a, b, c, d, g, y, None, None)
@@ -35,8 +35,8 @@ def combine(
 
 
 def combine_backward(g: Tensor, x: Tensor, a: Tensor, b: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """g * a * b, and the sums of g * x * b over the pixels and of g * x * a over the channels, if there is `b`."""
-    if not _fit(x, a, b):
+    """g * a * b, the sums of g * x * b over the pixels and, if `b` is given, of g * x * a over the channels."""
+    if not _fits(x, a, b):
         return NotImplemented
     dx, da = torch.empty_like(x), small(x, *a.shape)
     over_pixels(_combine, g, g, a, b, None, None, None, dx, x, da)
@@ -47,31 +47,31 @@ def combine_backward(g: Tensor, x: Tensor, a: Tensor, b: Tensor | None) -> tuple
     return dx, da, db
 
 
-def _fit(x: Tensor, a: Tensor | None, b: Tensor | None) -> bool:
+def _fits(x: Tensor, a: Tensor | None, b: Tensor | None) -> bool:
     n, c, h, w = x.shape
     return (a is None or a.shape == (n, c, 1, 1)) and (b is None or b.shape == (n, 1, h, w))
 
 
 @triton.jit(do_not_specialize=["C", "P"])
 def _combine(tensors, C, P, V: tl.constexpr, LAST: tl.constexpr, TC: tl.constexpr, TP: tl.constexpr):
-    """y = x * a * b + c * d + g; and the sums of x * other * b over the pixels, if there is `other`."""
-    x, a, b, c, d, g, y, other, dots = tensors
+    """y = x * a * b + c * d + g; and, if `z` is given, dots: the sums of x * z * b over the pixels."""
+    x, a, b, c, d, g, y, z, dots = tensors
     C, P = image(C, P, V, LAST)
     n, channel = block(C, TC)
     row, ok = n * C + channel, channel < C
-    start_of_image = n * C * P
+    first = n * C * P
     total = tl.zeros([TC, TP], tl.float32)
     for start in range(0, P, TP):
         p = start + tl.arange(0, TP)
-        at = start_of_image + offsets(channel[:, None], p[None, :], C, P, LAST)
+        index = first + offsets(channel[:, None], p[None, :], C, P, LAST)
         mask = ok[:, None] & (p < P)[None, :]
         v = tl.full([TC, TP], 0.0 if a is None and b is None else 1.0, tl.float32)
         if x is not None:
-            v = load(x, at, mask)
+            v = load(x, index, mask)
         if b is not None:
             v *= load(b, n * P + p, p < P)[None, :]
-        if other is not None:
-            total += v * load(other, at, mask)
+        if z is not None:
+            total += v * load(z, index, mask)
         if a is not None:
             v *= load(a, row, ok)[:, None]
         if c is not None or d is not None:
@@ -82,7 +82,7 @@ def _combine(tensors, C, P, V: tl.constexpr, LAST: tl.constexpr, TC: tl.constexp
                 term *= load(d, n * P + p, p < P)[None, :]
             v += term
         if g is not None:
-            v += load(g, at, mask)
-        tl.store(y + at, v, mask=mask)
-    if other is not None:
+            v += load(g, index, mask)
+        tl.store(y + index, v, mask=mask)
+    if z is not None:
         tl.store(dots + row, tl.sum(total, 1), mask=ok)

@@ -1,6 +1,6 @@
-"""The gate on a tile of logits, sigmoid(u[0]) * … * sigmoid(u[ORDER]) with u[k + 1] = w[k] u[k] + b[k].
+"""The gate on a tile of logits (rows, pixels): sigmoid(u[0]) * … * sigmoid(u[ORDER]) with u[k + 1] = w[k] u[k] + b[k].
 
-w and b (ORDER, size) hold one value a row of the tile (rows, pixels): that of `row`, where `ok`.
+w and b are (ORDER, size); `row` contains the index in them of each row of the tile, `ok` whether the row exists.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def _next(u, w, b, row, ok, size, k: tl.constexpr):
 
 @triton.jit
 def factors(u, w, b, row, ok, size, ORDER: tl.constexpr):
-    """The gate, with one division."""
+    """The gate, computed with a single division."""
     inverse = 1.0 + tl.exp(-u)
     for k in tl.static_range(ORDER):
         u = _next(u, w, b, row, ok, size, k)
@@ -27,13 +27,14 @@ def factors(u, w, b, row, ok, size, ORDER: tl.constexpr):
 
 
 @triton.jit
-def _rest(u):
+def _complement(u):
+    """1 - sigmoid(u)"""
     return 1.0 - 1.0 / (1.0 + tl.exp(-u))
 
 
 @triton.jit
 def slopes(u, d, w, b, row, ok, size, ORDER: tl.constexpr, K: tl.constexpr):
-    """From `d`, the gradient of the factors: these, the gradient of u, and row by row those of w and b, (rows, K)."""
+    """The factors and, from `d`, their gradient, the gradients of u and, per row, of w and b, (rows, K)."""
     f = factors(u, w, b, row, ok, size, ORDER)
     order = tl.arange(0, K)[None, :]
     dw = tl.zeros([u.shape[0], K], tl.float32)
@@ -41,7 +42,7 @@ def slopes(u, d, w, b, row, ok, size, ORDER: tl.constexpr, K: tl.constexpr):
     logits = u
     for k in tl.static_range(ORDER):
         logits = _next(logits, w, b, row, ok, size, k)
-    du = d * f * _rest(logits)  # the gradient of u[ORDER], then of those below
+    du = d * f * _complement(logits)  # the gradient of u[ORDER], then of u[ORDER - 1], …
     for j in tl.static_range(ORDER):
         logits = u
         for k in tl.static_range(ORDER - 1 - j):
@@ -49,16 +50,16 @@ def slopes(u, d, w, b, row, ok, size, ORDER: tl.constexpr, K: tl.constexpr):
         dw = tl.where(order == ORDER - 1 - j, tl.sum(du * logits, 1)[:, None], dw)
         db = tl.where(order == ORDER - 1 - j, tl.sum(du, 1)[:, None], db)
         slope = tl.load(w + (ORDER - 1 - j) * size + row, mask=ok, other=0.0)[:, None]
-        du = slope * du + d * f * _rest(logits)
+        du = slope * du + d * f * _complement(logits)
     return f, du, dw, db
 
 
 @triton.jit
 def store_gradients(dw, db, dws, dbs, n, row, ok, size, ORDER: tl.constexpr, K: tl.constexpr):
-    """The gradients of w and b of image n, to (N, ORDER, size)."""
+    """Stores the gradients of w and b for image n in dws and dbs, (N, ORDER, size)."""
     if ORDER:
         k = tl.arange(0, K)[None, :]
-        at = (n * ORDER + k) * size + row[:, None]
+        index = (n * ORDER + k) * size + row[:, None]
         mask = ok[:, None] & (k < ORDER)
-        tl.store(dws + at, dw, mask=mask)
-        tl.store(dbs + at, db, mask=mask)
+        tl.store(dws + index, dw, mask=mask)
+        tl.store(dbs + index, db, mask=mask)

@@ -1,7 +1,7 @@
-"""The gate of spatial group-wise enhance: one map of factors a group, from how alike each pixel is to the mean.
+"""The gate of spatial group-wise enhance: one map of factors per group, from each pixel's similarity to the mean.
 
-M = C / G channels are a group. A program has TG groups of an image and goes through their pixels twice or three times;
-all but the first time they come out of the cache, so that maps never lie in memory.
+A group has M = C / G channels. A program processes TG groups of an image and reads their pixels two or three times, all
+but the first time from the cache; maps are not stored in memory.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from regard.attention.kernels.triton.gate import factors, slopes, store_gradients
 from regard.attention.kernels.triton.tiles import block, image, is_last, launch, load, offsets, small, tile
 
-LARGEST = 64  # channels of a group
+LARGEST = 64  # maximal number of channels in a group
 
 
 def group_gate(
@@ -42,21 +42,21 @@ def group_gate_backward(g: Tensor, x: Tensor, *statistics_and_parameters: Any) -
     dw, db = small(x, n, k, groups), small(x, n, k, groups)
     tensors = [g, x, *tensors, dx, dweight, dbias, dw, db]
     _launch(_backward, groups, x, *tensors, eps=eps, ORDER=k, K=max(1, triton.next_power_of_2(k)))
-    return dx, *(of_images.sum(0) for of_images in (dweight, dbias, dw, db))
+    return dx, *(gradient.sum(0) for gradient in (dweight, dbias, dw, db))
 
 
-def _launch(kernel: triton.JITFunction, groups: int, x: Tensor, *tensors: Tensor, **more: Any) -> None:
+def _launch(kernel: triton.JITFunction, groups: int, x: Tensor, *tensors: Tensor, **kwargs: Any) -> None:
     members = x.shape[1] // groups
     tm = triton.next_power_of_2(members)
-    tc, tp = tile(x, rows=tm, each=4)
+    tc, tp = tile(x, rows=tm, per_thread=4)
     tg = max(1, tc // tm)
     stride = members if is_last(x) else 0
-    launch(kernel, triton.cdiv(groups, tg), x, *tensors, stride=stride, G=groups, TG=tg, TC=tm, TP=tp, **more)
+    launch(kernel, triton.cdiv(groups, tg), x, *tensors, stride=stride, G=groups, TG=tg, TC=tm, TP=tp, **kwargs)
 
 
 @triton.jit
 def _groups(C, G, V: tl.constexpr, LAST: tl.constexpr, TG: tl.constexpr, TC: tl.constexpr):
-    """The image of this program, its groups, their channels (groups, channels, 1), and which are there."""
+    """The image of this program, its groups, their channels (groups, channels, 1), and a mask of existing channels."""
     M = C // G // V * V if LAST else C // G
     n, group = block(G, TG)
     m = tl.arange(0, TC)[None, :, None]
@@ -80,7 +80,7 @@ def _forward(
     x, y, weight, bias, w, b, means, centres, stds = tensors
     C, P = image(C, P, V, LAST)
     n, group, c, ok = _groups(C, G, V, LAST, TG, TC)
-    x, y, here = x + n * C * P, y + n * C * P, group < G
+    x, y, valid = x + n * C * P, y + n * C * P, group < G
     total = tl.zeros([TG, TC, TP], tl.float32)
     for start in range(0, P, TP):
         p = start + tl.arange(0, TP)
@@ -93,22 +93,22 @@ def _forward(
         _, d = _map(x, mean, centre, c, ok, p, C, P, LAST)
         squares += d * d
     std = tl.sqrt(tl.sum(squares, 1) / tl.maximum(P - 1, 1))
-    slope = load(weight, group, here) / (std + eps)
-    shift = load(bias, group, here)[:, None]
+    slope = load(weight, group, valid) / (std + eps)
+    shift = load(bias, group, valid)[:, None]
     for start in range(0, P, TP):
         p = start + tl.arange(0, TP)
         v, d = _map(x, mean, centre, c, ok, p, C, P, LAST)
-        f = factors(slope[:, None] * d + shift, w, b, group, here, G, ORDER)
+        f = factors(slope[:, None] * d + shift, w, b, group, valid, G, ORDER)
         tl.store(y + offsets(c, p, C, P, LAST), v * f[:, None, :], mask=ok & (p < P))
     row = n * G + group
     tl.store(means + n * C + c, mean, mask=ok)
-    tl.store(centres + row[:, None], centre, mask=here[:, None])
-    tl.store(stds + row, std, mask=here)
+    tl.store(centres + row[:, None], centre, mask=valid[:, None])
+    tl.store(stds + row, std, mask=valid)
 
 
 @triton.jit
 def _map(x, mean, centre, c, ok, p, C, P, LAST: tl.constexpr):
-    """Features, and the deviations of the map from its mean, 0 outside."""
+    """The features, and the deviations of the map from its mean, which are 0 outside the image."""
     v = load(x, offsets(c, p, C, P, LAST), ok & (p < P))
     return v, tl.where((p < P)[None, :], tl.sum(mean * v, 1) - centre, 0.0)
 
@@ -131,43 +131,43 @@ def _backward(
     g, x, means, centres, stds, weight, bias, w, b, dx, dweight, dbias, dws, dbs = tensors
     C, P = image(C, P, V, LAST)
     n, group, c, ok = _groups(C, G, V, LAST, TG, TC)
-    g, x, dx, here, row = g + n * C * P, x + n * C * P, dx + n * C * P, group < G, n * G + group
-    mean, centre, std = load(means, n * C + c, ok), load(centres, row, here)[:, None], load(stds, row, here)
-    slope, shift, scale = load(weight, group, here), load(bias, group, here)[:, None], (1 / (std + eps))[:, None]
+    g, x, dx, valid, row = g + n * C * P, x + n * C * P, dx + n * C * P, group < G, n * G + group
+    mean, centre, std = load(means, n * C + c, ok), load(centres, row, valid)[:, None], load(stds, row, valid)
+    slope, shift, scale = load(weight, group, valid), load(bias, group, valid)[:, None], (1 / (std + eps))[:, None]
     total = tl.zeros([TG], tl.float32)
-    along = tl.zeros([TG], tl.float32)
+    dot = tl.zeros([TG], tl.float32)
     dw = tl.zeros([TG, K], tl.float32)
     db = tl.zeros([TG, K], tl.float32)
-    # The sums over the pixels of the deviations of x from its mean, times du and times t: of these, the gradient of the
-    # map sums to 0 over the pixels, so that the mean adds nothing to that of the mean.
+    # Sums over pixels of the deviations of x from its mean, times du and times t. The gradient of the map sums to 0
+    # over the pixels, so the deviations give the same gradient of the mean as x itself.
     by_du = tl.zeros([TG, TC, TP], tl.float32)
     by_t = tl.zeros([TG, TC, TP], tl.float32)
     for start in range(0, P, TP):
         p = start + tl.arange(0, TP)
         v, d = _map(x, mean, centre, c, ok, p, C, P, LAST)
-        over = load(g, offsets(c, p, C, P, LAST), ok & (p < P))
+        dy = load(g, offsets(c, p, C, P, LAST), ok & (p < P))
         t = d * scale
-        _, du, more_w, more_b = slopes(slope[:, None] * t + shift, tl.sum(over * v, 1), w, b, group, here, G, ORDER, K)
+        _, du, tile_dw, tile_db = slopes(slope[:, None] * t + shift, tl.sum(dy * v, 1), w, b, group, valid, G, ORDER, K)
         total += tl.sum(du, 1)
-        along += tl.sum(du * t, 1)
-        dw += more_w
-        db += more_b
+        dot += tl.sum(du * t, 1)
+        dw += tile_dw
+        db += tile_db
         deviation = tl.where(p < P, v - mean, 0.0)
         by_du += du[:, None, :] * deviation
         by_t += t[:, None, :] * deviation
-    bend = tl.where(std > 0, along / (std * tl.maximum(P - 1, 1)), 0.0)[:, None]
-    centred = (total / P)[:, None]
-    rest = tl.sum(by_du, 2) * scale - bend * tl.sum(by_t, 2)
-    rest = (slope[:, None] * rest / P)[:, :, None]
+    std_slope = tl.where(std > 0, dot / (std * tl.maximum(P - 1, 1)), 0.0)[:, None]
+    du_mean = (total / P)[:, None]
+    offset = tl.sum(by_du, 2) * scale - std_slope * tl.sum(by_t, 2)
+    offset = (slope[:, None] * offset / P)[:, :, None]
     for start in range(0, P, TP):
         p = start + tl.arange(0, TP)
         v, d = _map(x, mean, centre, c, ok, p, C, P, LAST)
-        at, mask = offsets(c, p, C, P, LAST), ok & (p < P)
-        over = load(g, at, mask)
+        index, mask = offsets(c, p, C, P, LAST), ok & (p < P)
+        dy = load(g, index, mask)
         t = d * scale
-        f, du, _, _ = slopes(slope[:, None] * t + shift, tl.sum(over * v, 1), w, b, group, here, G, ORDER, K)
-        ds = slope[:, None] * ((du - centred) * scale - bend * t)
-        tl.store(dx + at, over * f[:, None, :] + ds[:, None, :] * mean + rest, mask=mask)
-    tl.store(dweight + row, along, mask=here)
-    tl.store(dbias + row, total, mask=here)
-    store_gradients(dw, db, dws, dbs, n, group, here, G, ORDER, K)
+        f, du, _, _ = slopes(slope[:, None] * t + shift, tl.sum(dy * v, 1), w, b, group, valid, G, ORDER, K)
+        ds = slope[:, None] * ((du - du_mean) * scale - std_slope * t)
+        tl.store(dx + index, dy * f[:, None, :] + ds[:, None, :] * mean + offset, mask=mask)
+    tl.store(dweight + row, dot, mask=valid)
+    tl.store(dbias + row, total, mask=valid)
+    store_gradients(dw, db, dws, dbs, n, group, valid, G, ORDER, K)
