@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from regard.data import DetectionTransform
-from regard.data.objects import boxes_of, objects_of
+from regard.data.objects import create_objects, mask_boxes
 from regard.errors import InputError
 
 SIZE = (61, 47)
@@ -22,7 +22,7 @@ def scene(seed, crowds=0):
     masks = np.stack(masks)
     image = Image.fromarray(np.where(masks.any(0), 255, 0).astype(np.uint8)).convert("RGB")
     crowd = np.arange(len(masks)) < crowds
-    return image, objects_of(boxes_of(masks), [4, 5, 6], masks, size=SIZE, crowd=crowd)
+    return image, create_objects(mask_boxes(masks), [4, 5, 6], masks, size=SIZE, crowd=crowd)
 
 
 TRANSFORMS = [
@@ -50,7 +50,7 @@ def test_a_mask_that_is_its_own_image_survives(transform):
         # Pixel for pixel, but for where a photometric change takes a grey edge over the middle.
         wrong = (after.masks.any(0) != white).sum() / max(1, white.sum())
         assert wrong == 0 or (transform.photometric and wrong < 0.1), wrong
-        tight = boxes_of(after.masks.numpy())
+        tight = mask_boxes(after.masks.numpy())
         assert abs(after.boxes.numpy() - tight).max(initial=0) <= 2 * max(1, white.shape[0] / 47)
         assert after.area.tolist() == after.masks.sum((1, 2)).tolist() and (after.area > 0).all()
         sides = after.boxes[:, 2:] - after.boxes[:, :2]
@@ -100,9 +100,9 @@ def test_crowds_and_objects_of_less_than_a_pixel_are_left_out():
     _, after = TRANSFORMS[0](image, objects, 0, 0, 0)
     assert after.ids.tolist() == [1, 2]
     boxes = np.array([[3, 3, 3.5, 20], [3, 3, 20, 20], [50, 9, 50, 12]])
-    _, after = TRANSFORMS[0](image, objects_of(boxes, [0, 1, 2], size=SIZE), 0, 0, 0)
+    _, after = TRANSFORMS[0](image, create_objects(boxes, [0, 1, 2], size=SIZE), 0, 0, 0)
     assert after.labels.tolist() == [1] and after.masks is None and after.area.tolist() == [289]
-    _, none = TRANSFORMS[-1](image, objects_of(np.zeros((0, 4)), [], size=SIZE), 0, 0, 0)
+    _, none = TRANSFORMS[-1](image, create_objects(np.zeros((0, 4)), [], size=SIZE), 0, 0, 0)
     assert none.boxes.shape == (0, 4)
 
 
@@ -122,6 +122,6 @@ def test_values_out_of_range(fields, message):
 
 
 def test_an_image_that_is_too_narrow():
-    image, objects = Image.new("RGB", (4000, 1)), objects_of(np.zeros((0, 4)), [], size=(4000, 1))
+    image, objects = Image.new("RGB", (4000, 1)), create_objects(np.zeros((0, 4)), [], size=(4000, 1))
     with pytest.raises(InputError, match="4000 x 1 pixels is too long and narrow"):
         DetectionTransform()(image, objects, 0, 0, 0)

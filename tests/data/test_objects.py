@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from regard import data
-from regard.data.objects import boxes_of
+from regard.data.objects import mask_boxes
 from regard.errors import InputError
 
 CATEGORIES = [{"id": 90, "name": "cat"}, {"id": 7, "name": "dog"}]
@@ -70,7 +70,7 @@ def test_boxes_turn_with_the_image(own, orientation):
         by_box, by_mask = (own(one, orientation=orientation, sized=sized) for one in (stated, drawn))
         objects = by_mask.objects(0)
         assert objects.masks.shape[1:] == by_mask.image(0).size[::-1]
-        assert objects.boxes.tolist() == by_box.objects(0).boxes.tolist() == boxes_of(objects.masks.numpy()).tolist()
+        assert objects.boxes.tolist() == by_box.objects(0).boxes.tolist() == mask_boxes(objects.masks.numpy()).tolist()
 
 
 def test_what_a_detector_cannot_learn_from_is_one_line(own):

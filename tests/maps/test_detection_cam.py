@@ -25,7 +25,7 @@ def warned(detector: nn.Module, layer: str, method: str = "layercam") -> maps.De
         return maps.DetectionCAM(detector, layer, method)
 
 
-def boxes_of(cells: Tensor, boxes: Tensor, image: Tensor, padded: tuple[int, int], size: tuple[int, int]) -> Tensor:
+def mask_boxes(cells: Tensor, boxes: Tensor, image: Tensor, padded: tuple[int, int], size: tuple[int, int]) -> Tensor:
     """bool, like the maps (n, h, w): the cells that a box pools from, bilinearly."""
     inside = torch.zeros_like(cells, dtype=torch.bool)
     down, across = (
@@ -115,7 +115,7 @@ def test_at_a_level_of_a_pyramid_a_map_is_in_its_box_by_construction() -> None:
     size = (64, round(64 / 70 * 90))  # the image is resized to 64 x 82 pixels, and padded to 64 x 96
 
     def share(cells: Tensor) -> Tensor:
-        inside = boxes_of(cells, boxes, IMAGE, (64, 96), size)
+        inside = mask_boxes(cells, boxes, IMAGE, (64, 96), size)
         return (cells * inside).sum((1, 2)) / cells.sum((1, 2))
 
     shares = torch.stack([share(warned(detector, level(i))(IMAGE, upsample=False)) for i in range(3)])

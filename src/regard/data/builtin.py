@@ -27,7 +27,7 @@ from regard.errors import check_number, unknown
 from regard.optional import require
 
 Bytes = NDArray[np.uint8]
-Small = NDArray[np.int32]
+Int32s = NDArray[np.int32]
 Region = Literal["strokes", "outline"]
 
 SIDE = 32
@@ -253,7 +253,7 @@ def _quarter(cells: Integers, row: Integers, column: Integers) -> Integers:
     return cells[digit, (row[:, None] + offsets)[:, :, None], (column[:, None] + offsets)[:, None, :]]
 
 
-def _cover(cells: Integers, size: Integers, window: int) -> Small:
+def _cover(cells: Integers, size: Integers, window: int) -> Int32s:
     """Enlarges cells (N, C, C) of 0 to 16 to `size` (N,) pixels: the cover (N, window, window), 0 to 256.
 
     Interpolates bilinearly between the centres of cells in steps of 1/64 of a cell, with no ink outside, and then
@@ -277,7 +277,7 @@ def _window(canvas: Bytes, top: Integers, left: Integers, side: int) -> Integers
     return (rows * width + left[:, None])[:, :, None] + offsets
 
 
-def _paste(canvas: Bytes, window: Integers, cover: Small, colour: Small) -> None:
+def _paste(canvas: Bytes, window: Integers, cover: Int32s, colour: Int32s) -> None:
     """Blends colour (N, 3) over the windows in proportion to cover (N, side, side)."""
     pixels = canvas.reshape(-1, 3)
     blend = pixels[window].astype(np.int32)
@@ -285,13 +285,13 @@ def _paste(canvas: Bytes, window: Integers, cover: Small, colour: Small) -> None
     pixels[window] = blend
 
 
-def _luma(colour: NDArray[Any]) -> Small:
+def _luma(colour: NDArray[Any]) -> Int32s:
     """The luma of RGB colours, 0 to 255: (..., 3) -> (...)."""
     red, green, blue = (colour[..., channel].astype(np.int32) for channel in range(3))
     return (77 * red + 150 * green + 29 * blue) >> 8
 
 
-def _colour(luma: NDArray[Any], tint: Integers) -> Small:
+def _colour(luma: NDArray[Any], tint: Integers) -> Int32s:
     """The colour (N, 3) with the given luma and the tint's hue, as saturated as possible up to that of the tint."""
     luma = luma.astype(np.int32)[:, None]
     chroma = tint.astype(np.int32) - _luma(tint)[:, None]
@@ -299,7 +299,7 @@ def _colour(luma: NDArray[Any], tint: Integers) -> Small:
     return luma + (chroma * room.min(axis=1, keepdims=True).clip(max=256) >> 8)
 
 
-def _digit_luma(background: Bytes, cover: Small, plan: SimpleNamespace) -> Small:
+def _digit_luma(background: Bytes, cover: Int32s, plan: SimpleNamespace) -> Int32s:
     """The luma of each digit, (N,), with the planned contrast to the mean luma of its background.
 
     `background` is the window of the digit, (N, side, side, 3), weighted by what the digit leaves uncovered.

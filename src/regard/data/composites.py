@@ -20,7 +20,7 @@ from torch import Tensor
 from regard.data.dataset import ImageDataset, InMemoryDataset, Splits, channel_statistics
 from regard.data.decode import Unreadable, read_image
 from regard.data.listing import EXTENSIONS, Tree, existing_folder, show
-from regard.data.objects import boxes_of
+from regard.data.objects import mask_boxes
 from regard.data.random import Integers, RandomStream, check_seed
 from regard.data.registry import register_splits
 from regard.errors import InputError, check_interval, first_line, unknown
@@ -252,7 +252,7 @@ def _cut(images: ImageDataset, order: Integers, class_of: Mapping[int, str], sid
             raise InputError(f"{first_line(error)}; remove or replace the image") from None
         assert objects is not None and objects.masks is not None
         masks = objects.masks.numpy()
-        boxes = boxes_of(masks).astype(np.int64).tolist()
+        boxes = mask_boxes(masks).astype(np.int64).tolist()
         for label, crowd, mask, box in zip(objects.labels.tolist(), objects.crowd.tolist(), masks, boxes, strict=True):
             is_small = max(box[2] - box[0], box[3] - box[1]) < _MIN_SIDE
             if label not in class_of or crowd or is_small or len(cut_outs[class_of[label]]) >= _MAX_CUT_OUTS:

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from regard.data.decode import square
-from regard.data.objects import Instances, Objects, boxes_of, objects_of
+from regard.data.objects import Instances, Objects, create_objects, mask_boxes
 from regard.data.random import RandomStream
 from regard.data.text_files import Strings
 from regard.errors import InputError
@@ -217,7 +217,7 @@ class InMemoryDataset(ImageDataset):
         mask = self.regions[index].cpu().numpy()[None]
         regions = mask[mask.any((1, 2))]
         labels = self.labels[index].repeat(len(regions)).cpu().numpy()
-        objects = objects_of(boxes_of(regions), labels, regions, size=mask.shape[:0:-1])
+        objects = create_objects(mask_boxes(regions), labels, regions, size=mask.shape[:0:-1])
         return objects if masks else objects._replace(masks=None)
 
     def fingerprint(self) -> str:
@@ -260,7 +260,7 @@ def subset_indices(which: int | Sequence[int] | NDArray[np.int64] | Tensor, labe
     count = len(labels)
     if isinstance(which, int):
         if not 1 <= which <= count:
-            raise InputError(f"subset of {which} images of {count}; give a number from 1 to {count}")
+            raise InputError(f"subset of {which} of {count} images; give a number from 1 to {count}")
         return torch.from_numpy(_balanced_order(labels.cpu().numpy() + 1)[:which])
     index = torch.as_tensor(which)
     if index.ndim != 1 or (index.numel() and (index.is_floating_point() or index.dtype == torch.bool)):

@@ -43,7 +43,7 @@ _UPRIGHT = {
 
 OnUnreadable = Literal["error", "skip"]  # what to do with files that cannot be read
 SKIP = "remove or replace it, or have such images skipped (--unreadable skip)"
-SKIPPED_IN_A_RUN = "--data.unreadable skip, with which --resume goes on"
+SKIP_IN_A_RUN = "--data.unreadable skip, with which --resume goes on"
 
 
 class Unreadable(Exception):

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from regard.data.objects import Objects, areas_of, boxes_of
+from regard.data.objects import Objects, mask_areas, mask_boxes
 from regard.data.random import seeded
 from regard.errors import InputError, check_fields, first_line
 
@@ -92,9 +92,9 @@ class DetectionTransform:
         pixels, boxes = (sample[name].as_subclass(Tensor) for name in ("image", "boxes"))
         masks = None if masks is None else sample["masks"].as_subclass(Tensor)[:, 0] > 127
         if masks is not None and self.jitter is not None:
-            boxes = torch.from_numpy(boxes_of(masks.numpy()).astype(np.float32))
+            boxes = torch.from_numpy(mask_boxes(masks.numpy()).astype(np.float32))
         sides = boxes[:, 2:] - boxes[:, :2]
-        area = sides.prod(1) if masks is None else areas_of(masks)
+        area = sides.prod(1) if masks is None else mask_areas(masks)
         objects = objects._replace(boxes=boxes, masks=masks, area=area)
         return pixels, objects.where((sides >= 1).all(1) & (area > 0))
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from regard.data.dataset import ImageDataset, Splits
 from regard.data.decode import Unreadable, read_image
 from regard.data.file_dataset import files_digest, open_regular
-from regard.data.listing import TEST_NAMES, first_of
+from regard.data.listing import TEST_NAMES, quote_names
 from regard.data.registry import register_splits
 from regard.data.text_files import Strings
 from regard.errors import InputError, one_line
@@ -187,7 +187,7 @@ def _classes(table: Any, column: str, dataset: str) -> tuple[tuple[str, ...], di
         labels = range(max(values) + 1)
         return tuple(map(str, labels)), {label: label for label in labels}
     raise InputError(
-        f"column {column!r} of {dataset!r} has no classes (but {first_of(list(values), 1)}); name the column of the "
+        f"column {column!r} of {dataset!r} has no classes (but {quote_names(list(values), 1)}); name the column of the "
         "classes (--data.options.target_key)"
     )
 

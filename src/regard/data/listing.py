@@ -80,7 +80,7 @@ class Tree:
         if missing:
             raise InputError(
                 f"{len(missing)} of the {len(paths)} {description} are missing in {show(self.root)} "
-                f"({first_of([path[-200:] for path in missing], 3)}); {hint}"
+                f"({quote_names([path[-200:] for path in missing], 3)}); {hint}"
             )
 
 
@@ -152,8 +152,8 @@ def existing_folder(path: str | os.PathLike[str], expected: str = "give a folder
 
 def no_images(folder: Path, other_files: int = 0) -> InputError:
     """The error for a folder without images; `other_files` is the number of other files in it."""
-    but = f" (but {other_files} other files)" if other_files else ""
-    return InputError(f"no images in folder {show(folder)}{but}; expected {', '.join(EXTENSIONS)} files")
+    others = f" (but {other_files} other files)" if other_files else ""
+    return InputError(f"no images in folder {show(folder)}{others}; expected {', '.join(EXTENSIONS)} files")
 
 
 def show(path: Path) -> str:
@@ -161,7 +161,7 @@ def show(path: Path) -> str:
     return repr(str(path))
 
 
-def first_of(names: Sequence[str], count: int = 5) -> str:
+def quote_names(names: Sequence[str], count: int = 5) -> str:
     """The first `count` names, quoted, for messages."""
     return first_few([*map(repr, names[: count + 1])], count)
 

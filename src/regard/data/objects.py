@@ -86,10 +86,12 @@ class Instances(NamedTuple):
             for mask, counts in zip(masks, self.counts, strict=True):
                 mask[:] = decoded([{"size": [height, width], "counts": counts}])[0]
         corners = np.concatenate([self.boxes[:, :2], self.boxes[:, :2] + self.boxes[:, 2:]], axis=1)
-        return objects_of(corners, self.labels, masks, size=self.size, crowd=self.crowd, area=self.area, ids=self.ids)
+        return create_objects(
+            corners, self.labels, masks, size=self.size, crowd=self.crowd, area=self.area, ids=self.ids
+        )
 
 
-def objects_of(
+def create_objects(
     boxes: NDArray[np.float64],
     labels: Sequence[int] | NDArray[np.int64],
     masks: NDArray[np.bool_] | None = None,
@@ -106,7 +108,7 @@ def objects_of(
     if area is not None:
         areas = torch.from_numpy(area.astype(np.float32))
     elif masks is not None:
-        areas = areas_of(torch.from_numpy(masks))
+        areas = mask_areas(torch.from_numpy(masks))
     else:
         areas = (clipped[:, 2:] - clipped[:, :2]).clamp(min=0).prod(1)
     return Objects(
@@ -119,13 +121,13 @@ def objects_of(
     )
 
 
-def areas_of(masks: Tensor) -> Tensor:
+def mask_areas(masks: Tensor) -> Tensor:
     """The areas of masks on the CPU, bool (n, H, W) -> float32 (n,), in pixels."""
     # Far faster than the sum of a boolean tensor.
     return torch.tensor([np.count_nonzero(mask) for mask in masks.numpy()], dtype=torch.float32)
 
 
-def boxes_of(masks: NDArray[np.bool_]) -> NDArray[np.float64]:
+def mask_boxes(masks: NDArray[np.bool_]) -> NDArray[np.float64]:
     """The bounding boxes of masks: bool (n, H, W) -> (n, 4), left, top, right, bottom; zeros for an empty mask."""
     boxes = np.zeros((len(masks), 4))
     for box, mask in zip(boxes, masks, strict=True):

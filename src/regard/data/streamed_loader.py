@@ -16,7 +16,7 @@ from torch import Tensor
 
 from regard.data.batch import Batch, Loader, Sampling, stack_images
 from regard.data.dataset import ImageDataset
-from regard.data.decode import SKIPPED_IN_A_RUN, Unreadable, quiet
+from regard.data.decode import SKIP_IN_A_RUN, Unreadable, quiet
 from regard.data.detection_transform import DetectionTransform
 from regard.data.normalisation import Prefetcher
 from regard.data.random import Integers
@@ -116,7 +116,7 @@ class Reader(ABC):
                     if not self.skip:
                         raise InputError(
                             f"{reason}; remove or replace it, or have such images skipped (--unreadable skip; in a run "
-                            f"{SKIPPED_IN_A_RUN})"
+                            f"{SKIP_IN_A_RUN})"
                         ) from error
                     skipped.append(f"{keys[i]}: {reason}")
                 else:

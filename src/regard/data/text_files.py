@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from regard.data.listing import first_of, show
+from regard.data.listing import quote_names, show
 from regard.errors import InputError, first_line
 from regard.files import MOST_BYTES, read_regular
 
@@ -32,7 +32,7 @@ def read_bytes(path: Path, limit: int = 2**48) -> bytes:
         return read_regular(path, limit)
     except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{show(path)} cannot be read ({reason}); it should be there") from error
+        raise InputError(f"{show(path)} cannot be read ({reason}); get it again") from error
 
 
 def read_json(path: Path) -> Any:
@@ -76,7 +76,7 @@ def unique(names: Sequence[str], source: str) -> tuple[str, ...]:
     """The names as a tuple. Raises InputError if a name is repeated; the message begins with `source`."""
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
-        raise InputError(f"{source}: {first_of(repeated)} named twice; give each a name of its own")
+        raise InputError(f"{source}: {quote_names(repeated)} named twice; give each a name of its own")
     return tuple(names)
 
 

@@ -20,7 +20,7 @@ from PIL import Image
 from regard.data.dataset import Channels, Splits
 from regard.data.decode import OnUnreadable, Unreadable, read_image
 from regard.data.file_dataset import files_digest, open_regular
-from regard.data.listing import TEST_NAMES, existing_folder, first_of, is_system_or_hidden
+from regard.data.listing import TEST_NAMES, existing_folder, is_system_or_hidden, quote_names
 from regard.data.registry import register_splits
 from regard.data.text_files import read_class_names, unique
 from regard.errors import InputError, check_number, first_few, one_line, unknown
@@ -255,7 +255,7 @@ def _check_shards(shards: Sequence[str]) -> None:
     if missing:
         braces = "; for several, use braces, 'train-{0000..0003}.tar'" if "*" in missing[0] else ""
         raise InputError(
-            f"{len(missing)} of {len(shards)} shards do not exist: {first_of(missing)}; add them, or name existing "
+            f"{len(missing)} of {len(shards)} shards do not exist: {quote_names(missing)}; add them, or name existing "
             f"shards (--data.options.train, --data.options.test){braces}"
         )
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from regard.data.batch import Batch, Loader, Sampling, stack_images
-from regard.data.decode import SKIPPED_IN_A_RUN, Unreadable, quiet
+from regard.data.decode import SKIP_IN_A_RUN, Unreadable, quiet
 from regard.data.listing import is_system_or_hidden
 from regard.data.normalisation import Prefetcher
 from regard.data.random import RandomStream
@@ -99,7 +99,7 @@ class _Reader(IterableDataset[Batch | Failure]):
         try:
             yield from self._train(number) if self.sampling.shuffle else self._test(number)
         except Unreadable as error:
-            hint = "" if self.skip else f"; restore it, or have such files skipped ({SKIPPED_IN_A_RUN})"
+            hint = "" if self.skip else f"; restore it, or have such files skipped ({SKIP_IN_A_RUN})"
             yield Failure(f"{error}{hint}", traceback.format_exc())
         except InputError as error:
             yield Failure(str(error), traceback.format_exc())

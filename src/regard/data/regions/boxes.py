@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from regard.data.dataset import Mask
 from regard.data.decode import Frame, Unreadable
 from regard.data.listing import show
-from regard.data.objects import Objects, objects_of
+from regard.data.objects import Objects, create_objects
 from regard.files import read_regular
 
 _MAX_BYTES = 2**20  # bytes; a typical annotation file has a few thousand
@@ -82,7 +82,7 @@ def boxes_objects(
     corners = np.array([box for _, box in annotation.objects], dtype=np.float64).reshape(-1, 4)
     corners[:, :2] -= first
     corners = frame.turn_boxes(corners) if size == frame.size else corners
-    return objects_of(corners, [classes.index(name) for name, _ in annotation.objects], size=frame.upright)
+    return create_objects(corners, [classes.index(name) for name, _ in annotation.objects], size=frame.upright)
 
 
 def read_boxes(path: Path) -> Boxes:

@@ -18,10 +18,10 @@ from regard.data.listing import (
     TEST_NAMES,
     Tree,
     existing_folder,
-    first_of,
     images_below,
     is_image,
     no_images,
+    quote_names,
     show,
 )
 from regard.data.registry import pick_split, register, register_splits
@@ -117,7 +117,7 @@ def class_folders(
     missing, unexpected = sorted(set(names) - set(folders)), sorted(set(folders) - set(names))
     if unexpected or (missing and not testing):
         differences = {"missing": missing, "unexpected": unexpected}
-        parts = [f"{problem} {first_of(folders)}" for problem, folders in differences.items() if folders]
+        parts = [f"{problem} {quote_names(folders)}" for problem, folders in differences.items() if folders]
         raise InputError(
             f"the class folders of {show(folder)} differ: {', '.join(parts)}; expected the {len(names)} "
             f"{'of the training images' if testing else 'given as classes'}"
@@ -137,7 +137,7 @@ def class_folders(
     if not keys:
         raise no_images(folder / folders[0])
     if empty:
-        warnings.warn(f"classes without test images in {show(folder)}: {first_of(empty)}", DataWarning, stacklevel=2)
+        warnings.warn(f"classes without test images in {show(folder)}: {quote_names(empty)}", DataWarning, stacklevel=2)
     return FileDataset(name, split, folder, keys, np.repeat(np.arange(len(names)), counts), names)
 
 

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from regard.data.file_dataset import FileDataset
-from regard.data.listing import Tree, existing_folder, first_of, is_image, no_images, show
+from regard.data.listing import Tree, existing_folder, is_image, no_images, quote_names, show
 from regard.data.regions.boxes import boxes_region
 from regard.data.registry import pick_split, register
 from regard.data.text_files import read_bytes
@@ -97,7 +97,7 @@ def _pairs(images: Tree, boxes: Tree, split: str) -> tuple[list[str], list[str]]
     if unpaired and (split != "train" or not pairs):
         raise InputError(
             f"{len(unpaired)} of the {len(keys)} images in {show(images.root)} have no boxes in {show(boxes.root)} "
-            f"({first_of(unpaired, 3)}); expected an .xml file of the same name"
+            f"({quote_names(unpaired, 3)}); expected an .xml file of the same name"
         )
     return list(pairs), list(pairs.values())
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from regard.data.dataset import Mask
 from regard.data.decode import Frame, Unreadable, open_image
 from regard.data.file_dataset import FileDataset
-from regard.data.listing import SPLITS, Tree, by_stem, existing_folder, first_of, no_images, show
-from regard.data.objects import Objects, boxes_of, objects_of
+from regard.data.listing import SPLITS, Tree, by_stem, existing_folder, no_images, quote_names, show
+from regard.data.objects import Objects, create_objects, mask_boxes
 from regard.data.registry import pick_split, register
 from regard.errors import DataWarning, InputError
 
@@ -48,7 +48,7 @@ def open_masks(path: Path, split: str | None = None, images: str | None = None) 
     instances = masks.name == _INSTANCES
     message = (
         f"{len(missing)} of the {len(keys)} images in {show(folder)} have no mask in {show(masks)} "
-        f"({first_of(missing, 3)})"
+        f"({quote_names(missing, 3)})"
     )
     if missing and instances:
         raise InputError(f"{message}; expected a picture of the same path and name, black if it has no objects")
@@ -85,7 +85,7 @@ def _label_map_objects(path: Path, frame: Frame, label: int, masks: bool) -> Obj
     shapes = np.zeros((len(ids), *frame.upright[::-1]), dtype=np.bool_)
     for shape, number in zip(shapes, ids, strict=True):
         shape[:] = frame.turn(numbers == number, path)
-    objects = objects_of(boxes_of(shapes), [label] * len(ids), shapes, size=frame.upright, ids=ids)
+    objects = create_objects(mask_boxes(shapes), [label] * len(ids), shapes, size=frame.upright, ids=ids)
     return objects if masks else objects._replace(masks=None)
 
 
