@@ -98,13 +98,13 @@ class RayExecutor:
             time.sleep(seconds)
             return []
         done, _ = self._ray.wait(list(self._running), num_returns=1, timeout=seconds)
-        return [self._ended(task) for task in done]
+        return [self._result(task) for task in done]
 
     def stop(self, *, force: bool) -> None:
         for task in self._running:
             self._ray.cancel(task, force=force)
 
-    def _ended(self, task: Any) -> Ended:
+    def _result(self, task: Any) -> Ended:
         job = self._running.pop(task)
         try:
             return Ended(job, *self._ray.get(task))

@@ -36,20 +36,20 @@ class Bucket:
     def __init__(self, system: AbstractFileSystem, root: str) -> None:
         self.system, self.root = system, root.rstrip("/")
 
-    def _at(self, path: str) -> str:
+    def _full_path(self, path: str) -> str:
         return f"{self.root}/{path}" if path else self.root
 
     def exists(self, path: str = "") -> bool:
         self.system.invalidate_cache()
         try:  # fsspec's `exists` may return False if the address cannot be reached
-            return bool(self.system.info(self._at(path) or "/"))
+            return bool(self.system.info(self._full_path(path) or "/"))
         except FileNotFoundError:
             return False
 
     def files(self, folder: str = "") -> dict[str, list[Any]]:
         """All files below a folder: relative path -> version, which is [size in bytes, tag]."""
         self.system.invalidate_cache()
-        root = self._at(folder)
+        root = self._full_path(folder)
         try:
             infos = self.system.find(root, detail=True)
         except FileNotFoundError:
@@ -58,20 +58,20 @@ class Bucket:
 
     def version(self, path: str) -> list[Any]:
         self.system.invalidate_cache()
-        return _version(self.system.info(self._at(path)))
+        return _version(self.system.info(self._full_path(path)))
 
     def read(self, path: str) -> bytes:
-        return bytes(self.system.cat_file(self._at(path)))
+        return bytes(self.system.cat_file(self._full_path(path)))
 
     def write(self, path: str, content: bytes) -> None:
-        self.system.pipe_file(self._at(path), content)
+        self.system.pipe_file(self._full_path(path), content)
 
     def create(self, path: str, content: bytes) -> bool:
         """Creates a file if it does not exist; returns whether it did.
 
         Raises InputError if the file system has no conditional writes.
         """
-        system, target = self.system, self._at(path)
+        system, target = self.system, self._full_path(path)
         protocol = system.protocol if isinstance(system.protocol, str) else system.protocol[0]
         refusal = f"{protocol} has no conditional writes, which lock runs; give a folder, or a store such as S3 or GCS"
         if not system.async_impl and type(system).pipe_file is AbstractFileSystem.pipe_file:
@@ -89,14 +89,14 @@ class Bucket:
         raise InputError(refusal)  # the condition was ignored
 
     def put(self, source: Path, path: str) -> None:
-        self.system.put_file(str(source), self._at(path))
+        self.system.put_file(str(source), self._full_path(path))
 
     def get(self, path: str, target: Path) -> None:
-        self.system.get_file(self._at(path), str(target))
+        self.system.get_file(self._full_path(path), str(target))
 
     def remove(self, path: str) -> None:
         with suppress(FileNotFoundError):
-            self.system.rm_file(self._at(path))
+            self.system.rm_file(self._full_path(path))
 
 
 def _version(info: dict[str, Any]) -> list[Any]:
@@ -110,7 +110,7 @@ def upload_run(bucket: Bucket, folder: Path, name: str) -> None:
     Metrics are uploaded last, so that the weights of every listed epoch exist. Old checkpoints are deleted after newer
     ones were uploaded. After an interruption, the next call uploads the rest.
     """
-    manifest, local, remote = _load(folder, bucket, name), _local(folder), _remote(bucket, name)
+    manifest, local, remote = _load_manifest(folder, bucket, name), _local_files(folder), _remote_files(bucket, name)
     removed = [
         path for path in remote if path not in local and (not manifest or path in manifest or _is_checkpoint(path))
     ]
@@ -127,7 +127,7 @@ def upload_run(bucket: Bucket, folder: Path, name: str) -> None:
             manifest.pop(path, None)
     finally:
         entries = {path: versions for path, versions in manifest.items() if path in local or path in remote}
-        _save(folder, bucket, name, entries)
+        _save_manifest(folder, bucket, name, entries)
 
 
 def fetch_run(bucket: Bucket, name: str, folder: Path, *, checkpoints: bool) -> bool:
@@ -135,9 +135,9 @@ def fetch_run(bucket: Bucket, name: str, folder: Path, *, checkpoints: bool) -> 
 
     Files that have not changed in the bucket since the last transfer are kept: the local file is the same or newer.
     """
-    manifest = _load(folder, bucket, name)
+    manifest = _load_manifest(folder, bucket, name)
     metrics = bucket.read(f"{name}/{_METRICS}") if bucket.exists(f"{name}/{_METRICS}") else None
-    remote = {path: tag for path, tag in _remote(bucket, name).items() if checkpoints or not _is_checkpoint(path)}
+    remote = {path: tag for path, tag in _remote_files(bucket, name).items() if checkpoints or not _is_checkpoint(path)}
     if not remote:
         if manifest:  # the run was removed from the bucket
             shutil.rmtree(folder, ignore_errors=True)
@@ -157,19 +157,19 @@ def fetch_run(bucket: Bucket, name: str, folder: Path, *, checkpoints: bool) -> 
                 bucket.get(f"{name}/{path}", temporary)
         manifest[path] = [_local_version(target), remote[path]]
     if not unchanged:
-        for path, file in _local(folder).items():
+        for path, file in _local_files(folder).items():
             if path not in remote and (path in manifest or _is_checkpoint(path)):
                 file.unlink()
-    _save(folder, bucket, name, {path: versions for path, versions in manifest.items() if path in remote})
+    _save_manifest(folder, bucket, name, {path: versions for path, versions in manifest.items() if path in remote})
     return True
 
 
-def _local(folder: Path) -> dict[str, Path]:
+def _local_files(folder: Path) -> dict[str, Path]:
     """The files of a run folder."""
     return {path.relative_to(folder).as_posix(): path for path in matching_files(folder, _PATTERNS)}
 
 
-def _remote(bucket: Bucket, name: str) -> dict[str, list[Any]]:
+def _remote_files(bucket: Bucket, name: str) -> dict[str, list[Any]]:
     """The files of a run in the bucket and their versions, without files of the user."""
 
     def is_run_file(path: str) -> bool:
@@ -189,7 +189,7 @@ def _local_version(path: Path) -> list[int]:
     return [status.st_size, status.st_mtime_ns, status.st_ino]
 
 
-def _load(folder: Path, bucket: Bucket, name: str) -> dict[str, list[Any]]:
+def _load_manifest(folder: Path, bucket: Bucket, name: str) -> dict[str, list[Any]]:
     """The local and remote version of each file, by path; empty if the folder belongs to another run."""
     with suppress(OSError, ValueError, TypeError, LookupError, AttributeError):
         content = json.loads(read_regular(folder / _MANIFEST, MOST_BYTES))
@@ -198,6 +198,6 @@ def _load(folder: Path, bucket: Bucket, name: str) -> dict[str, list[Any]]:
     return {}
 
 
-def _save(folder: Path, bucket: Bucket, name: str, manifest: dict[str, list[Any]]) -> None:
+def _save_manifest(folder: Path, bucket: Bucket, name: str, manifest: dict[str, list[Any]]) -> None:
     with suppress(OSError), atomic_write(folder / _MANIFEST) as temporary:  # without it, all files are copied again
         temporary.write_text(json.dumps({"run": [bucket.root, name], "files": manifest}))

@@ -87,7 +87,7 @@ class FolderLocks:
             _FolderLock(lock, holder_path).release()  # the holder was killed
             return None
         except Timeout:
-            return _printable(content)
+            return _printable_holder(content)
         except OSError:
             return None
 
@@ -124,29 +124,29 @@ class BucketLocks:
 
     def lock(self, name: str, lease: float, on_loss: Callable[[], object]) -> Lock:
         """See `Store.lock`. Raises errors of the file system."""
-        number, content = _newest(self._bucket, name)
+        number, content = _newest_lock(self._bucket, name)
         deadline = time.monotonic() + lease
         while content and time.monotonic() < deadline:
             time.sleep(lease / _CHECKS)
-            new_number, new_content = _newest(self._bucket, name)
+            new_number, new_content = _newest_lock(self._bucket, name)
             if new_number > number or new_content not in (content, b""):
-                raise _locked(_printable(new_content.partition(b"\n")[0]), f"{self._address}/{name}")
+                raise _locked(_printable_holder(new_content.partition(b"\n")[0]), f"{self._address}/{name}")
             content = new_content
-        if not self._bucket.create(_object(name, number + 1), _heartbeat()):
+        if not self._bucket.create(_object_path(name, number + 1), _heartbeat()):
             raise _locked(self.holder(name), f"{self._address}/{name}")
-        for old in _numbers(self._bucket, name):
+        for old in _lock_numbers(self._bucket, name):
             if old <= number:
-                self._bucket.remove(_object(name, old))
+                self._bucket.remove(_object_path(name, old))
         return _BucketLock(self._bucket, name, number + 1, lease, on_loss)
 
     def holder(self, name: str) -> str | None:
         """The holder of a lock; None if it has not been renewed for several leases, by the clocks of both machines."""
-        process, _, renewed = _newest(self._bucket, name)[1].partition(b"\n")
+        process, _, renewed = _newest_lock(self._bucket, name)[1].partition(b"\n")
         try:
             expired = time.time() - float(renewed) > 5 * LEASE
         except ValueError:
             expired = not process
-        return None if expired else _printable(process)
+        return None if expired else _printable_holder(process)
 
     def names(self) -> set[str]:
         """Names of the runs that have a lock file, locked or not."""
@@ -170,11 +170,11 @@ class _BucketLock(Lock):
         with self._mutex, suppress(Exception):  # if the bucket cannot be reached, the next check decides
             if self._end.is_set():
                 return
-            lost = max(_numbers(self._bucket, self._name), default=0) > self._number
+            lost = max(_lock_numbers(self._bucket, self._name), default=0) > self._number
             if lost:
                 self._end.set()
             else:
-                self._bucket.write(_object(self._name, self._number), _heartbeat())
+                self._bucket.write(_object_path(self._name, self._number), _heartbeat())
         if lost:
             self._on_loss()
 
@@ -182,24 +182,24 @@ class _BucketLock(Lock):
         with self._mutex, suppress(Exception):  # a lock that is not released expires
             if not self._end.is_set():
                 self._end.set()
-                self._bucket.write(_object(self._name, self._number), b"")
+                self._bucket.write(_object_path(self._name, self._number), b"")
 
 
-def _object(name: str, number: int) -> str:
+def _object_path(name: str, number: int) -> str:
     return f"{_FOLDER}/{name}/{number}"
 
 
-def _numbers(bucket: Bucket, name: str) -> list[int]:
+def _lock_numbers(bucket: Bucket, name: str) -> list[int]:
     return [int(path) for path in bucket.files(f"{_FOLDER}/{name}") if path.isdecimal()]
 
 
-def _newest(bucket: Bucket, name: str) -> tuple[int, bytes]:
+def _newest_lock(bucket: Bucket, name: str) -> tuple[int, bytes]:
     """Number and content of the newest lock of a run; -1 and no content if there is none."""
-    number = max(_numbers(bucket, name), default=-1)
+    number = max(_lock_numbers(bucket, name), default=-1)
     try:
-        return number, bucket.read(_object(name, number)) if number >= 0 else b""
+        return number, bucket.read(_object_path(name, number)) if number >= 0 else b""
     except FileNotFoundError:  # deleted, because a higher number exists by now
-        return _newest(bucket, name)
+        return _newest_lock(bucket, name)
 
 
 def _this_process() -> bytes:
@@ -210,7 +210,7 @@ def _heartbeat() -> bytes:
     return b"%b\n%.6f" % (_this_process(), time.time())
 
 
-def _printable(process: bytes) -> str:
+def _printable_holder(process: bytes) -> str:
     text = process.decode(errors="replace")
     return text if _PROCESS.fullmatch(text) else "another process"
 

@@ -166,11 +166,11 @@ def _parse_recipe(content: bytes) -> dict[str, Any]:
         fields: dict[str, Any] = json.loads(json.dumps(recipe, default=str))
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"recipe.yaml has content that no recipe has ({one_line(error)})") from error
-    _check(fields)
+    _check_recipe(fields)
     return fields
 
 
-def _check(recipe: Mapping[str, Any]) -> None:
+def _check_recipe(recipe: Mapping[str, Any]) -> None:
     """Raises InputError for an incomplete recipe, or fields of the wrong type."""
     for group in _GROUPS:
         if group in recipe and not isinstance(recipe[group], dict):

@@ -53,7 +53,7 @@ class Store:
     """
 
     def __init__(self, address: str | os.PathLike[str]) -> None:
-        self._location = _open(os.fspath(address))
+        self._location = _open_location(os.fspath(address))
         self._locks: FolderLocks | BucketLocks
         if isinstance(self._location, Path):
             self.folder: Path | None = self._location
@@ -208,11 +208,11 @@ def local_run(source: str) -> str:
     return str(store.fetch(name, checkpoints=False))
 
 
-def _open(address: str) -> Path | Bucket:
+def _open_location(address: str) -> Path | Bucket:
     if "::" in address and "://" in address:
         raise InputError(f"{address} is a chain of addresses; expected one address, such as {address.split('::')[-1]}")
     if not is_address(address):
-        return _folder(Path(address))
+        return _store_folder(Path(address))
     try:
         system, root = fsspec.core.url_to_fs(address)
     except ImportError as error:
@@ -220,7 +220,7 @@ def _open(address: str) -> Path | Bucket:
     except Exception as error:  # errors depend on the file system
         raise InputError(f"{address} is no address of a store: {one_line(error)}") from error
     if isinstance(system, LocalFileSystem):
-        return _folder(Path(root))
+        return _store_folder(Path(root))
     bucket = Bucket(system, root)
     try:
         bucket.exists()
@@ -229,7 +229,7 @@ def _open(address: str) -> Path | Bucket:
     return bucket
 
 
-def _folder(folder: Path) -> Path:
+def _store_folder(folder: Path) -> Path:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; a store is a folder of run folders")
     return folder
