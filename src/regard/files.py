@@ -27,12 +27,12 @@ RUN_FILES = (
 )
 """Patterns of the files of a run besides its recipe and environment; other files in its folder belong to the user."""
 
-MOST_BYTES = 2**26
-"""Size limit of files that are read into memory."""
+MAX_BYTES, MAX_RECIPE_BYTES = 2**26, 2**18
+"""Size limits of files, and of recipes, that are read into memory."""
 
 
-def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
-    """The content of a regular file (no device, no pipe) of at most `most` bytes.
+def read_regular(path: str | os.PathLike[str], limit: int) -> bytes:
+    """The content of a regular file (no device, no pipe) of at most `limit` bytes.
 
     Raises OSError: FileNotFoundError, EINVAL if the file is not regular, EFBIG if it is larger.
     """
@@ -40,9 +40,9 @@ def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "it is no regular file", os.fspath(path))
-        content = file.read(min(status.st_size, most) + 1)  # read() allocates as many bytes as it is given
-    if len(content) > most:
-        raise OSError(errno.EFBIG, f"it is larger than {most:,} bytes", os.fspath(path))
+        content = file.read(min(status.st_size, limit) + 1)  # read() allocates as many bytes as it is given
+    if len(content) > limit:
+        raise OSError(errno.EFBIG, f"it is larger than {limit:,} bytes", os.fspath(path))
     return content
 
 

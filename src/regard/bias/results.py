@@ -19,7 +19,7 @@ from regard.bias.metrics import CURVE_THRESHOLDS, check_focus, focus_measures
 from regard.bias.rows import CURVES, Rows
 from regard.bias.summary import Summary, comparable, rate
 from regard.errors import InputError, first_line, unknown
-from regard.files import MOST_BYTES, atomic_write, check_overwritable, read_regular, utf8, write_errors
+from regard.files import MAX_BYTES, atomic_write, check_overwritable, read_regular, utf8, write_errors
 from regard.notebook import Tabular, records_html
 from regard.stats import Estimate, mean, without_nan
 
@@ -344,7 +344,7 @@ class Results(Tabular):
         """
         path = Path(path)
         try:
-            values = json.loads(read_regular(path, MOST_BYTES))
+            values = json.loads(read_regular(path, MAX_BYTES))
             kind = f"{values['format']} {values['version']}"
             if kind != f"{_FORMAT} {_VERSION}":
                 raise InputError(f"found {kind}; expected {_FORMAT} {_VERSION}; measure again with this regard")

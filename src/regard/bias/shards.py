@@ -13,7 +13,7 @@ import torch
 from regard.bias.rows import Rows
 from regard.data.decode import SKIP, OnUnreadable
 from regard.errors import InputError, first_line
-from regard.files import MOST_BYTES, atomic_write, matching_files, read_regular, remove_files
+from regard.files import MAX_BYTES, atomic_write, matching_files, read_regular, remove_files
 
 _PLAN = "plan.json"
 _SHARDS = f"{'[0-9]' * 6}.parquet"
@@ -138,7 +138,7 @@ def _begin(folder: Path, plan: Mapping[str, Any]) -> None:
 def _read_plan(folder: Path) -> dict[str, Any]:
     """The plan in a folder; empty if there is none."""
     try:
-        plan = json.loads(read_regular(folder / _PLAN, MOST_BYTES))
+        plan = json.loads(read_regular(folder / _PLAN, MAX_BYTES))
     except (OSError, ValueError, RecursionError):
         return {}
     return plan if isinstance(plan, dict) else {}

@@ -12,13 +12,13 @@ import numpy as np
 
 from regard.data.listing import quote_names, show
 from regard.errors import InputError, first_line
-from regard.files import MOST_BYTES, read_regular
+from regard.files import MAX_BYTES, read_regular
 
 
 def read_text(path: Path) -> str:
     """Reads a text file. Raises InputError if it cannot be read, is larger than 64 MiB, or is not text."""
     try:
-        text = read_bytes(path, MOST_BYTES).decode("utf-8-sig")
+        text = read_bytes(path, MAX_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError:
         text = "\0"
     if "\0" in text:  # UTF-16 has a zero byte for every ASCII character

@@ -24,7 +24,7 @@ from regard.data.listing import TEST_NAMES, existing_folder, is_system_or_hidden
 from regard.data.registry import register_splits
 from regard.data.text_files import read_class_names, unique
 from regard.errors import InputError, check_number, first_few, one_line, unknown
-from regard.files import MOST_BYTES, read_regular
+from regard.files import MAX_BYTES, read_regular
 from regard.optional import require
 
 Sample = dict[str, Any]  # the files of an image as bytes by extension, with __key__ and __url__
@@ -190,8 +190,8 @@ def _read_info(root: str) -> dict[str, Any]:
     for name in _INFO_FILES:
         path = os.path.join(root, name)
         try:
-            with wds.gopen(path) if _scheme(root) else io.BytesIO(read_regular(path, MOST_BYTES)) as file:
-                info = json.loads(file.read(MOST_BYTES))
+            with wds.gopen(path) if _scheme(root) else io.BytesIO(read_regular(path, MAX_BYTES)) as file:
+                info = json.loads(file.read(MAX_BYTES))
         except FileNotFoundError:
             continue
         except Exception as error:  # a failed connection or invalid content

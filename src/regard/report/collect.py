@@ -16,7 +16,7 @@ import torch
 from regard.bias import Results
 from regard.data import all_options
 from regard.errors import InputError, one_line
-from regard.files import MOST_BYTES, read_regular
+from regard.files import MAX_BYTES, read_regular
 from regard.formatting import printable
 from regard.models import complexity
 from regard.report.records import Note
@@ -195,7 +195,7 @@ class _Reader:
         )
 
     def _recipe(self, run: Run) -> Recipe:
-        text = read_regular(run.folder / "recipe.yaml", MOST_BYTES).decode(errors="replace")
+        text = read_regular(run.folder / "recipe.yaml", MAX_BYTES).decode(errors="replace")
         seeds = _SEED.findall(text)
         if len(seeds) != 1:
             return run.recipe

@@ -17,7 +17,7 @@ from typing import Any
 from fsspec import AbstractFileSystem
 
 from regard.errors import InputError
-from regard.files import MOST_BYTES, RUN_FILES, atomic_write, matching_files, read_regular
+from regard.files import MAX_BYTES, RUN_FILES, atomic_write, matching_files, read_regular
 from regard.store.runs import CHECKPOINTS
 
 _VERSION_KEYS = ("ETag", "etag", "checksum", "mtime", "last_modified", "modified", "created")
@@ -192,7 +192,7 @@ def _local_version(path: Path) -> list[int]:
 def _load_manifest(folder: Path, bucket: Bucket, name: str) -> dict[str, list[Any]]:
     """The local and remote version of each file, by path; empty if the folder belongs to another run."""
     with suppress(OSError, ValueError, TypeError, LookupError, AttributeError):
-        content = json.loads(read_regular(folder / _MANIFEST, MOST_BYTES))
+        content = json.loads(read_regular(folder / _MANIFEST, MAX_BYTES))
         if content["run"] == [bucket.root, name]:
             return {path: [list(local), list(remote)] for path, (local, remote) in content["files"].items()}
     return {}

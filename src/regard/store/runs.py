@@ -15,7 +15,7 @@ from types import NoneType
 from typing import Any
 
 from regard.errors import InputError, one_line
-from regard.files import MOST_BYTES, read_regular
+from regard.files import MAX_BYTES, MAX_RECIPE_BYTES, read_regular
 from regard.strict_yaml import read_written_yaml
 
 WEIGHTS, CHECKPOINTS = "last.safetensors", "checkpoints"
@@ -39,7 +39,6 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "optimizer.options": (dict,),
     "transfer.teacher": (str, list, NoneType),
 }
-_MAX_RECIPE_BYTES = 2**18
 _MAX_EPOCHS = 2**31
 _MAX_LINES = 100_000  # of metrics.jsonl
 _SEED = re.compile(rb"^seed: (0|[1-9]\d{0,18})$", re.MULTILINE)
@@ -105,7 +104,7 @@ def read_run(folder: Path) -> StoredRun | None:
         if not any((folder / name).exists() for name in RUN_MARKERS):
             return None
     weights = os.path.isfile(folder / WEIGHTS)
-    return parse_run(folder.name, lambda file: read_regular(folder / file, MOST_BYTES), weights=weights)
+    return parse_run(folder.name, lambda file: read_regular(folder / file, MAX_BYTES), weights=weights)
 
 
 def parse_run(name: str, read: Callable[[str], bytes], *, weights: bool) -> StoredRun:
@@ -152,8 +151,8 @@ def _recipe(content: bytes) -> dict[str, Any]:
 @lru_cache(maxsize=10_000)
 def _parse_recipe(content: bytes) -> dict[str, Any]:
     """Parses a complete recipe into JSON types."""
-    if len(content) > _MAX_RECIPE_BYTES:
-        raise InputError(f"recipe.yaml is larger than {_MAX_RECIPE_BYTES:,} bytes")
+    if len(content) > MAX_RECIPE_BYTES:
+        raise InputError(f"recipe.yaml is larger than {MAX_RECIPE_BYTES:,} bytes")
     try:
         recipe = read_written_yaml(content)
     except InputError as error:

@@ -18,7 +18,7 @@ from filelock import FileLock
 from fsspec.implementations.local import LocalFileSystem
 
 from regard.errors import InputError, first_line, one_line
-from regard.files import MOST_BYTES
+from regard.files import MAX_BYTES
 from regard.store.bucket import Bucket, fetch_run, upload_run
 from regard.store.locks import LEASE, BucketLocks, FolderLocks, Lock, leave
 from regard.store.runs import CHECKPOINTS, RUN_MARKERS, WEIGHTS, StoredRun, parse_run, read_run
@@ -262,8 +262,8 @@ def _read_bucket(bucket: Bucket, name: str = "") -> list[StoredRun]:
         size = runs[run].get(file)
         if size is None:
             raise FileNotFoundError
-        if size > MOST_BYTES:
-            raise OSError(f"it is larger than {MOST_BYTES:,} bytes")
+        if size > MAX_BYTES:
+            raise OSError(f"it is larger than {MAX_BYTES:,} bytes")
         try:
             return bucket.read(f"{run}/{file}")
         except Exception as error:

@@ -15,12 +15,11 @@ from jsonargparse import ArgumentParser, Namespace
 
 from regard import recipes
 from regard.errors import InputError, check_fields, one_line
-from regard.files import read_regular
+from regard.files import MAX_RECIPE_BYTES, read_regular
 from regard.parser import Parser, nearest
 from regard.strict_yaml import read_yaml
 from regard.training.recipe import DataRecipe, Recipe
 
-_MAX_BYTES = 2**18  # of a recipe file
 _MAX_VALUES = 1000  # in a list
 
 
@@ -116,7 +115,7 @@ def file_arguments(parser: ArgumentParser, path: str | Path | None) -> list[str]
         return []
     path = recipes.find(path)
     try:
-        content = read_yaml(read_regular(path, _MAX_BYTES).decode(errors="replace"))
+        content = read_yaml(read_regular(path, MAX_RECIPE_BYTES).decode(errors="replace"))
     except OSError as error:
         raise InputError(f"the recipe {path} cannot be read ({error.strerror or error})") from error
     except InputError as error:

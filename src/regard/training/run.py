@@ -24,7 +24,7 @@ import regard
 from regard import attention, models
 from regard.errors import InputError, first_line
 from regard.files import (
-    MOST_BYTES,
+    MAX_BYTES,
     RUN_FILES,
     atomic_write,
     check_replaceable,
@@ -174,7 +174,7 @@ class Run:
         """Content of `environment.json`, empty if it is missing. Raises InputError if it is malformed."""
         path = self.folder / "environment.json"
         try:
-            content = json.loads(read_regular(path, MOST_BYTES))
+            content = json.loads(read_regular(path, MAX_BYTES))
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, RecursionError) as error:
@@ -197,7 +197,7 @@ class Run:
         """One dict per finished epoch, without an incomplete last line. Raises InputError for a malformed file."""
         path = self.folder / "metrics.jsonl"
         try:
-            return read_metrics(read_regular(path, MOST_BYTES))
+            return read_metrics(read_regular(path, MAX_BYTES))
         except FileNotFoundError:
             return []
         except OSError as error:
