@@ -105,7 +105,7 @@ def test_operators_that_are_not_counted_are_named_in_every_format(capsys, monkey
         (["wrn-10-1", "--gate=tanh"], "unknown gate 'tanh'"),
         (["wrn-10-1", "--attention=se", "--attention-stages=four"], "--attention-stages does not take"),
         (["wrn-10-1", "--attention=se", "--attention-stages=4"], "stages 1 to 3, not 4"),
-        (["wrn-10-1", "--attention=shuffle"], "no module goes into any of the networks"),
+        (["wrn-10-1", "--attention=shuffle"], "no module can be attached to any of the networks"),
         (
             ["wrn-10-1", "--attention=se", "--model-options={attention: cbam}"],
             "'attention' is no option of the networks",

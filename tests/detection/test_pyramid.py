@@ -90,5 +90,5 @@ def test_attention_goes_into_the_backbone_of_a_detector_in_training_mode_too() -
 def test_networks_without_such_stages_are_refused() -> None:
     with pytest.raises(InputError, match="strides 1, 2, 4"):
         detection.Pyramid(models.create("cifar-resnet20", 10, block="basic"))
-    with pytest.raises(InputError, match="no stage that gives features"):
+    with pytest.raises(InputError, match="no stage that outputs features"):
         detection.Pyramid(models.create("vit_tiny_patch16_224", 10))

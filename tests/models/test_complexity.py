@@ -403,7 +403,7 @@ def test_peak_memory_by_hand() -> None:
         (lambda: models.count_costs(["wrn-10-1"], classes=0), "at least 1 class"),
         (lambda: models.count_costs(["vgg11"], image_size=8), "vgg11: VGG does not take an image of 8 x 8"),
         (lambda: models.count_costs(["wrn-10-1"], ["se"], stages=(5,)), "stages 1 to 3, not 5"),
-        (lambda: models.count_costs(["wrn-10-1"], ["shuffle"]), "no module goes into any of the networks"),
+        (lambda: models.count_costs(["wrn-10-1"], ["shuffle"]), "no module can be attached to any of the networks"),
         (lambda: models.measure_costs([], batch=0), "at least 1 image, not 0"),
         (lambda: models.latency({}, torch.zeros(1, 3, 8, 8), repeats=0), "at least 1 repeat"),
         (

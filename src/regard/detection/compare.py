@@ -53,14 +53,9 @@ class Comparison(Tabular):
     def to_records(self) -> list[dict[str, Any]]:
         """One JSON-ready dict per difference: `model`, `reference`, `kind`, `measure`, the fields of `Difference`, and
         `significant` (None without a test)."""
+        names = {"model": self.model, "reference": self.reference}
         return [
-            {
-                "model": self.model,
-                "reference": self.reference,
-                "kind": kind,
-                "measure": measure,
-                **difference.to_record(),
-            }
+            {**names, "kind": kind, "measure": measure, **difference.to_record()}
             for (kind, measure), difference in self.differences.items()
         ]
 

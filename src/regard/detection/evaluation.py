@@ -53,8 +53,8 @@ def evaluate(
             image in a list, like the detectors of `create` and torchvision, with labels from 0.
         images: the data set, or a loader of it with `objects=True` and without shuffle.
         name: name of the model in the results.
-        classes: names of the detector's classes, if they differ in order or number from those of the data set, all of
-            which the detector needs; detections of other classes do not count. None if they are the same.
+        classes: names of the detector's classes, which have to include all classes of the data set; detections of other
+            classes are ignored. None if they are the data set's classes in the same order.
         workers: number of DataLoader workers that read images.
         unreadable: whether an image that cannot be read, or is too long and narrow for the detector, raises an "error"
             or is skipped ("skip"); a loader keeps its own setting for reading.
@@ -99,9 +99,9 @@ def evaluate(
             if after_batch is not None:
                 after_batch(len(batch.index))
     if loader.world_size > 1:
-        parts: list[Any] = [None] * loader.world_size
-        distributed.all_gather_object(parts, (evaluated, skipped))
-        evaluated, skipped = ([entry for part in parts for entry in part[i]] for i in (0, 1))
+        gathered: list[Any] = [None] * loader.world_size
+        distributed.all_gather_object(gathered, (evaluated, skipped))
+        evaluated, skipped = ([entry for lists in gathered for entry in lists[i]] for i in (0, 1))
     if not evaluated:
         raise InputError(f"no image of data set {dataset.name!r} can be read; give readable images")
     return _results(dataset, evaluated, skipped, name or type(detector).__name__)

@@ -59,7 +59,7 @@ class Pyramid(nn.Module):
         trace = trace_network(model)
         stages = trace.strides()
         if not stages:
-            raise InputError(f"{type(model).__name__} has no stage that gives features (N, C, H, W)")
+            raise InputError(f"{type(model).__name__} has no stage that outputs features (N, C, H, W)")
         if not isinstance(strides, Sequence) or not strides or any(stride not in stages for stride in strides):
             raise InputError(
                 f"{type(model).__name__} has stages of the strides {', '.join(map(str, sorted(stages)))}, not "

@@ -134,7 +134,7 @@ def complexity(model: nn.Module, image_size: int | tuple[int, int]) -> Complexit
 
 
 def _count(model: nn.Module, run: Callable[[], Any]) -> tuple[dict[Kind, int], dict[str, int]]:
-    """Counts the operations of `run` by kind, and the calls of operators that are not counted by name."""
+    """Counts the operations of `run` by kind, and by name the calls of operators that are not counted."""
     operators = _Operators()
     counter = FlopCounterMode(display=False, custom_mapping=_FLOPS)
     # The counter is entered last, so it runs first: it decomposes operators in inference mode, and the other mode

@@ -250,7 +250,7 @@ def count_costs(
             rows.append(row)
     problems = [row.problem for row in rows if row.attention is not None]
     if problems and all(problems):
-        raise InputError(f"no module goes into any of the networks: {problems[0]}")
+        raise InputError(f"no module can be attached to any of the networks: {problems[0]}")
     return rows
 
 

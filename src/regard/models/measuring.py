@@ -99,9 +99,9 @@ def peak_memory(network: nn.Module, images: Tensor) -> PeakMemory:
     """Measures the peak memory of `network` for an inference and for a training step on `images`.
 
     Only tensors that the run allocates count: features, tensors saved for the backward pass, gradients of features and
-    parameters. The images, the parameters and, in the training step, the momentum of SGD exist before. On a GPU the
-    result is the peak of torch's allocator; on the CPU it is the maximum of the running sum of its allocations and
-    releases. Memory that libraries allocate themselves is not counted.
+    parameters, but not images, parameters and the momentum of SGD. On a GPU the result is the peak of torch's
+    allocator; on the CPU it is the maximum of the running sum of its allocations and releases. Memory that libraries
+    allocate themselves is not counted.
 
     Args:
         network: network on the device of the images.
