@@ -414,7 +414,7 @@ def _figure_class() -> type[Figure]:
 
 
 def _format(axes: Axes, grid: Axis) -> None:
-    """Leaves a scale below and grid lines along x, y or both."""
+    """Shows only a scale below the axes, and grid lines along x, y or both."""
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(_GRID)

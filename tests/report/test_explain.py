@@ -277,7 +277,7 @@ def test_unreadable_images_are_an_error_or_skipped_and_named(images, explain, tm
     assert [Path(one.key).name for one in result.skipped] == ["a.png", "c.jpg"] and result.images == 1
     assert [Path(one.key).name for one in results] == ["a.png", "b.png", "c.jpg"]
     assert [Path(one["image"]).name for one in records(result.folder)["skipped"]] == ["a.png", "c.jpg"]
-    with pytest.raises(InputError, match="not one of the 1 images can be read .*c.jpg' is empty"):
+    with pytest.raises(InputError, match="none of the 1 images can be read .*c.jpg' is empty"):
         explain(data.open_pictures([tmp_path / "in" / "c.jpg"]), tmp_path / "none", unreadable="skip")
     assert not (tmp_path / "none").exists()
 

@@ -39,12 +39,12 @@ def columns(measures: Sequence[str]) -> tuple[Column, ...]:
 NETWORK = Column("network", "network")
 IMAGES = Column("images", "images", "count")
 OVERVIEW = (NETWORK, IMAGES, Column("compared", "with region and focus", "count"), *columns(MAIN))
-PARTS = (NETWORK, Column("part", "images with"), IMAGES, *columns(BRIEF))
+PARTS = (NETWORK, Column("part", "subset"), IMAGES, *columns(BRIEF))
 CLASSES = (Column("class", "class"), IMAGES, *columns(BRIEF))
 LEFT_OUT = (NETWORK, Column("reason", "reason"), IMAGES, Column("examples", "examples"))
 INTERVENTIONS = (
     NETWORK,
-    Column("intervention", "images changed", write=name_of),
+    Column("intervention", "intervention", write=name_of),
     Column("n", "images", "count"),
     Column("first", "original", "percent", "accuracy"),
     Column("second", "changed", "percent", "accuracy"),
@@ -53,7 +53,7 @@ INTERVENTIONS = (
 )
 LOST = (
     NETWORK,
-    Column("intervention", "images changed", write=name_of),
+    Column("intervention", "intervention", write=name_of),
     Column("first", "lost with position bias", "percent", "lost"),
     Column("first_n", "images", "count"),
     Column("second", "lost without", "percent", "lost"),
@@ -61,7 +61,7 @@ LOST = (
     Column("value", "difference", "points"),
     *TEST[1:],
 )
-DROPS = (NETWORK, Column("part", "images with"), *(Column(name, name_of(name), "points", name) for name in VARIANTS))
+DROPS = (NETWORK, Column("part", "subset"), *(Column(name, name_of(name), "points", name) for name in VARIANTS))
 RATE_DIFFERENCES, MEAN_DIFFERENCES = (
     (
         Column("measure", "measure", write=name_of),

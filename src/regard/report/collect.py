@@ -78,7 +78,7 @@ class RunResult:
 
     def estimate(self, measure: str) -> Estimate | None:
         """One of `MEASURES`, in [0, 1], with its interval over the test images; None if not known."""
-        if measure in ("accuracy", "box_ap", "mask_ap"):  # AP is no mean over images, and has no interval over them
+        if measure in ("accuracy", "box_ap", "mask_ap"):  # AP is not a mean over images, and has no interval over them
             return self.accuracy if measure == "accuracy" else None
         estimate = self.bias.overall.estimates()[measure] if self.bias else None
         return estimate if estimate and estimate.n else None

@@ -174,9 +174,7 @@ def explain_detections(
             else:
                 yield Unreadable(index, key, f"{key}: nothing is detected with a score of {score} or more")
         if not read:
-            raise InputError(
-                f"not one of the {len(images)} images can be read (the last: {reason}); give readable ones"
-            )
+            raise InputError(f"none of the {len(images)} images can be read (last: {reason}); give readable images")
 
     return _written(results(), images, Path(out), settings, overwrite=overwrite, on_image=on_image)
 

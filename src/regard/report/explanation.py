@@ -305,9 +305,7 @@ def explanations(
             explained += count
         yield from (results[index] for index in sorted(results))
     if not explained:
-        raise InputError(
-            f"not one of the {start} images can be read (the last: {batch.skipped[-1]}); give readable ones"
-        )
+        raise InputError(f"none of the {start} images can be read (last: {batch.skipped[-1]}); give readable images")
 
 
 def find_classes(given: Sequence[str], names: Sequence[str], owner: str = "the network") -> tuple[int, ...]:

@@ -126,7 +126,7 @@ TERMS = {
         source=_XIAO,
     ),
     "drop": Term("drop", "Accuracy on the original images minus accuracy on the same images after a change."),
-    "lost": Term("lost predictions", "The share of rightly predicted images that are predicted wrong after a change."),
+    "lost": Term("lost predictions", "The share of correct predictions that become wrong after a change."),
     "cam": Term(
         "CAM",
         "Class activation map: how much each pixel supports a class, computed from the activations and gradients of a "

@@ -94,7 +94,7 @@ class RunsReport:
         """
         drawn = self.figures()
         if not drawn:
-            raise InputError("there is nothing to draw: no run has a number yet; train or evaluate them first")
+            raise InputError("there is no figure: no run has results yet; train or evaluate them first")
         if title is None:
             return next(iter(drawn.values()))
         if title not in drawn:

@@ -44,7 +44,7 @@ RUN_COLUMNS = (
     Column("run", "run", detail="folder"),
     Column("seed", "seed", "count"),
     Column("epochs", "epochs", "count"),
-    Column("epochs_of_recipe", "of", "count"),
+    Column("epochs_of_recipe", "planned epochs", "count"),
     *NETWORK_COLUMNS[4:],
 )
 COMPARISON_COLUMNS = (

@@ -23,7 +23,7 @@ from regard.stats import Estimate, interval_record
 from regard.training import WHERE, Recipe, Run, flat, option_text, plain
 
 _MOST_FIELDS = 4  # in the description of networks with the same model
-_DEEPEST = 8  # teacher of a teacher …; ends the recursion for a run that is its own teacher
+_DEEPEST = 8  # teachers of teachers; ends the recursion for a run that is its own teacher
 _SEED_IN_NAME = re.compile(r"-seed(\d{1,18})(?=$|/)")  # as `regard train` names runs
 _DESCRIBED = ("model.", "transfer.", "guidance.")
 

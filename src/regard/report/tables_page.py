@@ -89,7 +89,7 @@ def charts(filled: FilledTable) -> Iterator[tuple[str, Figure]]:
 
 
 def filled_tables(runs: Iterable[Run]) -> list[FilledTable]:
-    """regard's tables whose comparisons these runs fill, each with the runs of one folder.
+    """The tables that come with regard and have a comparison with these runs, each with the runs of one folder.
 
     Teachers are also read from this folder; they fill no cell unless they are among the runs.
     """
