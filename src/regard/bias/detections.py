@@ -158,21 +158,18 @@ def evaluate_detector(
 
 
 class MeasuredDetections(NamedTuple):
-    """The measured detections of an image.
-
-    Attributes:
-        keys: n names; see `evaluate_detector`.
-        detections: boxes (n, 4), labels (n,) of the data set, scores (n,), …
-        maps: (n, H, W).
-        regions: bool (n, H, W).
-        columns: name -> (n,), the columns of results; empty if n is 0.
-    """
+    """The measured detections of an image, n at least 0."""
 
     keys: list[str]
+    """n names; see `evaluate_detector`."""
     detections: Detections
+    """Boxes (n, 4), labels (n,) of the data set, scores (n,), …"""
     maps: Tensor
+    """(n, H, W)."""
     regions: Tensor
+    """bool (n, H, W)."""
     columns: dict[str, Tensor]
+    """Name -> (n,), the columns of results; empty if n is 0."""
 
 
 class DetectionEvaluator:
@@ -284,11 +281,11 @@ def match(detections: Detections, objects: Detections, iou: float = 0.5) -> Tens
 
     Args:
         detections: boxes (n, 4), labels (n,), highest score first.
-        objects: boxes (m, 4), labels (m,), and bool crowd (m,).
+        objects: boxes (m, 4), labels (m,), crowd bool (m,).
         iou: least IoU of a match; for a crowd, the least share of the detection that lies in it.
 
     Returns:
-        int64 (n,), indices of objects, each at most once; otherwise `IGNORED` for detections in a crowd, else `WRONG`.
+        int64 (n,), indices of objects, each at most once; without a match `IGNORED` in a crowd, otherwise `WRONG`.
     """
     from torchvision.ops import box_area, box_iou
 

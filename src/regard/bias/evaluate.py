@@ -225,16 +225,7 @@ def evaluate(
 class Evaluator:
     """Measures batches of images with one model, CAM method and set of options.
 
-    Args:
-        model: maps images to class scores (N, classes).
-        method: the name of a method of `regard.maps`, a `MapMethod` of the model, or a function `(model, images,
-            classes) -> maps`; see `maps.create`.
-        layer: for a method by name; None: the last spatial features.
-        target: the class to explain: "predicted", or the "label" of images that have one.
-        threshold: threshold of the focus, in (0, 1].
-        margin: margin of range bias, in pixels; see `measure`.
-        tolerance: tolerance of the pointing game, likewise.
-        keep_maps: whether the columns include the maps.
+    The arguments are those of `evaluate`.
 
     Attributes:
         method: the name of the method.

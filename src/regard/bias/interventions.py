@@ -97,13 +97,9 @@ def variants(
 
 
 def tiled(images: Tensor, regions: Tensor) -> Tensor:
-    """The images with the bounding boxes of their regions covered by background (Only-BG-T).
+    """The images (B, C, H, W) with the bounding boxes of their regions (B, H, W) covered by background (Only-BG-T).
 
     The box is filled from a tiling of the image with the largest of the four strips left, right, above and below it.
-
-    Args:
-        images: (B, C, H, W).
-        regions: bool (B, H, W); the result is meaningless for an image without background.
     """
     height, width = regions.shape[1:]
     top, bottom, left, right = _boxes(regions)
@@ -119,12 +115,8 @@ def tiled(images: Tensor, regions: Tensor) -> Tensor:
 def partners(labels: Integers, seed: int) -> tuple[Integers, Integers]:
     """For each image, a random image of its class and one of another class, int64 (N,); -1: none.
 
-    The class is drawn first, with equal probabilities, then the image. A draw depends only on the labels, the seed and
-    the position of the image.
-
-    Args:
-        labels: int64 (N,); -1 for an image without a label, which neither has nor is a partner.
-        seed: 0 to 2^64 - 1.
+    The class is drawn first, with equal probabilities, then the image. A draw depends only on the labels (N,), the seed
+    and the position of the image. Images without a label (-1) neither have nor are partners.
     """
     stream = RandomStream(check_seed(seed), _PURPOSE)
     labelled = np.flatnonzero(labels >= 0)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from regard.bias.ranking import Ranking
 from regard.errors import InputError, check_number
+from regard.maps.features import describe
 from regard.maps.method import resized
 
 THRESHOLDS = tuple(i / 20 for i in range(1, 20))  # of mean and best IoU: 0.05, 0.1, …, 0.95
@@ -277,13 +278,8 @@ def focus_measures(
 ) -> dict[str, Tensor]:
     """The measures that depend on the threshold.
 
-    Args:
-        inside: (N,), pixels of the focus inside the region.
-        outside: (N,), pixels of the focus outside the region.
-        region: (N,), pixels of the region.
-        pixels: pixels of the image.
-        beyond: bool (N,), whether the focus extends more than the margin beyond the region.
-        dtype: dtype of the results.
+    They follow from the numbers of pixels of the focus `inside` and `outside` the region, of the `region` and of the
+    image, (N,), and from whether the focus extends more than the margin `beyond` the region, bool (N,).
     """
     focus = inside + outside
     return {
@@ -310,8 +306,7 @@ def _levels(threshold: float, thresholds: Sequence[float], maps: Tensor) -> Tens
 def _check(maps: Tensor, regions: Tensor) -> None:
     _check_maps(maps)
     if not isinstance(regions, Tensor) or regions.ndim != 3 or regions.dtype != torch.bool or 0 in regions.shape[1:]:
-        what = f"{regions.dtype} {tuple(regions.shape)}" if isinstance(regions, Tensor) else type(regions).__name__
-        raise InputError(f"regions are {what}; expected torch.bool (N, H, W)")
+        raise InputError(f"regions are {describe(regions)}; expected torch.bool (N, H, W)")
     if len(maps) != len(regions):
         raise InputError(f"{len(maps)} maps for {len(regions)} regions; expected as many of each")
     if maps.device != regions.device:
@@ -320,5 +315,4 @@ def _check(maps: Tensor, regions: Tensor) -> None:
 
 def _check_maps(maps: Tensor) -> None:
     if not isinstance(maps, Tensor) or maps.ndim != 3 or maps.is_complex() or 0 in maps.shape[1:]:
-        what = f"{maps.dtype} {tuple(maps.shape)}" if isinstance(maps, Tensor) else type(maps).__name__
-        raise InputError(f"maps are {what}; expected real numbers (N, H, W)")
+        raise InputError(f"maps are {describe(maps)}; expected real numbers (N, H, W)")

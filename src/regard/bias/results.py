@@ -366,11 +366,9 @@ class Results(Tabular):
 
 
 def threshold_figure(curves: Mapping[str, Sequence[Estimate]], *, legend: bool = True) -> Figure:
-    """A matplotlib figure of rates or means over the threshold of the focus, with their 95% intervals as bands.
+    """A figure of rates or means over the threshold of the focus, with their 95% intervals as bands.
 
-    Args:
-        curves: label -> values at thresholds 0, 0.01, …, 1; the first is left out.
-        legend: whether a legend is below the figure.
+    `curves` has for each label the values at thresholds 0, 0.01, …, 1, of which the first is left out.
     """
     lines = {label: [dict(zip(CURVE_THRESHOLDS[1:], curve[1:], strict=True))] for label, curve in curves.items()}
     return figures.curves(lines, xlabel="threshold of the focus", percent=True, legend=legend)

@@ -43,10 +43,6 @@ def in_shards(
         plan: everything that the rows depend on, JSON-ready; a folder with another plan raises an error.
         progress: called with the number of this process's images that are done or exist already, and the total.
         unreadable: "error": existing shards must not have skipped images.
-
-    Raises:
-        InputError: the folder has another plan or cannot be written; several processes without a folder; an unreadable
-            image.
     """
     ranges = [range(start, min(start + size, count)) for start in range(0, count, size)]
     rank, world = _process()

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from regard.errors import InputError
+from regard.maps.features import describe
 
 Detections = dict[str, Tensor]
 """The n detections in an image: `boxes` (n, 4), `labels` (n,), `scores` (n,), and perhaps more tensors (n, …)."""
@@ -15,8 +16,7 @@ Detections = dict[str, Tensor]
 def checked_image(detector: nn.Module, image: Tensor) -> Tensor:
     """The image; raises InputError unless it is floating point (3, H, W) on the device of the detector."""
     if not isinstance(image, Tensor) or image.ndim != 3 or len(image) != 3 or not image.is_floating_point():
-        what = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
-        raise InputError(f"the image is {what}; expected a floating-point tensor (3, H, W) in [0, 1]")
+        raise InputError(f"the image is {describe(image)}; expected a floating-point tensor (3, H, W) in [0, 1]")
     parameter = next((p for p in detector.parameters() if p.is_floating_point()), image)
     if parameter.device != image.device:
         raise InputError(f"the image is on {image.device}, the detector on {parameter.device}; move one of them")

@@ -21,6 +21,11 @@ _IDENTITY = nn.Identity()
 _MAX_PREFIX_TOKENS = 5  # a class token and four registers
 
 
+def describe(value: object) -> str:
+    """The dtype and shape of a tensor, or the type of another value, for messages."""
+    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+
+
 def arrangement(
     model: nn.Module, name: str, output: object, images: Tensor | None, reshape: Reshape | None = None
 ) -> Reshape:
@@ -32,13 +37,10 @@ def arrangement(
 
     Args:
         model: not compiled.
-        name: name of the layer in `model.named_modules()`.
-        output: the output of the layer.
+        name: name of the layer.
+        output: output of the layer.
         images: (N, 3, H, W), the model's input; None if unknown: then tokens have to form a square.
         reshape: arranges outputs of any shape instead.
-
-    Raises:
-        InputError: the output cannot be arranged.
     """
     if not isinstance(output, Tensor):
         raise _no_features(name, f"a {type(output).__name__}")

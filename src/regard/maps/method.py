@@ -195,10 +195,7 @@ class MapMethod(ABC):
     def compute(self, scores: Tensor, tapped: Mapping[str, Tapped], weights: Sequence[Tensor]) -> dict[str, Tensor]:
         """Layer -> maps (N, K, h, w), with the size of the features, of K weighted sums of the scores.
 
-        Args:
-            scores: of any shape, with a graph to the tapped layers.
-            tapped: the layers' outputs from `tapped_run`.
-            weights: K tensors with the shape of the scores.
+        The scores have a graph to the layers `tapped` by `tapped_run`, and each of the K weights has their shape.
         """
         maps: dict[str, list[Tensor]] = {name: [] for name in tapped}
         with torch.autocast(scores.device.type, enabled=False):

@@ -88,14 +88,7 @@ def pooled_features(model: nn.Module, size: tuple[int, int]) -> Pooled:
 
 
 def logits_on(model: nn.Module, images: Tensor, network: str = "network", hint: str = "") -> Tensor:
-    """The logits of a model; raises InputError if it does not run on images of this size.
-
-    Args:
-        model: images (N, 3, H, W) -> logits.
-        images: (N, 3, H, W).
-        network: the name of the model in the error.
-        hint: appended to the error.
-    """
+    """The logits of a model; an InputError about the `network`, with the `hint`, if it does not run."""
     try:
         return logits_of(model(images))
     except InputError:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.errors import InputError, unknown
-from regard.maps.features import Reshape, arrangement
+from regard.maps.features import Reshape, arrangement, describe
 from regard.maps.layers import Layer, find_layers, hookable
 from regard.stages import COMPILED
 
@@ -45,8 +45,7 @@ def activation_map(features: Tensor, power: float = 2, reduce: Reduce = "mean") 
         InputError: features of another shape or dtype, a power below 1, an unknown `reduce`.
     """
     if not isinstance(features, Tensor) or features.ndim != 4 or not features.is_floating_point():
-        what = f"{features.dtype} {tuple(features.shape)}" if isinstance(features, Tensor) else type(features).__name__
-        raise InputError(f"features are {what}; expected a floating-point tensor (N, C, H, W)")
+        raise InputError(f"features are {describe(features)}; expected a floating-point tensor (N, C, H, W)")
     check_power(power, reduce)
     if torch.compiler.is_compiling():  # the compiler fuses the plain formula by itself
         return reference(features, power, reduce)

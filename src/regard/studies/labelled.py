@@ -18,13 +18,8 @@ def labelled(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches of the images of some classes (B, 3, H, W), with their labels (B,) on the CPU; B is at least 1.
 
-    Args:
-        batches: (images, labels, …): (B, 3, H, W), whole numbers (B,). Images with a negative label are left out.
-        classes: the labels to select; None: all.
-        progress: called after each batch with the number of images read so far.
-
-    Raises:
-        InputError: a malformed batch; at the end, if there was no image, or none of a class in `classes`.
+    `classes` None selects all labels that are not negative. `progress` gets the number of images read after each batch.
+    Raises InputError for a malformed batch and, at the end, if there was no image, or none of a class in `classes`.
     """
     selected = None if classes is None else torch.tensor(sorted(classes))
     counted: set[int] = set()

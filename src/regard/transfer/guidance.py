@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from regard.errors import InputError, unknown
+from regard.maps.features import describe
 from regard.maps.method import promote
 from regard.transfer.terms import GuidanceForm
 
@@ -62,9 +63,9 @@ def guidance_loss(maps: Tensor, regions: Tensor, form: GuidanceForm = "energy") 
 def image_losses(maps: Tensor, regions: Tensor, form: GuidanceForm = "energy") -> tuple[Tensor, Tensor]:
     """The guidance loss of each image (N,), 0 without a region, and whether it has a region, bool (N,)."""
     if maps.ndim != 3 or not maps.is_floating_point():
-        raise InputError(f"maps are {_describe(maps)}; expected floating point (N, h, w)")
+        raise InputError(f"maps are {describe(maps)}; expected floating point (N, h, w)")
     if regions.ndim != 3 or regions.dtype != torch.bool or len(regions) != len(maps):
-        raise InputError(f"regions are {_describe(regions)}; expected bool ({len(maps)}, H, W), one per map")
+        raise InputError(f"regions are {describe(regions)}; expected bool ({len(maps)}, H, W), one per map")
     if form not in get_args(GuidanceForm):
         raise unknown("form of the guidance loss", form, get_args(GuidanceForm))
     guided = regions.flatten(1).any(1)
@@ -107,7 +108,3 @@ def _scaled(maps: Tensor) -> Tensor:
 def _zero_to_inf(divisors: Tensor) -> Tensor:
     """Replaces divisors near 0 by infinity, so that the quotients and their gradients are 0."""
     return divisors.masked_fill(divisors < _EPSILON, torch.inf)
-
-
-def _describe(tensor: Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"

@@ -182,15 +182,9 @@ class GateTaps(MapTaps):
 
 
 def spatial_gate_modules(model: nn.Module, layers: Sequence[str] | None, size: tuple[int, int]) -> list[str]:
-    """The names of the attention modules with a spatial gate, in the order in which they run.
+    """The names of attention modules with a spatial gate, in the order in which they run on an image of size (H, W).
 
-    Args:
-        model: runs once on an image of the size.
-        layers: attention modules, or layers that contain them; None: the last stage that has any.
-        size: (H, W) of the images.
-
-    Raises:
-        InputError: the model, or one of the layers, has no such module.
+    Only those in `layers`, by default in the last stage that has any; raises InputError if there are none.
     """
     network = hookable(model)
     gated: list[str] = []

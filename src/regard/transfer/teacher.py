@@ -130,8 +130,8 @@ class TappedNetwork:
     Args:
         model: images (N, 3, H, W) -> logits.
         layers: names of the layers.
-        attention: power and reduction of their attention maps; None: no maps.
-        features: whether features are compared.
+        attention: power and reduction of attention maps; None: no maps.
+        features: whether to read features.
         dtype: dtype of autocast; None: no autocast.
         compiles: whether to compile the model with its taps.
     """
