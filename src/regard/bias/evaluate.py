@@ -114,7 +114,7 @@ def evaluate(
     source = dataset if isinstance(dataset, ImageDataset) else _Batches(dataset, mean, std)
     if not source.has_masks:
         raise InputError(f"the {source.split} images of {source.name!r} have no regions; give a data set with regions")
-    matching = _LabelOutputs(source, target, label_outputs)
+    label_map = _LabelOutputs(source, target, label_outputs)
     if isinstance(source, _Batches) and interventions:
         raise InputError("interventions read images of other classes, and batches are read once; give a data set")
     if isinstance(source, _Batches) and folder is not None:
@@ -151,10 +151,10 @@ def evaluate(
                     labels = batch.labels.to(used_device)
                     assert batch.masks is not None  # checked by has_masks
                     regions = batch.masks.to(used_device)
-                    targets = matching.targets(labels)
+                    targets = label_map.targets(labels)
                     columns, outputs = evaluator.measured(batch.images.to(used_device, dtype), labels, targets, regions)
-                    matching.check(outputs, batch.labels)
-                    if intervened is not None and not matching.scored(outputs):
+                    label_map.check(outputs, batch.labels)
+                    if intervened is not None and not label_map.scored(outputs):
                         raise InputError(
                             f"interventions measure accuracy, and the labels of {source.name} are not outputs of the "
                             "model; leave the interventions out"
@@ -194,7 +194,7 @@ def evaluate(
     if not len(rows):
         unread = f"; {len(rows.skipped)} could not be read (the first: {rows.skipped[0]})" if rows.skipped else ""
         raise InputError(f"the data set has no images{unread}; give one with at least one")
-    scored = matching.scored(rows.outputs)
+    scored = label_map.scored(rows.outputs)
     numbers = tuple(map(str, range(rows.outputs)))
     classes = numbers if source.classes is None else source.classes
     if outputs is None:

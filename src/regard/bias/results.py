@@ -332,7 +332,7 @@ class Results(Tabular):
         path = Path(path)
         rows_path = _rows_path(path)
         check_overwritable(path, f'"format":"{_FORMAT}')
-        if not path.exists() and rows_path.exists() and not Rows.are_in(rows_path):
+        if not path.exists() and rows_path.exists() and not Rows.is_rows_file(rows_path):
             raise InputError(f"{rows_path} is not overwritten, for it holds no rows of results; choose another folder")
 
     @classmethod

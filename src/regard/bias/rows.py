@@ -73,7 +73,7 @@ class Rows:
         return len(self.keys)
 
     @classmethod
-    def joined(cls, parts: Sequence[Rows]) -> Rows:
+    def concatenate(cls, parts: Sequence[Rows]) -> Rows:
         """Concatenates rows."""
         present = [part.columns for part in parts if len(part)] or [_NO_COLUMNS]
         return cls(
@@ -144,7 +144,7 @@ class Rows:
             raise InputError(f"{path} holds no rows of results ({first_line(error)}); measure again") from None
 
     @staticmethod
-    def are_in(path: Path) -> bool:
+    def is_rows_file(path: Path) -> bool:
         """Whether a file is one of `write`, by the names of its columns."""
         require(_PARQUET, "pyarrow")
         import pyarrow as pa

@@ -50,7 +50,7 @@ def in_shards(
     if folder is None:
         if world > 1:
             raise InputError(f"an evaluation with {world} processes needs a shared folder; give one")
-        return Rows.joined([work(images, done) for images in ranges])
+        return Rows.concatenate([work(images, done) for images in ranges])
     folder = Path(folder)
     with _writing(folder):
         _begin(folder, plan)
@@ -66,7 +66,7 @@ def in_shards(
     shards = [part for i in range(len(ranges)) if (part := _read(_file(folder, i))) is not None]
     if len(shards) < len(ranges):
         raise InputError(f"{len(ranges) - len(shards)} of {len(ranges)} shards in {folder} are missing; start again")
-    rows = Rows.joined(shards)
+    rows = Rows.concatenate(shards)
     if unreadable == "error" and rows.skipped:
         raise InputError(f"{rows.skipped[0]}; {SKIP}")
     return rows

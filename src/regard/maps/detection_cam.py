@@ -124,11 +124,13 @@ class DetectionCAM:
         image = checked_image(self._network, image)
         batches: list[Any] = []  # the output of the detector's transform: a padded batch of one image
         transform = getattr(self._network, "transform", None)
-        with eager_evaluation(self._network), ExitStack() as hooks:
+        with eager_evaluation(self._network), uncached_autocast(image.device.type), ExitStack() as hooks:
             if isinstance(transform, nn.Module):
                 hooks.callback(transform.register_forward_hook(lambda *call: batches.append(call[2][0])).remove)
             output, tapped = self._cam.tapped_run(
-                lambda: self._detections(image), lambda: batches[-1].tensors if batches else None, first=True
+                lambda: checked_detections(self._network([image]), 1)[0],
+                lambda: batches[-1].tensors if batches else None,
+                first=True,
             )
             scores = output["scores"]
             order = highest(scores.detach(), score_threshold, limit)
@@ -147,12 +149,8 @@ class DetectionCAM:
             if batches:
                 (resized,), padded = batches[-1].image_sizes, batches[-1].tensors.shape[-2:]
                 sides = zip(extent, resized, padded, strict=True)
-                extent = [max(side, round(side * with_padding / part)) for side, part, with_padding in sides]
+                extent = [max(side, round(side * outer / inner)) for side, inner, outer in sides]
             return self._cam.fused(maps, extent)[:, :height, :width].contiguous()
-
-    def _detections(self, image: Tensor) -> Detections:
-        with uncached_autocast(image.device.type):
-            return checked_detections(self._network([image]), 1)[0]
 
 
 def last_of_body(detector: nn.Module) -> str:

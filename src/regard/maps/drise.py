@@ -20,7 +20,8 @@ Progress = Callable[[int, int], None]
 
 
 class DRISE:
-    """D-RISE: a pixel's value is how much more similar the best-matching detection is when the pixel is visible.
+    """D-RISE: a pixel's value is how much more similar the best-matching detection is when the pixel is visible than
+    on average.
 
     Example::
 
@@ -41,7 +42,7 @@ class DRISE:
     then the cosine is 1 for equal labels, otherwise 0, and the score replaces the objectness.
 
     Args:
-        detector: as for `DetectionCAM`, but without need of gradients.
+        detector: as for `DetectionCAM`, but it needs no gradients.
         masks: number of masks; the paper uses 5000.
         cells: cells of a grid in each direction; the paper uses 16.
         probability: probability that a cell stays visible, in (0, 1); the paper uses 0.5.

@@ -187,10 +187,6 @@ def _has_forward(module: nn.Module) -> bool:
     return not isinstance(module, nn.ModuleList | nn.ModuleDict)
 
 
-def _has_linear(module: nn.Module) -> bool:
-    return any(isinstance(part, nn.Linear) for part in descendants(module))
-
-
 def _pools(module: nn.Module) -> bool:
     """Whether the module pools over all pixels, which a pooling with a stride does not."""
     return bool(_POOLING.search(type(module).__name__)) and getattr(module, "stride", None) is None
@@ -198,12 +194,12 @@ def _pools(module: nn.Module) -> bool:
 
 def _last_convolutional_child(children: list[Named]) -> str:
     """The last child before the pooling that has several convolutions and no linear layer; "" if none has."""
-    names = [
-        name
-        for name, child in takewhile(lambda named: not _pools(named[1]), children)
-        if _has_forward(child) and weighted_layers(child) > 1 and not _has_linear(child)
-    ]
-    return names[-1] if names else ""
+    last = ""
+    for name, child in takewhile(lambda named: not _pools(named[1]), children):
+        has_linear = any(isinstance(part, nn.Linear) for part in descendants(child))
+        if _has_forward(child) and weighted_layers(child) > 1 and not has_linear:
+            last = name
+    return last
 
 
 def _pointwise_convolution_after(stage: str, children: dict[str, list[Named]]) -> str:

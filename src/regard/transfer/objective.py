@@ -84,9 +84,7 @@ class Objective(nn.Module):
         compile: whether to compile the student with its taps (`torch.compile`); a `Teacher` has its own `compile`. Not
             together with terms on gradients, which need a double backward.
         guidance_form: form of the guidance loss, 'energy', 'l1', 'ppce' or 'rrr'; see `guidance_loss`.
-        guidance_maps: the maps to guide to the regions: 'cam', class activation maps of the pooled features; 'gradcam',
-            those of any layer; 'input_gradient'; 'attention', attention maps; or 'gate', the spatial gates of attention
-            modules. See `make_guide`.
+        guidance_maps: the maps to guide: 'cam', 'gradcam', 'input_gradient', 'attention' or 'gate'; see `make_guide`.
         guidance_layers: names of the layers for 'gradcam', 'attention' and 'gate'; None: the last one.
         guidance_detach: for 'cam' and 'gradcam', whether the weights of the channels get no gradient.
         **weights: weights of the other terms, by default 0: `full_activation`, whose 1 x 1 convolutions (`regressors`)

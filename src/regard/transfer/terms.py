@@ -58,11 +58,8 @@ class ForwardPass:
         labels: (N,) or (N, K).
         outputs: the student's outputs.
         teachers: the outputs of each teacher.
-        form: form of the attention loss.
-        full_activation_form: form of the full-activation loss.
-        temperature: temperature of distillation.
+        form, full_activation_form, temperature, guidance_form: see `Objective`.
         guide: computes the maps to guide; None without guidance.
-        guidance_form: form of the guidance loss.
         regions: bool (N, H, W), the regions of guidance.
         guided: the share of images with a region in the full batch; None: the share in `images`.
     """
