@@ -134,7 +134,7 @@ def _numbers(values: object, field: str, count: int | None = None) -> NDArray[An
         numbers = np.array("")
     is_vector = numbers.dtype.kind in "iuf" and numbers.ndim == 1
     if not (is_vector and (np.abs(numbers.astype(float)) < _MAX_COORDINATE).all()):
-        raise ValueError(f"its {field} has a coordinate that is not a number below {_MAX_COORDINATE:,}")
+        raise ValueError(f"its {field} has a coordinate that is not a number below {_MAX_COORDINATE:,} in size")
     if len(numbers) % 2 or count not in (None, len(numbers)):
         raise ValueError(f"its {field} has {len(numbers)} numbers; expected {count or 'an x and a y for each corner'}")
     return numbers

@@ -75,11 +75,11 @@ def composites(
     """Generates composites: each image shows one object, cut out by its mask, on a crop of a photograph.
 
     The photographs are sorted by mean red minus mean blue, from sky and water to earth and lamp light, and divided
-    into groups of equal size, one for each class. With probability `cue` an image has a background from the group of
-    its label, and otherwise from a group drawn uniformly from all. So, as in `clutter`, the two agree with probability
+    into parts of equal size, one for each class. With probability `cue` an image has a background from the part of its
+    label, and otherwise from a part drawn uniformly from all. So, as in `clutter`, the two agree with probability
     cue + (1 - cue) / classes. Objects, their sizes and their positions do not depend on the cue.
 
-    Test images have different photographs, every fifth of each group, and different objects, from the held-out split of
+    Test images have different photographs, every fifth of each part, and different objects, from the held-out split of
     the foregrounds, or from every fifth image if there is only one split.
 
     A pixel belongs completely to the object if the mask covers at least half of it. So edges are not smoothed, the
@@ -97,7 +97,7 @@ def composites(
         side: side of the images in pixels, 16 to 1024.
         smallest: smallest longer side of an object as a fraction of the image's side, above 0.
         largest: largest longer side of an object, at most 1.
-        cue: probability that a training image has a background from the group of its label, 0 to 1.
+        cue: probability that a training image has a background from the part of its label, 0 to 1.
         test_cue: the same for test images.
         seed: 0 to 2^64 - 1.
 
@@ -146,14 +146,14 @@ def _make(
     """The images of a split, from the cut-outs and photographs of each class."""
     labels = stream.permutation(count) % len(cut_outs)
     agrees, random_class = stream.bernoulli(cue, count), stream.integers(0, len(cut_outs) - 1, count)
-    groups = np.where(agrees, labels, random_class)
+    background_class = np.where(agrees, labels, random_class)
     objects = stream.integers(0, np.array([len(members) for members in cut_outs])[labels] - 1, count)
-    backgrounds = stream.integers(0, np.array([len(members) for members in photographs])[groups] - 1, count)
+    backgrounds = stream.integers(0, np.array([len(members) for members in photographs])[background_class] - 1, count)
     side, mirrored = stream.integers(*sides, count), stream.bernoulli(0.5, (2, count))
     crops, positions = stream.integers(*_CROPS, count), stream.integers(0, 2**16, (4, count))
     images, regions = np.empty((count, size, size, 3), np.uint8), np.zeros((count, size, size), np.bool_)
     for i in range(count):
-        photograph = photographs[groups[i]][backgrounds[i]]
+        photograph = photographs[background_class[i]][backgrounds[i]]
         crop = max(1, min(photograph.shape[:2]) * int(crops[i]) // 100)
         background = Image.fromarray(photograph[_window(photograph.shape[:2], (crop, crop), positions[:2, i])])
         pixels = np.asarray(background.resize((size, size), Image.Resampling.BILINEAR))
@@ -167,7 +167,7 @@ def _make(
         "images": torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))),
         "labels": torch.from_numpy(labels),
         "regions": torch.from_numpy(regions),
-        "backgrounds": torch.from_numpy(groups),
+        "backgrounds": torch.from_numpy(background_class),
     }
 
 
@@ -281,8 +281,8 @@ def _photographs(folder: Path, size: int, classes: int) -> tuple[list[list[Pixel
         max_side = 1.5 * size * max(image.size) / min(image.size)
         photographs.append(np.asarray(image) if max(image.size) <= max_side else _scaled(image, round(max_side)))
     warmth = [float(pixels[:, :, 0].mean() - pixels[:, :, 2].mean()) for pixels in photographs]
-    groups: list[Integers] = np.array_split(np.argsort(warmth, kind="stable"), classes)
+    parts: list[Integers] = np.array_split(np.argsort(warmth, kind="stable"), classes)
     return (
-        [[photographs[i] for rank, i in enumerate(group) if rank % _TEST_EVERY] for group in groups],
-        [[photographs[i] for i in group[::_TEST_EVERY]] for group in groups],
+        [[photographs[i] for rank, i in enumerate(part) if rank % _TEST_EVERY] for part in parts],
+        [[photographs[i] for i in part[::_TEST_EVERY]] for part in parts],
     )

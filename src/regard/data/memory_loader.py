@@ -66,12 +66,11 @@ class InMemoryLoader(Loader):
     def _batches(self, number: int, start: int) -> Iterator[Batch]:
         order = torch.from_numpy(self._sampling.order(number, len(self.dataset))).to(self.device)
         crops = self._draw_crops(number)
-        data = self.dataset
         for step in range(start, len(self)):
             batch_slice = slice(step * self.batch_size, (step + 1) * self.batch_size)
             total = len(order[batch_slice])
             rows = self._sampling.rows(total)
-            if not len(rows):  # without shuffle, a rank may get no image of the last batch
+            if not len(rows):  # without shuffle, a slice of the last batch may be empty
                 continue
             index, *crop = (values[batch_slice] for values in (order, *crops))
             if self._sampling.world_size > 1:
@@ -80,7 +79,7 @@ class InMemoryLoader(Loader):
             consecutive = not self._sampling.shuffle and self._sampling.world_size == 1
             images, labels, masks = (
                 None if values is None else values[batch_slice] if consecutive else values.index_select(0, index)
-                for values in (data.images, data.labels, self._masks)
+                for values in (self.dataset.images, self.dataset.labels, self._masks)
             )
             assert images is not None and labels is not None
             if crop:
@@ -103,14 +102,14 @@ class InMemoryLoader(Loader):
             height, width = self.dataset.images.shape[2:]
             crops += draw_boxes(size_stream, position_stream, count, height, width, augmentation.scale)
         else:
-            for (sources, _), length in zip((self._rows, self._columns), self.image_size, strict=True):
-                crops.append(position_stream.integers(0, len(sources) - length, count))
+            for (index, _), length in zip((self._rows, self._columns), self.image_size, strict=True):
+                crops.append(position_stream.integers(0, len(index) - length, count))
         return [torch.from_numpy(values).to(self.device) for values in crops]
 
-    def _crop(self, images: Tensor, flipped: Tensor, top: Tensor, left: Tensor, *resized_from: Tensor) -> Tensor:
+    def _crop(self, images: Tensor, flipped: Tensor, top: Tensor, left: Tensor, *box_size: Tensor) -> Tensor:
         """Crops and flips images: uint8 (B, C, H, W) and parameters, (B,) each -> uint8 (B, C, h, w)."""
-        if resized_from:
-            return resize_crops(images, self.image_size, flipped, top, left, *resized_from)
+        if box_size:
+            return resize_crops(images, self.image_size, flipped, top, left, *box_size)
         height, width = self.image_size
         rows = top[:, None] + torch.arange(height, device=self.device)  # (B, h) in the padded image
         columns = torch.arange(width, device=self.device)
