@@ -138,12 +138,8 @@ def _sklearn_file(name: str) -> Path:
 
 
 def plan(digits: Digits, count: int, cue: float, stream: RandomStream) -> SimpleNamespace:
-    """Draws all random parameters of `count` images. The cue affects only the backgrounds.
-
-    Returns:
-        arrays of shape (count,), or for scraps (SCRAPS, count); tints have the three channels as last dimension.
-        Scraps may lie partly outside the image.
-    """
+    """Draws all random parameters of `count` images: arrays (count,), or for scraps (SCRAPS, count); tints have the
+    three channels as last dimension. The cue affects only the backgrounds. Scraps may lie partly outside the image."""
     label = stream.permutation(count) % 10
     first_of_class = np.searchsorted(digits.labels, np.arange(11))
     size = stream.integers(*DIGIT_SIZES, count)

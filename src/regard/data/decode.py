@@ -179,11 +179,8 @@ def read_frame(path: Path) -> Frame:
 def open_image(path: Path, file: IO[bytes] | None = None) -> Iterator[Image.Image]:
     """Context manager that opens an image file, from a path or an open file, without decoding it.
 
-    Errors within the context, except MemoryError, become `Unreadable`, too.
-
-    Raises:
-        Unreadable: the file is not an image, corrupt, empty or truncated, or has more than PIL.Image.MAX_IMAGE_PIXELS
-            pixels.
+    Raises Unreadable if the file is not an image, or has more than PIL.Image.MAX_IMAGE_PIXELS pixels, and for every
+    error within the context except MemoryError.
     """
     try:
         if file is None and path.exists() and not path.is_file():  # reading a pipe could block

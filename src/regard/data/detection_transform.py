@@ -66,8 +66,7 @@ class DetectionTransform:
     ) -> tuple[Tensor, Objects]:
         """Transforms an upright RGB image to uint8 (3, h, w) and its objects, at a position of an epoch's order.
 
-        Raises:
-            InputError: the image is so long and narrow that a side would be 0 after resizing.
+        Raises InputError if the image is so narrow that a resized side would be 0.
         """
         from torchvision import tv_tensors
         from torchvision.transforms import v2

@@ -93,10 +93,7 @@ class FileDataset(ImageDataset):
 
     def fingerprint(self) -> str:
         """A digest of keys, labels and annotations, and of the size and first bytes of up to 8,192 evenly spaced image
-        files.
-
-        Files of small data sets are read completely. The folder and modification times do not matter.
-        """
+        files. Files of small data sets are read completely. The folder and modification times do not matter."""
         digest = files_digest(self.labels, self.keys.__getitem__, lambda i: open_regular(self.path(i)))
         digest.update(self._regions_digest())
         return digest.hexdigest()

@@ -63,9 +63,7 @@ class Transform:
     def image(self, image: Image.Image) -> Tensor:
         """Resizes and crops an RGB image to uint8 (3, h, w) for evaluation, bit for bit as timm before normalisation.
 
-        Raises:
-            InputError: the image is so long and narrow that a resized side would be 0, or that the resized image would
-                be too large.
+        Raises InputError if the image is so narrow that a resized side would be 0, or the resized image too large.
         """
         if self.size is None:
             return torch.from_numpy(np.array(image)).permute(2, 0, 1)
@@ -76,10 +74,7 @@ class Transform:
         """Resizes and crops a mask as `image` does with its image: bool (H, W) -> bool (h, w).
 
         A pixel is in the result if the mask covers at least half of its area in the original image. Along an enlarged
-        side, it has the value of the original pixel at its centre. Padding is outside the mask.
-
-        Raises:
-            InputError: as in `image`.
+        side, it has the value of the original pixel at its centre. Padding is outside the mask. Raises as `image`.
         """
         from timm.data.transforms import center_crop_or_pad
 

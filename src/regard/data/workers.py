@@ -28,8 +28,8 @@ class Workers:
     """DataLoader workers, whose items come in the order of the requests for any number of workers.
 
     The source is map-style, read as `source[request]`, or an `IterableDataset`, which every worker iterates. It is sent
-    to the workers once, when they start. A `Failure` among the items is raised. With the count 0, items are read in the
-    main process. `persistent` keeps the workers for the next iteration.
+    to the workers once, when they start. With the count 0, items are read in the main process. `persistent` keeps the
+    workers for the next iteration.
     """
 
     def __init__(self, source: Any, count: int, *, pin_memory: bool = False, persistent: bool = False) -> None:
@@ -58,9 +58,8 @@ class Workers:
     def read(self, requests: Iterable[Any] = ()) -> Iterator[Any]:
         """Yields the items of the requests, or of the iterable source.
 
-        Raises:
-            InputError: an item is a `Failure`, whose traceback becomes a note of the error; a worker died; or two
-                iterations run at once.
+        Raises InputError for a `Failure`, whose traceback becomes a note of the error, if a worker died, or if two
+        iterations run at once.
         """
         for item in self._items(requests):
             if isinstance(item, Failure):
