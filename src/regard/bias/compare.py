@@ -45,10 +45,7 @@ class Comparison(Tabular):
     notes: tuple[str, ...] = ()
 
     def plot(self, measures: Sequence[str] = ()) -> Figure:
-        """A matplotlib figure of differences with their 95% intervals.
-
-        Args:
-            measures: keys of `differences`; empty: all.
+        """A matplotlib figure of the differences with these keys (empty: all) and their 95% intervals.
 
         Raises:
             InputError: an unknown measure.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from regard import models
 from regard.bias.evaluate import measure_columns, on_device
-from regard.bias.metrics import check_focus, measure
+from regard.bias.metrics import Measures, check_focus, measure
 from regard.bias.results import DETECTION, Results
 from regard.bias.rows import Rows, columns_of
 from regard.bias.shards import in_shards
@@ -208,11 +208,9 @@ class DetectionEvaluator:
             raise InputError(f"the images of {dataset.name!r} have no objects; give a data set with boxes and classes")
         self.dataset, self.threshold = dataset, threshold
         self._region, self._score_threshold, self._limit = region, score_threshold, limit
-        self._measure = partial(measure, threshold=threshold, margin=int(margin), tolerance=int(tolerance))
-        self.options: dict[str, Any] = {
-            **{"method": self.explain.method, "layer": self.explain.layer, "target": DETECTION},
-            **{"threshold": threshold, "margin": int(margin), "tolerance": int(tolerance)},
-        }
+        focus: dict[str, Any] = {"threshold": threshold, "margin": int(margin), "tolerance": int(tolerance)}
+        self._measure: Callable[..., Measures] = partial(measure, **focus)
+        self.options = {"method": self.explain.method, "layer": self.explain.layer, "target": DETECTION, **focus}
         count = len(dataset.classes)
         self._outputs = torch.tensor(range(count) if label_outputs is None else label_outputs)
         if len(self._outputs) != count or len(self._outputs.unique()) < count:

@@ -261,11 +261,9 @@ class Evaluator:
             self._cam = create(method, model, layer)
         self.method = method_name(method)
         self.layer = self._cam.layer
-        self._measure = partial(measure, threshold=threshold, margin=int(margin), tolerance=int(tolerance))
-        self.options: dict[str, Any] = {
-            **{"method": self.method, "layer": self.layer, "target": target},
-            **{"threshold": threshold, "margin": int(margin), "tolerance": int(tolerance)},
-        }
+        focus: dict[str, Any] = {"threshold": threshold, "margin": int(margin), "tolerance": int(tolerance)}
+        self._measure: Callable[..., Measures] = partial(measure, **focus)
+        self.options = {"method": self.method, "layer": self.layer, "target": target, **focus}
 
     def measured(
         self, images: Tensor, labels: Tensor, targets: Tensor, regions: Tensor

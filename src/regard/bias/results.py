@@ -221,10 +221,7 @@ class Results(Tabular):
         return curves
 
     def plot(self, measures: Sequence[str] = ("position_bias", "range_bias")) -> Figure:
-        """A matplotlib figure of rates or means over the threshold, with their 95% intervals as bands.
-
-        Args:
-            measures: keys of `curves`.
+        """A matplotlib figure of these `curves` over the threshold, with their 95% intervals as bands.
 
         Raises:
             InputError: an unknown measure, or results without curves.
@@ -302,16 +299,10 @@ class Results(Tabular):
         }
 
     def save(self, path: str | Path) -> Path:
-        """Writes options and summaries as JSON, and the rows as a Parquet file beside it.
+        """Writes options and summaries as a JSON file, and the rows as a Parquet file with suffix `.parquet` beside it.
 
-        Both files are written under another name and then renamed, the JSON file last, so that a failure leaves no
-        partial file.
-
-        Args:
-            path: path of the JSON file; the Parquet file has the suffix `.parquet`. Missing folders are created.
-
-        Returns:
-            The path.
+        Missing folders are created. Both files are written under another name and then renamed, the JSON file last, so
+        that a failure leaves no partial file. Returns the path of the JSON file.
 
         Raises:
             InputError: the path cannot be written, or has the suffix of the Parquet file.

@@ -181,7 +181,7 @@ class Taps:
         self.layers = tuple(find_layers(model, layers))
         self._network = hookable(model)
         self._images: Tensor | None = None
-        # Layer -> its value, the tensor that must not change in place, and the version of that; None before a forward.
+        # Layer -> its value, the tensor that must not change in place, and its version; None before a forward.
         self._records: dict[str, tuple[Tensor, Tensor, int | None]] | None = None
         self._arrangements: dict[tuple[object, ...], Reshape] = {}  # by layer and shapes
         self._hooks = ExitStack()
@@ -219,13 +219,13 @@ class Taps:
     def _values(self) -> dict[str, Tensor]:
         if self._records is None:
             raise InputError(
-                "no features yet; run the model inside the 'with' block (pass a compiled model to Taps, if it runs)"
+                "no features yet; run the model inside the 'with' block (give Taps the compiled model, if it is compiled)"
             )
         for name in self.layers:
             if name not in self._records:
                 raise InputError(f"layer {name!r} did not run in the last forward; tap a layer that runs")
-            _, unchanged, version = self._records[name]
-            if version is not None and unchanged._version != version:
+            _, source, version = self._records[name]
+            if version is not None and source._version != version:
                 raise InputError(
                     f"the output of layer {name!r} was changed in place after it was read, for example by a "
                     "ReLU(inplace=True); tap the layer that changes it, or make that layer not in-place"
@@ -252,14 +252,14 @@ class Taps:
     def _read(self, name: str, _module: nn.Module, _args: Any, output: Any) -> None:
         features = self._arranged(name, output)
         value = self._value(features)
-        unchanged = features if value.requires_grad else value  # until the gradients are computed
-        has_version = not torch.compiler.is_compiling() and not unchanged.is_inference()
-        self._record(name, value, unchanged, unchanged._version if has_version else None)
+        source = features if value.requires_grad else value  # the backward of maps needs the features
+        has_version = not torch.compiler.is_compiling() and not source.is_inference()
+        self._record(name, value, source, source._version if has_version else None)
 
-    def _record(self, name: str, value: Tensor, unchanged: Tensor, version: int | None) -> None:
+    def _record(self, name: str, value: Tensor, source: Tensor, version: int | None) -> None:
         if self._records is None:  # only a part of the model runs
             self._records = {}
-        self._records[name] = (value, unchanged, version)
+        self._records[name] = (value, source, version)
 
     def _arranged(self, name: str, output: Any) -> Tensor:
         """The features in a layer's output, with one `arrangement` per shape."""
