@@ -219,7 +219,7 @@ class Taps:
     def _values(self) -> dict[str, Tensor]:
         if self._records is None:
             raise InputError(
-                "no features yet; run the model inside the 'with' block (give Taps the compiled model, if it is compiled)"
+                "no features yet; run the model inside the 'with' block (for a compiled model, create Taps of it)"
             )
         for name in self.layers:
             if name not in self._records:
