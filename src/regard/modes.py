@@ -81,18 +81,14 @@ def check_image_size(model: nn.Module, images: Tensor) -> None:
         return
     network = unwrapped(model)
     declared = _declared_size(network)
-    if (
-        declared is not None
-        and declared != size
-        and not _accepts(network, images, size)
-        and _accepts(network, images, declared)
-    ):
-        raise InputError(
-            f"{type(network).__name__} takes images of {declared[0]} x {declared[1]} pixels, and got "
-            f"{size[0]} x {size[1]}; resize the images to that size (data.size, if they have several), or create the "
-            "network for this size (an option like img_size)"
-        )
-    accepted.add(size)
+    if declared is None or declared == size or _runs(network, images, size) or not _runs(network, images, declared):
+        accepted.add(size)
+        return
+    raise InputError(
+        f"{type(network).__name__} takes images of {declared[0]} x {declared[1]} pixels, not {size[0]} x {size[1]}; "
+        "resize the images to that size (data.size, if they have several), or create the network for this size (an "
+        "option like img_size)"
+    )
 
 
 def _declared_size(model: nn.Module) -> tuple[int, int] | None:
@@ -106,7 +102,7 @@ def _declared_size(model: nn.Module) -> tuple[int, int] | None:
     return None
 
 
-def _accepts(model: nn.Module, images: Tensor, size: tuple[int, ...]) -> bool:
+def _runs(model: nn.Module, images: Tensor, size: tuple[int, ...]) -> bool:
     image = torch.empty(1, images.shape[1], *size, dtype=images.dtype, device="meta")
     try:
         with evaluation_mode(model):
@@ -138,7 +134,7 @@ def output_shapes(model: nn.Module, layers: Iterable[nn.Module]) -> dict[nn.Modu
         for layer in layers:
             hooks.callback(layer.register_forward_hook(record).remove)
         for images in example_images(model):
-            with suppress(Exception):  # as in `_accepts`
+            with suppress(Exception):  # as in `_runs`
                 run_on_meta(model, images)
             if len(shapes) == len(layers):
                 break

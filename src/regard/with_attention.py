@@ -33,12 +33,7 @@ class WithAttention(nn.Module):
     """
 
     def __init__(
-        self,
-        layer: nn.Module,
-        attention: nn.Module,
-        name: str = "attention",
-        *,
-        channels_last: bool = False,
+        self, layer: nn.Module, attention: nn.Module, name: str = "attention", *, channels_last: bool = False
     ) -> None:
         super().__init__()
         self.training = layer.training
@@ -136,8 +131,8 @@ def named_descendants(name: str, module: nn.Module) -> list[Named]:
     """The module called `name` and all modules inside it, with full names; see `children`."""
     if is_added(module):
         return []
-    inside = [part for child in children(name, module) for part in named_descendants(*child)]
-    return [(name, without_attention(module)), *inside]
+    nested = [part for child in children(name, module) for part in named_descendants(*child)]
+    return [(name, without_attention(module)), *nested]
 
 
 def descendants(module: nn.Module) -> list[nn.Module]:

@@ -102,7 +102,7 @@ def sigmoids(u: Tensor, w: Tensor, b: Tensor) -> Tensor:
     return factors
 
 
-def _by_channel_or_pixel(x: Tensor, local: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+def _shuffle_statistics(x: Tensor, local: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """Mean, reciprocal standard deviation, and t, of which the logits of `shuffle_gate` are a linear function."""
     mean = x.mean((2, 3), keepdim=True)
     rstd = ((x - mean).square().mean((2, 3), keepdim=True) + eps).rsqrt()
@@ -111,7 +111,7 @@ def _by_channel_or_pixel(x: Tensor, local: Tensor, eps: float) -> tuple[Tensor, 
 
 def shuffle_logits(x: Tensor, scale: Tensor, shift: Tensor, local: Tensor, eps: float) -> Tensor:
     """Gate logits (N, C, H, W) of `shuffle_gate`."""
-    return scale[:, None, None] * _by_channel_or_pixel(x, local, eps)[2] + shift[:, None, None]
+    return scale[:, None, None] * _shuffle_statistics(x, local, eps)[2] + shift[:, None, None]
 
 
 def shuffle_gate(
@@ -124,12 +124,12 @@ def shuffle_gate(
     see `sigmoids`; eps: added to the variance.
     """
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    mean, rstd, t = _by_channel_or_pixel(wide, local, eps)
+    mean, rstd, t = _shuffle_statistics(wide, local, eps)
     y = (wide * sigmoids(scale[:, None, None] * t + shift[:, None, None], w, b)).to(x.dtype)
     return F.channel_shuffle(y, 2) if shuffle else y, mean.flatten(1), rstd.flatten(1) * local
 
 
-def _maps(x: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _group_statistics(x: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The channel means (N, G, C/G, 1, 1), the normalised maps of the groups, and means and deviations of the maps."""
     grouped = x.unflatten(1, (groups, -1))
     mean = grouped.mean((3, 4), keepdim=True)
@@ -144,7 +144,7 @@ def _maps(x: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor, Tensor, T
 
 def group_logits(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """Gate logits (N, G, H, W) of `group_gate`."""
-    return weight[:, None, None] * _maps(x, len(weight), eps)[1] + bias[:, None, None]
+    return weight[:, None, None] * _group_statistics(x, len(weight), eps)[1] + bias[:, None, None]
 
 
 def group_gate(
@@ -157,7 +157,7 @@ def group_gate(
     denominator of the variance. weight, bias: (G,); w, b: (K, G), see `sigmoids`.
     """
     wide, groups = x.to(torch.promote_types(x.dtype, torch.float32)), len(weight)
-    mean, t, centre, std = _maps(wide, groups, eps)
+    mean, t, centre, std = _group_statistics(wide, groups, eps)
     factors = sigmoids(weight[:, None, None] * t + bias[:, None, None], w, b)
     y = (wide * factors.repeat_interleave(x.shape[1] // groups, 1)).to(x.dtype)
     return y, mean.reshape(x.shape[:2]), centre.flatten(1), std.flatten(1)

@@ -102,7 +102,7 @@ def insertion_points(
         points = [
             point
             for stage, blocks in _blocks(model, stages).items()
-            for point in (_block_points(model, stage, blocks, where) if blocks else _after_layers(model, stage, where))
+            for point in (_block_points(model, stage, blocks, where) if blocks else _layer_ends(model, stage, where))
         ]
     return _fill_in_channels(model, points)
 
@@ -138,10 +138,10 @@ def _blocks(model: nn.Module, stages: Iterable[int] | None) -> dict[str, list[Na
 def _block_points(model: nn.Module, stage: str, blocks: list[Named], where: str) -> Iterator[InsertionPoint]:
     if where == "stage":
         module = without_attention(model.get_submodule(stage))
-        yield _after(model, stage, module, stage) if is_dense(module) else _after_block(model, *blocks[-1], stage)
+        yield _point(model, stage, module, stage) if is_dense(module) else _block_end(model, *blocks[-1], stage)
         return
     for name, block in blocks:
-        yield _branch_end(model, name, block, stage) if where == "branch" else _after_block(model, name, block, stage)
+        yield _branch_end(model, name, block, stage) if where == "branch" else _block_end(model, name, block, stage)
 
 
 def _branch_end(model: nn.Module, name: str, block: nn.Module, stage: str) -> InsertionPoint:
@@ -151,21 +151,21 @@ def _branch_end(model: nn.Module, name: str, block: nn.Module, stage: str) -> In
         slot = f"{name}.{branch.slot}"
         return InsertionPoint(slot, _channels(branch.layer), stage, block, block, branch.slot, True, residual=True)
     return replace(
-        _after(model, f"{name}.{branch.path}" if branch.path else name, block, stage),
+        _point(model, f"{name}.{branch.path}" if branch.path else name, block, stage),
         channels=_channels(branch.layer),
         channels_last=isinstance(branch.layer, nn.Linear),  # as in ConvNeXt
         residual=branch.residual,
     )
 
 
-def _after_block(model: nn.Module, name: str, block: nn.Module, stage: str) -> InsertionPoint:
+def _block_end(model: nn.Module, name: str, block: nn.Module, stage: str) -> InsertionPoint:
     """The point after a block, which has as many channels as its residual branch."""
     branch = branch_of(block)
     channels = _channels(branch.layer) if branch is not None and branch.residual else 0
-    return replace(_after(model, name, block, stage), channels=channels)
+    return replace(_point(model, name, block, stage), channels=channels)
 
 
-def _after_layers(model: nn.Module, stage: str, where: str) -> list[InsertionPoint]:
+def _layer_ends(model: nn.Module, stage: str, where: str) -> list[InsertionPoint]:
     """The points after each convolution with its norm and activation, in a stage of layers; 'stage': the last point."""
     ends: list[tuple[str, nn.Module]] = []  # the name of the last layer, and the convolution
     follows, shared = False, _shared_modules(model)
@@ -184,7 +184,7 @@ def _after_layers(model: nn.Module, stage: str, where: str) -> list[InsertionPoi
         )
     if where == "stage":
         ends = ends[-1:]
-    return [replace(_after(model, name, conv, stage), channels=_channels(conv)) for name, conv in ends]
+    return [replace(_point(model, name, conv, stage), channels=_channels(conv)) for name, conv in ends]
 
 
 def _layers(name: str, module: nn.Module) -> Iterator[Named]:
@@ -231,10 +231,10 @@ def _layer_points(model: nn.Module, patterns: Sequence[str], stages: Iterable[in
             raise InputError(f"{name} is called several times; name another layer")
         if module not in hosts:
             hosts.add(module)
-            yield _after(model, name, module, stage)
+            yield _point(model, name, module, stage)
 
 
-def _after(model: nn.Module, name: str, block: nn.Module, stage: str | None) -> InsertionPoint:
+def _point(model: nn.Module, name: str, block: nn.Module, stage: str | None) -> InsertionPoint:
     """The point after the layer `name`, named `attention`, or `attention2`, … if the layer has such an attribute."""
     host = model.get_submodule(name)
     attribute, number = "attention", 2

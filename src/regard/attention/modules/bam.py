@@ -80,9 +80,9 @@ class BottleneckAttention(GatedAttention):
                 nn.init.kaiming_normal_(parameter, mode="fan_out")
 
     def logits(self, x: Tensor) -> Tensor:
-        by_channel = self.channel(x.mean((2, 3)))[:, :, None, None]  # (N, C, 1, 1)
-        by_pixel = self.spatial(x)  # (N, 1, H, W)
-        return by_channel + by_pixel if self.combine == "sum" else by_channel * by_pixel
+        channel_logits = self.channel(x.mean((2, 3)))[:, :, None, None]  # (N, C, 1, 1)
+        pixel_logits = self.spatial(x)  # (N, 1, H, W)
+        return channel_logits + pixel_logits if self.combine == "sum" else channel_logits * pixel_logits
 
     def gate_values(self, x: Tensor) -> Tensor:
         return 1 + super().gate_values(x)

@@ -90,6 +90,6 @@ class ConvolutionalBlockAttention(ProductAttention):
 
         Their product is `self.spatial(self.channel(x))`, without storing the intermediate features.
         """
-        x, by_channel = self.channel.factors(x)
-        x, mean, maximum = kernels.pixel_mean_max(x, by_channel)
-        return x, by_channel, self.spatial.gate(self.spatial.map_logits(mean, maximum))
+        x, channel_gate = self.channel.factors(x)
+        x, mean, maximum = kernels.pixel_mean_max(x, channel_gate)
+        return x, channel_gate, self.spatial.gate(self.spatial.map_logits(mean, maximum))

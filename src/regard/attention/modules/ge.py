@@ -113,7 +113,7 @@ class GatherExcite(GatedAttention):
                 nn.init.zeros_(layer.bias)
 
     @property
-    def _by_channel(self) -> bool:
+    def _uses_channel_means(self) -> bool:
         return self.variant == "theta-minus" and self.extent == 0
 
     def _gather(self, x: Tensor) -> Tensor:
@@ -131,12 +131,12 @@ class GatherExcite(GatedAttention):
         return self.gather(x)
 
     def logits(self, x: Tensor) -> Tensor:
-        if self._by_channel:
+        if self._uses_channel_means:
             return kernels.channel_mean(x)[:, :, None, None]
         return F.interpolate(self.excite(self._gather(x)), size=x.shape[2:], mode="nearest")
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self._by_channel:
+        if not self._uses_channel_means:
             return super().forward(x)
         check_features(self, x)
         return kernels.scale(x, self.gate_values(x))

@@ -75,9 +75,9 @@ class ShuffleAttention(FusedAttention):
 
     def logits(self, x: Tensor) -> Tensor:
         n, c, h, w = x.shape
-        by_channel, by_pixel = x.reshape(n * self.groups, c // self.groups, h, w).chunk(2, dim=1)  # (N G, C/2G, H, W)
-        channel_logits = self.cweight * by_channel.mean((2, 3), keepdim=True) + self.cbias  # (N G, C/2G, 1, 1)
-        pixel_logits = self.sweight * self.gn(by_pixel) + self.sbias  # (N G, C/2G, H, W)
+        first, second = x.reshape(n * self.groups, c // self.groups, h, w).chunk(2, dim=1)  # (N G, C/2G, H, W)
+        channel_logits = self.cweight * first.mean((2, 3), keepdim=True) + self.cbias  # (N G, C/2G, 1, 1)
+        pixel_logits = self.sweight * self.gn(second) + self.sbias  # (N G, C/2G, H, W)
         return torch.cat((channel_logits.expand_as(pixel_logits), pixel_logits), dim=1).reshape(n, c, h, w)
 
     def fused(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:

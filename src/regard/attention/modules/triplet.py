@@ -54,9 +54,9 @@ class TripletAttention(AttentionModule):
 
     def gate_values(self, x: Tensor) -> Tensor:
         """The mean of the three gates (N, C, H, W)."""
-        by_row = self.cw.gate_values(x.transpose(1, 2)).transpose(1, 2)  # (N, C, 1, W), from (N, H, C, W)
-        by_column = self.hc.gate_values(x.permute(0, 3, 2, 1)).permute(0, 3, 2, 1)  # (N, C, H, 1), from (N, W, H, C)
-        return (self.hw.gate_values(x) + by_row + by_column) / 3
+        cw_gate = self.cw.gate_values(x.transpose(1, 2)).transpose(1, 2)  # (N, C, 1, W), from (N, H, C, W)
+        hc_gate = self.hc.gate_values(x.permute(0, 3, 2, 1)).permute(0, 3, 2, 1)  # (N, C, H, 1), from (N, W, H, C)
+        return (self.hw.gate_values(x) + cw_gate + hc_gate) / 3
 
     def forward(self, x: Tensor) -> Tensor:
         check_features(self, x)

@@ -140,8 +140,8 @@ def _backward(
     db = tl.zeros([TG, K], tl.float32)
     # Sums over pixels of the deviations of x from its mean, times du and times t. The gradient of the map sums to 0
     # over the pixels, so the deviations give the same gradient of the mean as x itself.
-    by_du = tl.zeros([TG, TC, TP], tl.float32)
-    by_t = tl.zeros([TG, TC, TP], tl.float32)
+    du_sums = tl.zeros([TG, TC, TP], tl.float32)
+    t_sums = tl.zeros([TG, TC, TP], tl.float32)
     for start in range(0, P, TP):
         p = start + tl.arange(0, TP)
         v, d = _map(x, mean, centre, c, ok, p, C, P, LAST)
@@ -153,11 +153,11 @@ def _backward(
         dw += tile_dw
         db += tile_db
         deviation = tl.where(p < P, v - mean, 0.0)
-        by_du += du[:, None, :] * deviation
-        by_t += t[:, None, :] * deviation
+        du_sums += du[:, None, :] * deviation
+        t_sums += t[:, None, :] * deviation
     std_slope = tl.where(std > 0, dot / (std * tl.maximum(P - 1, 1)), 0.0)[:, None]
     du_mean = (total / P)[:, None]
-    offset = tl.sum(by_du, 2) * scale - std_slope * tl.sum(by_t, 2)
+    offset = tl.sum(du_sums, 2) * scale - std_slope * tl.sum(t_sums, 2)
     offset = (slope[:, None] * offset / P)[:, :, None]
     for start in range(0, P, TP):
         p = start + tl.arange(0, TP)
