@@ -32,13 +32,13 @@ class Column:
     """A column of a table of records.
 
     Attributes:
-        key: key of the values. An estimate or difference has its interval under `key_low` and `key_high`, or for the
-            keys "value", "difference" and "mean" under `low` and `high`, and its standard deviation, if any, under
+        key: key of the values. An estimate or difference has its interval under `key_low` and `key_high` (for the keys
+            "value", "difference" and "mean" under `low` and `high`), and its standard deviation, if any, under
             `key_deviation`.
         label: heading of the column.
-        kind: "text"; "count", an integer; "large", an integer with a unit; "percent" and "number", an estimate in [0,
-            1]; "points", a difference of percentages, and "signed", of numbers; "p"; "significant", a bool; "duration",
-            in seconds.
+        kind: "text"; "count", an integer; "large", an integer with a unit; "percent" and "number", estimates in [0, 1];
+            "points", a difference of percentages, and "signed", of numbers; "p"; "significant", a bool; "duration", in
+            seconds.
         term: term of the glossary of pages; empty for none.
         detail: key of a text in small type; empty for none.
         write: function that formats a value; None for the usual format of the kind.
