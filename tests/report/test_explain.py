@@ -208,7 +208,7 @@ def test_the_words_of_the_page(images, explain, parse, monkeypatch) -> None:
     pictures = data.open_pictures(["in/a.png", "in/b.png"], mask="masks")
     page = parse((explain(pictures, classes=(0, 3)).folder / "explain.html").read_text())
     page.check_alone()
-    check_snapshot("pages/explain", re.sub(r"likeliest: .*", "likeliest: …", page.outline))
+    check_snapshot("pages/explain", re.sub(r"most likely: .*", "most likely: …", page.outline))
 
 
 def test_a_page_of_many_images_has_the_first_and_their_number(images, explain, monkeypatch) -> None:

@@ -70,23 +70,12 @@ def detect(
     overwrite: bool = False,
     on_image: Callable[[int], None] = lambda done: None,
 ) -> Detected:
-    """Detects objects in images, and writes a folder with a PNG of each image with its objects, and `detections.json`.
+    """Detects objects of at least this score, and writes `detections.json` and a PNG of each image with its objects.
 
-    Everything is written to a temporary folder that is renamed at the end, so that an error changes nothing.
+    The folder `out` is written like that of `report.explain`, with the same meaning of `source`, `unreadable` and
+    `overwrite`. `on_image` is called with the number of images so far. The detector has torchvision's interface.
 
-    Args:
-        detector: detector with torchvision's interface, see `detection.create`.
-        images: the images.
-        out: folder to write.
-        classes: class names.
-        score: lowest score of an object, in [0, 1].
-        source: name of the detector.
-        unreadable: "error" raises on an image that cannot be read, "skip" leaves it out.
-        overwrite: whether to replace a folder that an earlier call wrote, if it contains nothing else.
-        on_image: called after each image with the number of images so far.
-
-    Raises:
-        InputError: `out` exists and may not be replaced, or an image cannot be read.
+    Raises InputError if `out` exists and may not be replaced, or an image cannot be read.
     """
     folder = Path(out)
     records: list[dict[str, Any]] = []

@@ -12,19 +12,12 @@ from regard.bias import VARIANTS
 
 
 class Term(NamedTuple):
-    """A term of the glossary.
-
-    Attributes:
-        name: the term as pages show it.
-        definition: one or two sentences; `[key]` and `[key|text]` link to other terms.
-        better: which values of a measure are better, "higher" or "lower"; empty for other terms.
-        source: the paper that defines it; empty if none is needed.
-    """
+    """A term of the glossary; in its definition, `[key]` and `[key|text]` link to other terms."""
 
     name: str
     definition: str
-    better: str = ""
-    source: str = ""
+    better: str = ""  # "higher" or "lower", for a measure
+    source: str = ""  # the paper that defines it
 
 
 _LSAS = "LSAS, arXiv 2305.05200"

@@ -171,14 +171,8 @@ class Part:
 
 
 def compare(groups: Sequence[SeedGroup], reference: SeedGroup) -> tuple[list[Comparison], list[Note]]:
-    """Compares every network with the reference, in every measure that both have; see `stats.holm` for correction.
-
-    Args:
-        groups: networks that were tested on the same images.
-        reference: one of the groups.
-
-    Returns:
-        The comparisons, not corrected, and notes on networks that cannot be compared and on different options.
+    """The uncorrected comparisons of every network with the reference, in every measure that both have, and notes on
+    networks that cannot be compared and on different options.
     """
     comparisons: list[Comparison] = []
     notes = []

@@ -137,10 +137,7 @@ def stems_of(images: ImageDataset) -> list[str]:
 
 
 def plain_name(text: str, longest: int) -> str:
-    """A path component for any file system: letters, digits, - and _, at most `longest` bytes.
-
-    It has no dots, so that a file with a suffix never collides with another file or a folder.
-    """
+    """A path component of letters, digits, - and _ (no dots, which begin suffixes), at most `longest` bytes."""
     text = unicodedata.normalize("NFC", text)
     text = "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in text)
     return text.encode()[:longest].decode(errors="ignore") or "_"

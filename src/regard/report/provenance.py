@@ -24,10 +24,7 @@ Facts = list[tuple[str, list[tuple[str, str]]]]
 
 
 def repeats(groups: Sequence[SeedGroup]) -> list[Repeat]:
-    """The recipe of each network, the commands that train and measure it, and the recorded commands.
-
-    Networks that others use as a teacher or start from come first.
-    """
+    """Recipe and commands of each network; networks that others use as a teacher or start from come first."""
     sources = {
         folder
         for group in groups
@@ -57,10 +54,7 @@ def environments(groups: Sequence[SeedGroup]) -> Facts:
 
 
 def shared(facts: Mapping[str, Mapping[str, Any]]) -> Facts:
-    """Merges facts, owner -> name -> value, to (name, [(value, owners)]); owners are "" if all have the value.
-
-    Long values are shortened.
-    """
+    """Merges facts, owner -> name -> value, to (name, [(value, owners)]), where owners is "" if all have the value."""
     by_name: dict[str, dict[str, list[str]]] = {}
     for owner, values in facts.items():
         for name, value in values.items():
