@@ -193,7 +193,7 @@ def evaluate(
             )
     if not len(rows):
         unread = f"; {len(rows.skipped)} could not be read (the first: {rows.skipped[0]})" if rows.skipped else ""
-        raise InputError(f"the data set has no images{unread}; give one with at least one")
+        raise InputError(f"the data set has no images{unread}; give a data set with images")
     scored = label_map.scored(rows.outputs)
     numbers = tuple(map(str, range(rows.outputs)))
     classes = numbers if source.classes is None else source.classes

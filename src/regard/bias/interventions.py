@@ -52,8 +52,8 @@ class Interventions:
         labels = dataset.labels.cpu().numpy()
         if len(np.unique(labels[labels >= 0])) < 2:
             raise InputError(
-                f"interventions exchange backgrounds between classes, and the images of {dataset.name} have labels of "
-                "fewer than two; leave them out"
+                f"interventions exchange backgrounds between classes, and the images of {dataset.name} have fewer than "
+                "two; leave the interventions out"
             )
         self.partners = dict(zip(MIXED, partners(labels, seed), strict=True))
 

@@ -308,7 +308,7 @@ def _check(maps: Tensor, regions: Tensor) -> None:
     if not isinstance(regions, Tensor) or regions.ndim != 3 or regions.dtype != torch.bool or 0 in regions.shape[1:]:
         raise InputError(f"regions are {describe(regions)}; expected torch.bool (N, H, W)")
     if len(maps) != len(regions):
-        raise InputError(f"{len(maps)} maps for {len(regions)} regions; expected as many of each")
+        raise InputError(f"{len(maps)} maps for {len(regions)} regions; expected the same number")
     if maps.device != regions.device:
         raise InputError(f"maps are on {maps.device}, regions on {regions.device}; move one of them")
 

@@ -242,7 +242,7 @@ class Results(Tabular):
 
     def _curve(self, name: str) -> np.ndarray:
         if name not in self.rows:
-            raise InputError("the results have no curves; measure again")
+            raise InputError("the results have no curves; evaluate again")
         return self.rows[name]
 
     def to_records(self) -> list[dict[str, Any]]:
@@ -338,7 +338,7 @@ class Results(Tabular):
             values = json.loads(read_regular(path, MAX_BYTES))
             kind = f"{values['format']} {values['version']}"
             if kind != f"{_FORMAT} {_VERSION}":
-                raise InputError(f"found {kind}; expected {_FORMAT} {_VERSION}; measure again with this regard")
+                raise InputError(f"found {kind}; expected {_FORMAT} {_VERSION}; evaluate again with this version")
             options: dict[str, Any] = {name: values[name] for name in (*_OPTIONS, "provenance")}
             options |= {name: tuple(values[name]) for name in _NAMES}
             _check_options(options)
@@ -349,10 +349,10 @@ class Results(Tabular):
             raise InputError(f"{path}: {error}") from None
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             detail = f"{type(error).__name__}: {first_line(error)}"
-            raise InputError(f"{path} holds no bias results ({detail}); measure again") from None
+            raise InputError(f"{path} holds no bias results ({detail}); evaluate again") from None
         rows = Rows.read(_rows_path(path))
         if len(rows) != images:
-            raise InputError(f"{path} has {images} images, {_rows_path(path)} has {len(rows)}; measure again")
+            raise InputError(f"{path} has {images} images, {_rows_path(path)} has {len(rows)}; evaluate again")
         return cls(**options, rows=rows.columns, keys=rows.keys)
 
 

@@ -122,9 +122,9 @@ class Rows:
             with path.open("rb") as file:
                 table = parquet.read_table(file)
         except FileNotFoundError:
-            raise InputError(f"there is no {path}, which holds the rows of the results; measure again") from None
+            raise InputError(f"there is no {path}, which holds the rows of the results; evaluate again") from None
         except (pa.ArrowException, OSError) as error:
-            raise InputError(f"{path} cannot be read as Parquet ({first_line(error)}); measure again") from None
+            raise InputError(f"{path} cannot be read as Parquet ({first_line(error)}); evaluate again") from None
         try:
             keys = tuple(table.column(_KEY).to_pylist())
             present = [name for name in (*COLUMNS, *VARIANTS) if name in table.column_names]
@@ -141,7 +141,7 @@ class Rows:
             metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
             return cls(keys, columns, tuple(json.loads(metadata["skipped"])), int(metadata["outputs"]))
         except (AttributeError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
-            raise InputError(f"{path} holds no rows of results ({first_line(error)}); measure again") from None
+            raise InputError(f"{path} holds no rows of results ({first_line(error)}); evaluate again") from None
 
     @staticmethod
     def is_rows_file(path: Path) -> bool:

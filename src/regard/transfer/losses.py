@@ -124,7 +124,9 @@ def equivalent_beta(beta: float, pixels: int, distance: float, to: Form = "paper
         InputError: pixels or distance out of range, an unknown form.
     """
     if pixels < 2 or not 0 < distance <= 2:
-        raise InputError(f"maps of {pixels} pixels at distance {distance}; expected at least 2 pixels, and (0, 2]")
+        raise InputError(
+            f"maps of {pixels} pixels at distance {distance}; expected at least 2 pixels and a distance in (0, 2]"
+        )
     factor = 4 * distance / pixels
     if to == "paper":
         return beta * factor
@@ -146,7 +148,8 @@ def soft_label_loss(student_logits: Tensor, teacher_logits: Tensor, temperature:
     student_logits, teacher_logits = class_logits(student_logits), class_logits(teacher_logits)
     check_classes(student_logits.shape[-1], teacher_logits.shape[-1])
     if student_logits.shape != teacher_logits.shape:
-        raise InputError(f"logits are {tuple(student_logits.shape)} and {tuple(teacher_logits.shape)}; expected alike")
+        shapes = f"{tuple(student_logits.shape)} and {tuple(teacher_logits.shape)}"
+        raise InputError(f"logits are {shapes}; expected the same shape")
     check_interval("temperature", temperature, "(0, inf)")
     student = F.log_softmax(student_logits / temperature, dim=1)
     teacher = F.log_softmax(teacher_logits / temperature, dim=1)

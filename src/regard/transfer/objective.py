@@ -140,8 +140,8 @@ class Objective(nn.Module):
         self._guidance = (guidance_maps, guidance_layers, guidance_detach)
         if compile and self._derives:
             raise InputError(
-                "gradient, symmetry, input_gradient, and guidance of maps gradcam or input_gradient: compiled networks "
-                "have no double backward; leave compile out"
+                "gradient, symmetry, input_gradient, and guidance of maps gradcam or input_gradient need a double "
+                "backward, which compiled networks do not have; leave compile out"
             )
         self.student = student
         self.regressors = nn.ModuleList()

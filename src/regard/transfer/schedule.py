@@ -57,7 +57,10 @@ class Weight:
         except OverflowError:
             finite = False
         if not finite:
-            raise InputError(f"a weight of {self.start} times {self.factor} at every milestone does not stay finite")
+            raise InputError(
+                f"a weight of {self.start} times {self.factor} at every milestone does not stay finite; give a smaller "
+                "factor"
+            )
 
     def at(self, progress: float) -> float:
         """The weight when the fraction `progress` of the run, in [0, 1], is over."""
