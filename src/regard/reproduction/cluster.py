@@ -89,7 +89,7 @@ class RayExecutor:
 
     def start(self, job: Job) -> None:
         self._failed.discard(job.name)
-        teacher = next((task for task, other in self._running.items() if other.name == job.teacher), None)
+        teacher = next((task for task, running in self._running.items() if running.name == job.teacher), None)
         task = self._run.options(name=job.name).remote(job.command, job.store, job.name, teacher)
         self._running[task] = job
 

@@ -37,7 +37,7 @@ def save_checkpoint(loop: Loop, meter: dict[str, Tensor]) -> None:
         "regressors": loop.task.regressors.state_dict(),
         "optimizer": loop.optimizer.state_dict(),
         "scaler": loop.scaler.state_dict() if loop.scaler is not None else None,
-        "hooks": {name: state for name, hook in by_name(loop.hooks).items() if (state := hook.state_dict())},
+        "hooks": {name: saved for name, hook in by_name(loop.hooks).items() if (saved := hook.state_dict())},
         "rows": loop.rows,
         "unreadable": loop.unreadable,
         "meter": meter,
@@ -46,10 +46,8 @@ def save_checkpoint(loop: Loop, meter: dict[str, Tensor]) -> None:
     path = folder / f"step-{loop.steps_done:09d}.pt"
     try:
         folder.mkdir(exist_ok=True)
-        with (
-            atomic_write(path) as temporary,
-            open(temporary, "wb") as file,
-        ):  # its errors name the cause, torch's do not
+        # Errors of Python's file name the cause, those of torch's do not.
+        with atomic_write(path) as temporary, open(temporary, "wb") as file:
             torch.save(state, file)
     except (OSError, RuntimeError) as error:  # the disk is full, or the folder cannot be written
         remaining = "the previous one is kept" if _checkpoints(folder) else "there is no previous one"
