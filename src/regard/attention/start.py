@@ -24,7 +24,7 @@ class IdentityStart(AttentionModule):
         module: features (N, C, H, W) -> (N, C, H, W), all finite.
 
     Shape: (N, C, H, W) -> (N, C, H, W), in the dtype of the features.
-    Parameters: `strength` (1,), which is `a`, and those of `module`.
+    Parameters: `strength` (1,), which is `a`, plus the parameters of `module`.
     """
 
     def __init__(

@@ -36,7 +36,7 @@ class BottleneckAttention(GatedAttention):
         gate: turns the logits into factors.
 
     Shape: (N, C, H, W) -> (N, C, H, W).
-    Parameters: 3 C H + 18 H^2 + 13 H + C + 1 for H hidden channels, and those of the gate.
+    Parameters: 3 C H + 18 H^2 + 13 H + C + 1 for H hidden channels, plus the gate's parameters.
 
     Raises:
         InputError: `reduction` is below 1, or `combine` unknown.

@@ -62,7 +62,7 @@ class ConvolutionalBlockAttention(ProductAttention):
             for the map.
 
     Shape: (N, C, H, W) -> (N, C, H, W).
-    Parameters: 2 C H + H + C + 2 k^2 + 2 for H hidden units and kernel size k, and those of the gates.
+    Parameters: 2 C H + H + C + 2 k^2 + 2 for H hidden units and kernel size k, plus the gates' parameters.
 
     Raises:
         InputError: `reduction` is below 1, or `kernel_size` even or below 1.

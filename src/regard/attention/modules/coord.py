@@ -32,7 +32,7 @@ class CoordinateAttention(ProductAttention):
         gate: turns both logits into factors; a gate with parameters has separate ones for rows and columns.
 
     Shape: (N, C, H, W) -> (N, C, H, W).
-    Parameters: 3 C M + 3 M + 2 C for M hidden channels, and those of the gates.
+    Parameters: 3 C M + 3 M + 2 C for M hidden channels, plus the gates' parameters.
 
     Raises:
         InputError: `reduction` is below 1.

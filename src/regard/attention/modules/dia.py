@@ -78,7 +78,7 @@ class DIA(AttentionModule):
         gate: turns the cell's state into factors, in place of the published sigmoid; the blocks of a stage share it.
 
     Shape: (N, C, H, W) -> (N, C, H, W).
-    Parameters: those of the cell, 10 C K + 2 K + 8 C for K hidden units, and those of the gate; once per stage.
+    Parameters: 10 C K + 2 K + 8 C for K hidden units of the cell, plus the gate's parameters; once per stage.
 
     Raises:
         InputError: `reduction` is below 1; or, in a forward pass, the preceding block did not run before this one.

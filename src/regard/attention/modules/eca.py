@@ -27,7 +27,7 @@ class EfficientChannelAttention(ChannelAttention):
         gate: turns the logits into factors.
 
     Shape: (N, C, H, W) -> (N, C, H, W).
-    Parameters: k (5 for 256 channels), and those of the gate.
+    Parameters: k (5 for 256 channels), plus the gate's parameters.
 
     Raises:
         InputError: `kernel_size` is even or below 1.

@@ -24,7 +24,7 @@ class EffectiveSqueezeExcitation(ChannelAttention):
         gate: turns the logits into factors.
 
     Shape: (N, C, H, W) -> (N, C, H, W).
-    Parameters: C^2 + C, and those of the gate.
+    Parameters: C^2 + C, plus the gate's parameters.
     """
 
     def __init__(

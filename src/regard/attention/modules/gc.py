@@ -33,7 +33,7 @@ class GlobalContext(ChannelAttention):
         gate: turns the logits into factors, with `fusion="scale"`.
 
     Shape: (N, C, H, W) -> (N, C, H, W).
-    Parameters: 2 C H + 3 H + 2 C + 1 for H hidden units, and those of the gate.
+    Parameters: 2 C H + 3 H + 2 C + 1 for H hidden units, plus the gate's parameters.
 
     Raises:
         InputError: `reduction` is below 1, `fusion` is unknown, or there is a gate with `fusion="add"`.

@@ -49,7 +49,7 @@ class GatherExcite(GatedAttention):
     Shape: (N, C, H, W) -> (N, C, H, W).
 
     Parameters: theta-minus none; theta 11 C log2(extent), or C (H W + 2) for the global extent; theta-plus
-    2 C K + K + C more for K hidden units; and those of the gate.
+    2 C K + K + C more for K hidden units; plus the gate's parameters.
 
     Raises:
         InputError: an extent that is not a power of 2, an unknown variant, a missing or unused size, or features

@@ -24,7 +24,7 @@ class SqueezeExcitation(ChannelAttention):
         gate: turns the logits into factors.
 
     Shape: (N, C, H, W) -> (N, C, H, W).
-    Parameters: 2 C H + H + C for H hidden units, and those of the gate.
+    Parameters: 2 C H + H + C for H hidden units, plus the gate's parameters.
 
     Raises:
         InputError: `reduction` is below 1.

@@ -32,7 +32,7 @@ class SpatialGroupEnhance(FusedAttention):
         gate: turns the logits into factors.
 
     Shape: (N, C, H, W) -> (N, C, H, W); the logits are (N, G, H, W).
-    Parameters: 2 G, and those of the gate.
+    Parameters: 2 G, plus the gate's parameters.
 
     Raises:
         InputError: `channels` is not a multiple of `groups`.

@@ -35,7 +35,7 @@ class ShuffleAttention(FusedAttention):
         gate: turns the logits into factors; a gate with parameters has separate ones for each of the C channels.
 
     Shape: (N, C, H, W) -> (N, C, H, W).
-    Parameters: 3 C / G, and those of the gate.
+    Parameters: 3 C / G, plus the gate's parameters.
 
     Raises:
         InputError: `channels` is not a multiple of `2 * groups`.

@@ -26,7 +26,7 @@ class SimAM(GatedAttention):
         gate: turns the logits into factors.
 
     Shape: (N, C, H, W) -> (N, C, H, W).
-    Parameters: none but those of the gate.
+    Parameters: only the gate's.
 
     Raises:
         InputError: `e_lambda` is not above 0.

@@ -48,7 +48,7 @@ class SpatialPyramidAttention(ChannelAttention):
         gate: turns the logits into factors.
 
     Shape: (N, C, H, W) -> (N, C, H, W).
-    Parameters: 22 C H for H hidden units, and those of the gate.
+    Parameters: 22 C H for H hidden units, plus the gate's parameters.
 
     Raises:
         InputError: `reduction` is below 1.

@@ -27,7 +27,7 @@ class StyleRecalibration(ChannelAttention):
         gate: turns the logits into factors.
 
     Shape: (N, C, H, W) -> (N, C, H, W).
-    Parameters: 4 C, and those of the gate.
+    Parameters: 4 C, plus the gate's parameters.
     """
 
     def __init__(

@@ -27,7 +27,7 @@ class TripletAttention(AttentionModule):
         gate: turns the logits of all three gates into factors; a gate with parameters has separate ones for each map.
 
     Shape: (N, C, H, W) -> (N, C, H, W).
-    Parameters: 3 (2 k^2 + 2) for kernel size k, and those of the gates.
+    Parameters: 3 (2 k^2 + 2) for kernel size k, plus the gates' parameters.
 
     Raises:
         InputError: `kernel_size` is even or below 1.

@@ -2,7 +2,7 @@
 
 Each file contains the launches and kernels of an operation and its gradient. All kernels are limited by memory
 bandwidth, so their time depends on how often they read features. One program computes each element of a result, in a
-fixed order: equal inputs give bitwise equal results. `benchmarks/triton_registers.py` prints their register usage.
+fixed order: equal inputs give bitwise equal results. `benchmarks/triton_registers.py` prints register counts.
 
 Memory traffic in copies of the features (one read and one write), forward + backward::
 
