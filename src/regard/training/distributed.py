@@ -192,7 +192,7 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device).item()  # the meta device has no values
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {name!r} is not available: {first_line(error)}") from error
+        raise InputError(f"device {name!r} is not available: {first_line(error)}; give another, or auto") from error
     return device
 
 

@@ -102,9 +102,14 @@ def _check_finite(model: nn.Module, size: int, source: str) -> None:
     """Raises InputError unless all values of `model` and its logits of a black image are finite."""
     names = [name for name, value in model.state_dict().items() if not torch.isfinite(value).all()]
     if names:
-        raise InputError(f"{source} has NaN or infinite values in {len(names)} of its tensors ({first_few(names)})")
+        raise InputError(
+            f"{source} has NaN or infinite values in {len(names)} of its tensors ({first_few(names)}); give another "
+            "checkpoint"
+        )
     if not torch.isfinite(model(torch.zeros(1, 3, size, size))).all():
-        raise InputError(f"{source} gives logits that are NaN or infinite for a black image of {size} pixels")
+        raise InputError(
+            f"{source} gives NaN or infinite logits for a black image of {size} pixels; give another checkpoint"
+        )
 
 
 def sha256(path: Path) -> str:

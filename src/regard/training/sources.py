@@ -188,5 +188,6 @@ def _check_classes(
         say(f"note: the classes of teacher {source} have no names; they are assumed to be those of the data, in order")
     elif losses and teacher.classes != classes:
         raise InputError(
-            f"teacher {source} and the data have {len(classes)} classes, not the same ones in the same order"
+            f"teacher {source} and the data have {len(classes)} classes, not the same ones in the same order; give "
+            f"another teacher, or transfer.{losses[0]} 0"
         )
