@@ -17,7 +17,7 @@ from support.snapshots import check_snapshot
 from regard import bias, report, stats
 from regard.bias.interventions import VARIANTS
 from regard.errors import InputError
-from regard.report.provenance import repeats, short
+from regard.report.provenance import recipe_yaml, repeats
 from regard.training import ModelRecipe, OptimizerRecipe, TransferRecipe, load_recipe
 
 pytestmark = pytest.mark.slow
@@ -259,4 +259,4 @@ def test_recipes_and_commands_repeat_the_run(make_run, tmp_path):
         assert train[:2] == ["regard", "train"] and train[3:] == ["--run", str(run.folder)]
         assert train[2] in (f"{run.name}.yaml", f"./{run.name}.yaml") and not train[2].startswith("-")
         assert measure == ["regard", "bias", str(run.folder), "--layer", "group2"]
-    assert short(load_recipe(None)) == "{}\n"
+    assert recipe_yaml(load_recipe(None)) == "{}\n"

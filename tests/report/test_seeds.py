@@ -12,7 +12,7 @@ from regard.errors import InputError
 from regard.report import collect, seed_groups
 from regard.report.parts import compare
 from regard.report.provenance import environments, repeats
-from regard.report.seeds import plainest
+from regard.report.seeds import default_reference
 from regard.training import ModelRecipe, OptimizerRecipe, TransferRecipe
 from regard.training.recipe import GuidanceRecipe
 
@@ -106,7 +106,7 @@ def test_guided_runs_that_start_from_runs_of_one_network_are_one_network(make_ru
     assert [(group.name, len(group.runs)) for group in groups] == [("after", 2), ("before", 2)]
     for part in ("pretrained before", "guidance.weight 1.0", "guidance.share 0.1"):
         assert part in groups[0].description and part not in groups[1].description
-    assert plainest(groups).name == "before"
+    assert default_reference(groups).name == "before"
     assert [one.name for one in repeats(groups)][0] == "before"
 
 

@@ -13,7 +13,7 @@ from support.snapshots import check_snapshot
 
 from regard import models, report
 from regard.errors import InputError
-from regard.report.studies import drawn_classes, spread_classes
+from regard.report.studies import classes_to_draw, spread_classes
 from regard.studies import gate_activations, group_scores
 
 NAMES = ("cat)", "<dog>", "[red]x[/red]", "$x$", "ship", "tree", "zebra", "eel")
@@ -107,11 +107,11 @@ def test_tables(gates, groups):
 def test_classes_to_draw(gates):
     assert spread_classes(range(1000)) == [100, 300, 500, 700, 900]
     assert spread_classes([4, 7]) == [4, 7]
-    assert drawn_classes(gates, [3, 1, 3]) == [3, 1]
+    assert classes_to_draw(gates, [3, 1, 3]) == [3, 1]
     with pytest.raises(InputError, match="class 9 is not among those counted"):
-        drawn_classes(gates, [9])
+        classes_to_draw(gates, [9])
     with pytest.raises(InputError, match="8 classes to draw"):
-        drawn_classes(gates, range(8))
+        classes_to_draw(gates, range(8))
 
 
 def test_wrong_input_loses_nothing(gates, groups, batches, tmp_path):

@@ -18,7 +18,7 @@ from regard.errors import InputError
 from regard.report import bias_records
 from regard.report.gallery import ChangedImage, Gallery
 from regard.report.glossary import name_of
-from regard.report.provenance import shared
+from regard.report.provenance import merged_facts
 from regard.report.records import Note
 from regard.report.template import Repeat, write_page
 from regard.training.run import environment
@@ -69,7 +69,7 @@ def write_bias_html(
         columns=bias_records,
         of_detections=results[0].of_detections,
         styles={name: i for i, name in enumerate(bias_records.names(results))},
-        settings=shared({name: _settings(result) for name, result in bias_records.named(results)}),
+        settings=merged_facts({name: _settings(result) for name, result in bias_records.with_names(results)}),
         notes=[*notes, *bias_records.notes(results, comparisons, not_compared)],
         overview=bias_records.overview(results),
         others=[bias_records.NETWORK, *bias_records.columns(bias_records.OTHERS)],
@@ -90,8 +90,8 @@ def write_bias_html(
         gallery=gallery,
         left_out=bias_records.left_out(results),
         repeats=[Repeat(title, command)] if command else [],
-        provenance=shared({name: _facts(result.provenance) for name, result in bias_records.named(results)}),
-        environment=shared({"": _facts(environment(()))}),
+        provenance=merged_facts({name: _facts(result.provenance) for name, result in bias_records.with_names(results)}),
+        environment=merged_facts({"": _facts(environment(()))}),
     )
 
 
@@ -115,7 +115,7 @@ def intervals(results: Sequence[Results]) -> Charts:
         summaries = bias_records.summaries(results[0])
         measures: tuple[str, ...] = ("position_bias", "range_bias", "energy_inside")
     else:
-        summaries = {name: result.overall for name, result in bias_records.named(results)}
+        summaries = {name: result.overall for name, result in bias_records.with_names(results)}
         measures = (*RATES, "energy_inside", "spill")
     styles = dict.fromkeys(summaries, 0) if len(results) == 1 else None
     charts = []
@@ -131,7 +131,7 @@ def intervals(results: Sequence[Results]) -> Charts:
 def variant_charts(results: Sequence[Results]) -> Charts:
     """Accuracy on the original images and after each intervention, one figure per model with interventions."""
     charts = []
-    for style, (name, result) in enumerate(bias_records.named(results)):
+    for style, (name, result) in enumerate(bias_records.with_names(results)):
         if result.overall.interventions:
             rows = {"original": result.accuracy}
             rows |= {name_of(key): rate for key, rate in result.overall.interventions.items() if rate.n}
@@ -146,7 +146,7 @@ def distributions(results: Sequence[Results]) -> Charts:
     for measure in ("energy_inside", "spill", "auc"):
         values: dict[str, Sequence[float]] = {}
         levels = {}
-        for name, result in bias_records.named(results):
+        for name, result in bias_records.with_names(results):
             counted = comparable(result.rows)
             values[name] = result.rows[measure][counted]
             area = float(result.rows["region_area"][counted].mean()) if counted.any() else np.nan
@@ -158,7 +158,7 @@ def distributions(results: Sequence[Results]) -> Charts:
 
 def curves(results: Sequence[Results]) -> Charts:
     """Both biases by the threshold of the focus, with 95% intervals as bands, for the results with curves."""
-    with_curves = {name: result for name, result in bias_records.named(results) if CURVES[0] in result.rows}
+    with_curves = {name: result for name, result in bias_records.with_names(results) if CURVES[0] in result.rows}
     charts = []
     for measure in ("position_bias", "range_bias") if with_curves else ():
         rates = {name: result.curves[measure] for name, result in with_curves.items()}

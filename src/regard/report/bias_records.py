@@ -15,7 +15,7 @@ from regard.columns import Column
 from regard.formatting import shortened
 from regard.report import captions
 from regard.report.glossary import name_of
-from regard.report.records import TEST, Note, gathered, records_table
+from regard.report.records import TEST, Note, merged_notes, records_table
 from regard.stats import Difference, Estimate, interval_record, proportion
 
 MOST_CLASSES = 40
@@ -78,21 +78,21 @@ def names(results: Sequence[Results]) -> list[str]:
     return shortened([result.model for result in results])
 
 
-def named(results: Sequence[Results]) -> list[tuple[str, Results]]:
+def with_names(results: Sequence[Results]) -> list[tuple[str, Results]]:
     """Pairs of name and results."""
     return list(zip(names(results), results, strict=True))
 
 
 def overview(results: Sequence[Results]) -> list[dict[str, Any]]:
     """All measures over all images, one record per model."""
-    return [{"network": name, **_measures(result.overall)} for name, result in named(results)]
+    return [{"network": name, **_measures(result.overall)} for name, result in with_names(results)]
 
 
 def parts(results: Sequence[Results]) -> list[dict[str, Any]]:
     """All measures, one record per model and part of the images."""
     return [
         {"network": name, "part": part, **_measures(summary)}
-        for name, result in named(results)
+        for name, result in with_names(results)
         for part, summary in summaries(result).items()
     ]
 
@@ -148,7 +148,7 @@ def differences(
     drop_measures = tuple(f"drop_{name}" for name in VARIANTS)
     order = (*MAIN, *drop_measures, *OTHERS)
     records = [record for comparison in comparisons if comparison is not None for record in comparison.to_records()]
-    labels = {result.model: name for name, result in named(results)}
+    labels = {result.model: name for name, result in with_names(results)}
     for record in records:
         record["network"] = labels[record["model"]]
     records.sort(key=lambda record: order.index(record["measure"]))
@@ -165,7 +165,7 @@ def interventions(
     """
     accuracies: list[dict[str, Any]] = []
     lost: list[dict[str, Any]] = []
-    for (name, result), result_effects in zip(named(results), differences, strict=True):
+    for (name, result), result_effects in zip(with_names(results), differences, strict=True):
         for record in effect_records(result, result_effects):
             measure = record["measure"]
             keys = {"network": name, "intervention": measure.removeprefix("drop_").removeprefix("lost_")}
@@ -176,7 +176,7 @@ def interventions(
 def drops(results: Sequence[Results], classes: Sequence[str]) -> list[dict[str, Any]]:
     """Records of the drop after each intervention, by position bias, by size of the region and by class; not tested."""
     records = []
-    for name, result in named(results):
+    for name, result in with_names(results):
         rows, counted = result.rows, comparable(result.rows)
         masks = {
             "position bias": counted & rows["position_bias"],
@@ -196,7 +196,7 @@ def drops(results: Sequence[Results], classes: Sequence[str]) -> list[dict[str, 
 def left_out(results: Sequence[Results]) -> list[dict[str, Any]]:
     """Numbers and examples of images without measures, one record per model and reason."""
     records = []
-    for name, result in named(results):
+    for name, result in with_names(results):
         reasons = {
             "constant map": [result.keys[i] for i in np.flatnonzero(result.rows["constant"])],
             "no region": [result.keys[i] for i in np.flatnonzero(result.rows["region_area"] == 0)],
@@ -218,8 +218,8 @@ def notes(
     notes = [Note(labels[0], reason) for reason in not_compared]
     for label, comparison in zip(labels[1:], comparisons, strict=True):
         notes += [Note(f"{label}, {labels[0]}", note) for note in (comparison.notes if comparison else ())]
-    notes += [Note(label, captions.UNSCORED) for label, result in named(results) if not result.scored]
-    return gathered(notes)
+    notes += [Note(label, captions.UNSCORED) for label, result in with_names(results) if not result.scored]
+    return merged_notes(notes)
 
 
 def bias_tables(

@@ -93,7 +93,7 @@ def detect(
             image, objects = result
             picture = temporary / f"{stem}.png"
             picture.parent.mkdir(parents=True, exist_ok=True)
-            drawn(image, objects, classes).save(picture)
+            draw_objects(image, objects, classes).save(picture)
             record = {"image": key, "picture": f"{stem}.png", "width": image.width, "height": image.height}
             records.append({**record, "detections": _records(objects, classes)})
             on_image(done)
@@ -103,7 +103,7 @@ def detect(
     return Detected(folder, tuple(records), tuple(skipped))
 
 
-def drawn(image: Image.Image, objects: Mapping[str, Tensor], classes: Sequence[str]) -> Image.Image:
+def draw_objects(image: Image.Image, objects: Mapping[str, Tensor], classes: Sequence[str]) -> Image.Image:
     """Draws boxes, class names, scores and masks, if there are any, of a detector's output; one colour per class."""
     pixels = np.asarray(image).copy()
     colours = [_colour(label) for label in objects["labels"].tolist()]

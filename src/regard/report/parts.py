@@ -145,29 +145,29 @@ class Part:
 
     def intervals(self) -> dict[str, Figure]:
         """Each of `COMPARED` with intervals, and a mark per seed for networks with several."""
-        drawn = {}
+        charts = {}
         for measure in COMPARED:
             rows = {group.name: estimate for group in self.groups if (estimate := group.estimate(measure)) is not None}
             points = {group.name: list(group.values(measure).values()) for group in self.groups if len(group.runs) > 1}
             if rows:
-                drawn[f"{name_of(measure).capitalize()} with 95% intervals"] = figures.intervals(
+                charts[f"{name_of(measure).capitalize()} with 95% intervals"] = figures.intervals(
                     rows, percent=True, points=points, limits=(0, 1), styles=self.styles
                 )
-        return drawn
+        return charts
 
     def curves(self) -> dict[str, Figure]:
         """Test accuracy and losses by epoch, each if any network has it."""
-        drawn = {}
+        charts = {}
         for title, column in _CURVES.items():
             lines = {group.name: [_curve(run, column) for run in group.runs] for group in self.groups}
             if column == "attention":  # always 0 for networks that are not trained with it
                 lines = {name: runs for name, runs in lines.items() if any(any(run.values()) for run in runs)}
             lines = {name: runs for name, runs in lines.items() if any(runs)}
             if lines:
-                drawn[title] = figures.curves(
+                charts[title] = figures.curves(
                     lines, xlabel="epoch", percent=column.startswith("test_"), styles=self.styles, legend=False
                 )
-        return drawn
+        return charts
 
 
 def compare(groups: Sequence[SeedGroup], reference: SeedGroup) -> tuple[list[Comparison], list[Note]]:

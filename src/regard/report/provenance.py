@@ -9,7 +9,7 @@ import yaml
 
 from regard.bias import Results
 from regard.report.collect import RunResult
-from regard.report.records import first
+from regard.report.records import abbreviated
 from regard.report.seeds import SeedGroup, teacher_folders
 from regard.report.template import Repeat
 from regard.terminal import command_line
@@ -36,15 +36,15 @@ def repeats(groups: Sequence[SeedGroup]) -> list[Repeat]:
     return [_repeat(group) for group in ordered]
 
 
-def short(recipe: Recipe) -> str:
+def recipe_yaml(recipe: Recipe) -> str:
     """The fields of the recipe that differ from the defaults, as YAML."""
     differing = _differing(plain(recipe), plain(Recipe()))
     return yaml.safe_dump(differing, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100)
 
 
 def environments(groups: Sequence[SeedGroup]) -> Facts:
-    """The recorded environment of the runs without command, classes and images; see `shared`."""
-    return shared(
+    """The recorded environment of the runs without command, classes and images; see `merged_facts`."""
+    return merged_facts(
         {
             run.name: {k: v for k, v in run.environment.items() if k not in ("classes", "command", "data")}
             for group in groups
@@ -53,7 +53,7 @@ def environments(groups: Sequence[SeedGroup]) -> Facts:
     )
 
 
-def shared(facts: Mapping[str, Mapping[str, Any]]) -> Facts:
+def merged_facts(facts: Mapping[str, Mapping[str, Any]]) -> Facts:
     """Merges facts, owner -> name -> value, to (name, [(value, owners)]), where owners is "" if all have the value."""
     by_name: dict[str, dict[str, list[str]]] = {}
     for owner, values in facts.items():
@@ -64,18 +64,18 @@ def shared(facts: Mapping[str, Mapping[str, Any]]) -> Facts:
         entries = []
         for text, owners in owners_of_text.items():
             text = text if len(text) <= _MOST_LETTERS else f"{text[:_MOST_LETTERS]}…"
-            entries.append((text, "" if len(owners) == len(facts) else ", ".join(first(owners, _MOST_NAMES))))
+            entries.append((text, "" if len(owners) == len(facts) else ", ".join(abbreviated(owners, _MOST_NAMES))))
         rows.append((name, entries))
     return rows
 
 
 def _repeat(group: SeedGroup) -> Repeat:
     file = f"{group.first.run.name}.yaml"
-    first = flat(plain(group.first.recipe))
+    first_fields = flat(plain(group.first.recipe))
     commands = []
     for run in group.runs:
         fields = flat(plain(run.recipe)).items()
-        changed = {name: value for name, value in fields if value != first[name] and name not in WHERE}
+        changed = {name: value for name, value in fields if value != first_fields[name] and name not in WHERE}
         arguments = [*field_arguments(changed), "--run", _path(str(run.run.folder))]
         commands.append(["regard", "train", _path(file), *arguments])
     commands += [_bias_command(run, run.bias) for run in group.runs if run.bias is not None]
@@ -84,7 +84,7 @@ def _repeat(group: SeedGroup) -> Repeat:
         name=group.name,
         commands="\n".join(map(command_line, commands)),
         file=file,
-        recipe=short(group.first.recipe),
+        recipe=recipe_yaml(group.first.recipe),
         recorded="\n".join(recorded),
     )
 

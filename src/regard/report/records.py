@@ -28,15 +28,15 @@ class Note(NamedTuple):
     note: str
 
 
-def gathered(notes: Iterable[Note]) -> list[Note]:
+def merged_notes(notes: Iterable[Note]) -> list[Note]:
     """Merges notes with the same text into one about all their subjects."""
     abouts: dict[str, list[str]] = {}
     for about, note in notes:
         abouts.setdefault(note, []).append(about)
-    return [Note("; ".join(first(names, 8)), note) for note, names in abouts.items()]
+    return [Note("; ".join(abbreviated(names, 8)), note) for note, names in abouts.items()]
 
 
-def first(names: Sequence[str], count: int) -> list[str]:
+def abbreviated(names: Sequence[str], count: int) -> list[str]:
     """The first names and the number of the others: a, b, +3."""
     return [*names[:count], *([f"+{len(names) - count}"] if len(names) > count else [])]
 

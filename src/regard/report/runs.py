@@ -19,9 +19,9 @@ from regard.report.bias_records import INTERVENTIONS, LOST, intervention_tables
 from regard.report.collect import FROM_FOLDERS, RunResult, collect
 from regard.report.parts import Part, compare
 from regard.report.provenance import environments, repeats
-from regard.report.records import Note, gathered, records_table
+from regard.report.records import Note, merged_notes, records_table
 from regard.report.runs_page import COMPARISON_COLUMNS, NETWORK_COLUMNS, RUN_COLUMNS, part_values
-from regard.report.seeds import SeedGroup, plainest, seed_groups
+from regard.report.seeds import SeedGroup, default_reference, seed_groups
 from regard.report.tables_page import filled_tables
 from regard.report.template import write_page
 from regard.tables import FilledTable, corrected_together, document
@@ -92,14 +92,14 @@ class RunsReport:
         Raises:
             InputError: there is no figure with this title, or none at all.
         """
-        drawn = self.figures()
-        if not drawn:
+        charts = self.figures()
+        if not charts:
             raise InputError("there is no figure: no run has results yet; train or evaluate them first")
         if title is None:
-            return next(iter(drawn.values()))
-        if title not in drawn:
-            raise unknown("figure", title, drawn)
-        return drawn[title]
+            return next(iter(charts.values()))
+        if title not in charts:
+            raise unknown("figure", title, charts)
+        return charts[title]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         columns = [replace(column, detail="") for column in NETWORK_COLUMNS]
@@ -112,7 +112,7 @@ class RunsReport:
                 title = f"Differences from {part.reference.name}"
                 yield records_table(records, COMPARISON_COLUMNS, title=title, caption=captions.DIFFERENCES)
             yield from intervention_tables(*part.interventions())
-        for about, note in gathered(
+        for about, note in merged_notes(
             note for notes in (self.notes, *(part.notes for part in self.parts)) for note in notes
         ):
             yield Text(printable(f"{about}: {note}"), style="dim")
@@ -182,7 +182,7 @@ def report_runs(
     test_sets = sorted(by_test_set.values(), key=lambda groups: -sum(len(group.runs) for group in groups))
     parts = []
     for part_groups, heading in zip(test_sets, _headings([groups[0].first for groups in test_sets]), strict=True):
-        base = next((group for group in part_groups if group.name == reference), plainest(part_groups))
+        base = next((group for group in part_groups if group.name == reference), default_reference(part_groups))
         comparisons, part_notes = compare(part_groups, base)
         runs = [run for group in part_groups for run in group.runs]
         effects = {run.name: bias.effects(run.bias) for run in runs if run.bias is not None}
@@ -196,7 +196,7 @@ def report_runs(
     return RunsReport(
         parts=tuple(part.with_differences(corrected) for part in parts),
         tables=tuple(tables),
-        notes=tuple(gathered([*notes, *seed_notes])),
+        notes=tuple(merged_notes([*notes, *seed_notes])),
         title=title,
         images=images,
         folder=folder,

@@ -22,7 +22,7 @@ from regard.report.explanation import Row, explain_batch
 from regard.report.gallery import DIFFERENT, Gallery, choose, disagreement
 from regard.report.glossary import name_of
 from regard.report.parts import Part
-from regard.report.records import TEST, Note, gathered
+from regard.report.records import TEST, Note, merged_notes
 from regard.report.seeds import SeedGroup
 from regard.training import load_data, option_text
 from regard.training.recipe import DataRecipe
@@ -95,7 +95,7 @@ def part_values(part: Part, mark: str, images: int, folder: str | None) -> dict[
         "curves": part.curves(),
         "gallery": gallery if columns else None,
         "gallery_styles": [part.styles[names[run.name]] for run in columns],
-        "notes": gathered([*part.notes, *notes]),
+        "notes": merged_notes([*part.notes, *notes]),
     }
 
 

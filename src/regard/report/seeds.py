@@ -173,7 +173,7 @@ def teacher_folders(teacher: str, folder: Path) -> tuple[Path, Path]:
     return Path(os.path.realpath(teacher)), folder.resolve().parent / Path(teacher).name
 
 
-def plainest(groups: Sequence[SeedGroup]) -> SeedGroup:
+def default_reference(groups: Sequence[SeedGroup]) -> SeedGroup:
     """The default reference: preferably without a teacher, guidance or a run to start from, then without attention,
     then with the plain gate, then with the fewest parameters.
     """

@@ -115,7 +115,7 @@ def write_study_html(
         InputError: the results do not match, a class was not counted, or the path cannot be written.
     """
     text = _text(results)
-    labels = drawn_classes(results, labels)
+    labels = classes_to_draw(results, labels)
     first = next(iter(results.values()))
     gates = {name: result for name, result in results.items() if isinstance(result, GateActivations)}
     groups = {name: result for name, result in results.items() if isinstance(result, GroupScores)}
@@ -150,7 +150,7 @@ def spread_classes(classes: Sequence[int], count: int = CLASSES) -> list[int]:
     return [classes[(2 * i + 1) * len(classes) // (2 * count)] for i in range(count)]
 
 
-def drawn_classes(results: Results, labels: Sequence[int] | None) -> list[int]:
+def classes_to_draw(results: Results, labels: Sequence[int] | None) -> list[int]:
     """The classes to draw: `labels`, or evenly spaced ones.
 
     Raises InputError for results of different images, a class that was not counted, and too many classes.
