@@ -168,7 +168,7 @@ def test_a_copy_of_a_checkpoint(clutter: Run, here: Path, capsys: pytest.Capture
     """It does not say what network it is of; told, it is scored."""
     newest = sorted(clutter.checkpoints.iterdir())[-1]
     shutil.copy(newest, "copy.pt")
-    assert "NAME=copy.pt names the network that it belongs to" in refused(capsys, "evaluate", "copy.pt")
+    assert "name its network, NAME=copy.pt" in refused(capsys, "evaluate", "copy.pt")
     about = clutter.recipe.data
     normalisation = [f"--data.mean={list(about.mean)}", f"--data.std={list(about.std)}"]
     status, out, err = run(capsys, "evaluate", f"{NETWORK}=copy.pt", "--data.name=clutter", CLUTTER, *normalisation)
@@ -408,7 +408,7 @@ def test_a_network_on_shards(here: Path, capsys) -> None:
     for workers in (0, 2):
         status, out, err = run(capsys, "evaluate", "run", f"--workers={workers}")
         assert status == 0 and numbers(out) == expected, err
-    assert "read whole" in refused(capsys, "evaluate", "run", "--limit=3")
+    assert "have no subsets" in refused(capsys, "evaluate", "run", "--limit=3")
     assert "are a stream" in refused(capsys, "groups", "run", "--layer=x", "--out=out")
     assert "are a stream" in refused(capsys, "gates", "run", "--out=out")
     assert "no regions" in refused(capsys, "bias", "run", "--out=out")
