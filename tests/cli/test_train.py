@@ -187,7 +187,7 @@ def test_a_run_is_locked_where_it_lies(trained, run: Path, here: Path) -> None:
 def test_a_run_that_is_not_there_is_not_gone_on_with(trained, here: Path, more: list[str]) -> None:
     """A slip in the name does not begin a run by the defaults."""
     status, message = regard("train", "--run=runs/mien", "--resume", *more)
-    assert (status, trained) == (2, []) and "no run runs/mien to go on with" in message and message.count("\n") == 1
+    assert (status, trained) == (2, []) and "no run runs/mien to resume" in message and message.count("\n") == 1
     assert cli.main(["train", *OPTIONS, "--resume"]) == 0 and len(trained) == 1  # a recipe begins one
 
 
