@@ -78,12 +78,9 @@ def variants(
 ) -> Iterator[tuple[str, Tensor, Tensor]]:
     """Each of `VARIANTS` as (name, changed images (B, C, H, W), bool (B,) for the images that have the variant).
 
-    Objects need a region that is not empty, backgrounds a bounding box of at most `MOST_BOX` of their image.
-
-    Args:
-        images: (B, C, H, W), normalised, so that 0 is the mean of the data set.
-        regions: bool (B, H, W).
-        backgrounds: for each of `MIXED`, images and regions of the same shapes, and bool (B,) for those that exist.
+    Objects need a region that is not empty, backgrounds a bounding box of at most `MOST_BOX` of their image. Images are
+    normalised, so that 0 is the mean of the data set. `backgrounds` has for each of `MIXED` images and regions of the
+    same shapes, and bool (B,) for those that exist.
     """
     foreground = regions[:, None]
     has_object, has_background = regions.flatten(1).any(1), _has_background(regions)

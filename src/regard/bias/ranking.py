@@ -15,11 +15,7 @@ class Ranking:
 
     A pixel is an integer key: the bits of its value, which are ordered like the values because these are not negative,
     followed by one bit for inside. A single sort of the keys, without indices, thus serves all measures; among equal
-    values, pixels outside come first.
-
-    Args:
-        values: (N, P), float32 or float64, finite, at least 0.
-        inside: (N, P), bool.
+    values, pixels outside come first. Values (N, P) are float32 or float64, finite and at least 0.
     """
 
     def __init__(self, values: Tensor, inside: Tensor) -> None:
@@ -60,12 +56,9 @@ class Ranking:
         return (2 * wins - ties).to(self.dtype) / pairs
 
     def precision(self, k: Tensor) -> Tensor:
-        """The share of the `k` highest pixels that are inside (N, K); NaN for k = 0.
+        """The share of the `k` highest pixels that are inside, for integers `k` (N, K) from 0 to P; NaN for k = 0.
 
         If pixels tie for the last ranks, this is the expected value over all their orders.
-
-        Args:
-            k: (N, K), integers from 0 to P.
         """
         last = self.keys.gather(1, (self.pixels - k).clamp(max=self.pixels - 1))  # the key of the k-th highest pixel
         ends = torch.stack((last & ~1, (last & ~1) + 2), 2).flatten(1)

@@ -47,7 +47,8 @@ class Rows:
 
     Attributes:
         keys: (N,), names of the images.
-        columns: name -> (N,), for `COLUMNS` and optionally `VARIANTS`, `CURVES` (N, 101) and `MAPS`.
+        columns: name -> (N,), for `COLUMNS` and optionally `VARIANTS`, `CURVES` and `MAPS`; the first two curves are
+            (N, 101).
         skipped: the images that could not be read and have no row, each with the reason.
         outputs: number of the model's outputs; 0 if the model has not run.
     """

@@ -33,14 +33,8 @@ def arrangement(
 
     Without `reshape` the features are a view of the output. Tokens become a grid, without prefix tokens: as many as the
     model declares (`num_prefix_tokens`), or else as many as leave a grid of the images' patches, or one with the
-    images' aspect ratio. A 4-D output is taken for (N, H, W, C) if only that reading has the images' aspect ratio.
-
-    Args:
-        model: not compiled.
-        name: name of the layer.
-        output: output of the layer.
-        images: (N, 3, H, W), the model's input; None if unknown: then tokens have to form a square.
-        reshape: arranges outputs of any shape instead.
+    images' aspect ratio. A 4-D output is taken for (N, H, W, C) if only that reading has the images' aspect ratio. If
+    the images (N, 3, H, W) are None, that is unknown, tokens have to form a square. The model is not compiled.
     """
     if not isinstance(output, Tensor):
         raise _no_features(name, f"a {type(output).__name__}")

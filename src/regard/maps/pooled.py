@@ -51,9 +51,8 @@ class Pooled(NamedTuple):
 def pooled_features(model: nn.Module, size: tuple[int, int]) -> Pooled:
     """Finds the features that a network pools and classifies, by running it once on noise of size (H, W).
 
-    Raises:
-        InputError: the network has more than pooling and one linear layer between its last spatial features and the
-            logits, these features have one pixel, or the network does not run on such an image.
+    Raises InputError if there is more than pooling and one linear layer between its last spatial features and the
+    logits, or if these features have one pixel.
     """
     model = hookable(model)
     like = next((parameter for parameter in model.parameters() if parameter.is_floating_point()), torch.empty(0))

@@ -125,15 +125,9 @@ class Teacher:
 
 
 class TappedNetwork:
-    """A network with taps on the layers to compare.
+    """A network with taps on the layers to compare, under autocast with `dtype`, unless this is None.
 
-    Args:
-        model: images (N, 3, H, W) -> logits.
-        layers: names of the layers.
-        attention: power and reduction of attention maps; None: no maps.
-        features: whether to read features.
-        dtype: dtype of autocast; None: no autocast.
-        compiles: whether to compile the model with its taps.
+    `attention` is the power and reduction of attention maps, None if they are not compared.
     """
 
     def __init__(
