@@ -67,7 +67,7 @@ SIZES = (
 INTERVENTIONS = (
     "Accuracy on the original images, and on the same images after the object or the background is removed or "
     "exchanged. Rates are in %, the [drop] in percentage points, each with its [interval|95% interval]. The number of "
-    "images differs, because not every image has an object, a background, and another image of its class. "
+    "images may differ, because not every image has an object, a background, and another image of its class. "
     "[p|p values] are [holm|adjusted] together with all other comparisons shown. In the row [background_gap], the "
     "first rate is the accuracy on [mixed_same], the second on [mixed_other]."
 )

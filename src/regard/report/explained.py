@@ -108,7 +108,7 @@ def explain(
         "transform": asdict(transform),
         **options,
     }
-    return _written(results, images, Path(out), settings, overwrite=overwrite, on_image=on_image)
+    return _write_folder(results, images, Path(out), settings, overwrite=overwrite, on_image=on_image)
 
 
 def explain_detections(
@@ -176,10 +176,10 @@ def explain_detections(
         if not read:
             raise InputError(f"none of the {len(images)} images can be read (last: {reason}); give readable images")
 
-    return _written(results(), images, Path(out), settings, overwrite=overwrite, on_image=on_image)
+    return _write_folder(results(), images, Path(out), settings, overwrite=overwrite, on_image=on_image)
 
 
-def _written(
+def _write_folder(
     results: Iterable[Row | Unreadable],
     images: ImageDataset,
     folder: Path,
