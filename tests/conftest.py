@@ -1,4 +1,4 @@
-"""What all tests share: the golden cases, and one thread, so that tests side by side do not wait for one another."""
+"""Shared fixtures: the golden cases, and one thread, so that tests in parallel do not compete for cores."""
 
 from __future__ import annotations
 

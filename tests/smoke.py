@@ -1,8 +1,8 @@
-"""Tries an installed regard, in a folder where it may write: `python smoke.py [EXTRA …]`.
+"""Smoke test of an installed regard, in a writable working folder: `python smoke.py [EXTRA …]`.
 
-Every command's help, the library and small commands with base dependencies alone; then what the named extras, which
-have to be installed, are for. What needs other packages has to end in one line that says what to install.
-`make package` runs it in a fresh environment, the tests with the base dependencies of theirs.
+Runs every command's help, then the library and small commands with the base dependencies alone, then the features of
+the named extras, which have to be installed. Features that need other packages must end with one line that says what
+to install. `make package` runs this file in a fresh environment; the tests run it with the base dependencies alone.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What contributors use: the steps of CONTRIBUTING.md add an attention module; workflows, forms and hooks are sound."""
+"""The steps of CONTRIBUTING.md add an attention module; workflows, issue forms and hooks are valid."""
 
 from __future__ import annotations
 

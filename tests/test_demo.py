@@ -1,4 +1,4 @@
-"""The demo, small: every network, one page, and on again where it was stopped."""
+"""The demo, small: every network, one page, and resumed after a stop."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The pages of the documentation: every block runs, and links, options and recipes exist.
 
-Python blocks of a page run in one namespace and its shell blocks in the same folder, in order; `regard` runs in this
-process. A page is one test, because its blocks depend on one another. Blocks with a comment `<!-- not run: REASON -->`
-before them do not run; their commands are parsed.
+The Python blocks of a page run in one namespace and its shell blocks in the same folder, in order; `regard` runs in
+this process. A page is one test, because its blocks depend on one another. Blocks after a comment
+`<!-- not run: REASON -->` do not run; their commands are parsed.
 """
 
 from __future__ import annotations

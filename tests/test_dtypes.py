@@ -1,4 +1,4 @@
-"""Networks in half or double precision, given images in float32."""
+"""Networks in half or double precision on images in float32."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The examples run, and other libraries and regard agree where both compute the same."""
+"""The examples run, and agree with other libraries where both compute the same."""
 
 from __future__ import annotations
 

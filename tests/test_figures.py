@@ -1,4 +1,4 @@
-"""Figures of plain numbers, and their SVG on a page."""
+"""Figures of plain numbers, and their SVG in a page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Files are written completely or not at all."""
 
 from __future__ import annotations
 

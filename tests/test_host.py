@@ -1,4 +1,4 @@
-"""The memory that a container leaves."""
+"""The memory available in a container."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The structure of the house: imports run downhill, and nothing depends on what users do not have."""
+"""The structure of the package: the direction of imports, and no dependency on what users do not have."""
 
 from __future__ import annotations
 

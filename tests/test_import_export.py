@@ -1,4 +1,4 @@
-"""Weights from elsewhere on the command line: imported once, taken by every other command."""
+"""Weights from elsewhere: imported once from the command line, accepted by every other command."""
 
 from __future__ import annotations
 

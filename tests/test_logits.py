@@ -1,4 +1,4 @@
-"""One output for two classes, and class scores inside dicts and tuples, wherever a model is asked for its classes."""
+"""A single output for two classes, and class scores in dicts and tuples, wherever a model's classes are needed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Results show themselves in a notebook: as tables of their records, all text escaped, and as figures."""
+"""Results in a notebook: tables of records with all text escaped, and figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The notebooks run from clean, and are stored without outputs; shortened by one cell behind their parameters."""
+"""The notebooks run from a clean state, shortened by a cell after their parameters, and are stored without outputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The package: what the wheel holds, what it needs, and that its base dependencies are enough for the library."""
+"""The package: files of the wheel, dependencies, and that the base dependencies are enough for the library."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parser of all commands: order, hyphens, lists, flags, and what is wrong."""
+"""The parser of all commands: order, hyphens, lists, flags and wrong input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The script of the pictures: what needs no trained network, and the badges of README.md."""
+"""The script of the figures: those that need no trained network, and the badges of README.md."""
 
 import importlib.util
 from pathlib import Path

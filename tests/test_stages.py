@@ -1,4 +1,4 @@
-"""Which stages networks have."""
+"""The stages of networks."""
 
 from __future__ import annotations
 

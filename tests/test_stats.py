@@ -1,4 +1,4 @@
-"""Intervals hold the truth as often as they say, and tests err as rarely."""
+"""Intervals have the stated coverage, and tests the stated error rate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names from outside (of files, classes, runs) on the terminal: shown as they are, never obeyed."""
+"""Names from outside (of files, classes, runs) on the terminal: printed, never interpreted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""REGARD_TRACEBACK=1 shows what is behind an error of one line."""
+"""REGARD_TRACEBACK=1 adds the traceback to an error of one line."""
 
 from __future__ import annotations
 

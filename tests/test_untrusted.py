@@ -1,4 +1,4 @@
-"""Recipes, run folders, shards and addresses of others: nothing that they say is run."""
+"""Recipes, run folders, shards and addresses from others: no code in them is run."""
 
 from __future__ import annotations
 

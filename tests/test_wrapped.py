@@ -1,4 +1,4 @@
-"""Networks in DataParallel: read as the network inside, or refused by name."""
+"""Networks in DataParallel: used as the inner network, or refused by name."""
 
 from __future__ import annotations
 

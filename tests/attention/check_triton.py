@@ -1,7 +1,7 @@
-"""What the Triton kernels compute, against formulas in float64. Run by test_triton.py, in a process of its own.
+"""Checks of the Triton kernels against formulas in float64. test_triton.py runs this file in a process of its own.
 
-Under TRITON_INTERPRET=1 the kernels run on the processor, else on a GPU. Tiles are as they are chosen for such shapes,
-and, as cut, so small that every loop over tiles has several turns.
+Under TRITON_INTERPRET=1 the kernels run on the CPU, else on a GPU. Each check runs with the tiles that are chosen for
+its shapes, and as `cut` with tiles so small that every loop over tiles has several iterations.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Attention in whole networks: put in, taken out."""
+"""Attention attached to whole networks, and detached."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every row of the table of blocks names layers that are there, and what they give is what attention expects."""
+"""The table of blocks: each row names existing layers, whose outputs are what attention expects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attention keeps running when others exchange, copy, fuse or trace the layers that it follows."""
+"""Attention keeps running when other code replaces, copies, fuses or traces the layers it is attached to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attention folded for inference computes the same."""
+"""Attention folded for inference computes the same outputs."""
 
 from __future__ import annotations
 

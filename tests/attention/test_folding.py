@@ -1,4 +1,4 @@
-"""A folded network computes what it did, with fewer norms."""
+"""A folded network computes the same outputs with fewer norms."""
 
 from __future__ import annotations
 

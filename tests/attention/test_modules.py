@@ -1,4 +1,4 @@
-"""Every attention module: shape, gradients, gates, start, wrong input."""
+"""Every attention module: shapes, gradients, gates, initial values, wrong input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attention in the networks of timm and torchvision, and in plain ones: that it works there, and where it goes."""
+"""Attention in timm, torchvision and plain networks: where it is inserted, and that the networks work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every attention module against what was published: another library's, or the formula written out in loops."""
+"""Every attention module against its published form: another library's, or the formula written out in loops."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attention that begins as the identity: the network is at first what it was, to the bit, and learns from there."""
+"""Attention that starts as the identity: at first the network's outputs are bitwise unchanged; then it learns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Triton kernels: compiled for a GPU, in Triton's interpreter, and on a GPU if there is one.
+"""The Triton kernels: compiled for a GPU, in Triton's interpreter, and on a GPU where there is one.
 
 Triton reads TRITON_INTERPRET when it is imported, so the checks of check_triton.py run in a process of their own.
 """

@@ -1,4 +1,4 @@
-"""Results compared: matched images, tests corrected together, and what is left out."""
+"""Comparisons of results: matched images, tests corrected together, and what is left out."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""A detector's maps against the objects that it detects."""
+"""A detector's maps against the objects it detects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Interventions: the changed images, pixel by pixel, what they do to accuracy, and who gives whom a background."""
+"""Interventions: the changed images, pixel by pixel, their effect on accuracy, and which background each image gets."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Measures: known answers, slow plain references, and properties that hold for any map and region."""
+"""Measures: known values, slow plain references, and properties that hold for any map and region."""
 
 import math
 from itertools import product

@@ -1,7 +1,7 @@
-"""The measures that Quantus has too: the same values, and where its definitions are others, in what.
+"""The measures that Quantus has too: the same values, or where its definitions differ, how.
 
-Quantus divides each map by its highest value, which changes none of these measures. It knows neither focus nor spill,
-miss and IoU.
+Quantus divides each map by its highest value, which changes none of these measures. It has no focus, spill, miss or
+IoU.
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""An evaluation in shards: resumed, shared, refused."""
+"""Evaluations in shards: resumed, shared between processes, refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run folders that are broken, or made to break what reads them: they are named, and hide no other run."""
+"""Broken and hostile run folders are named, and hide no other run."""
 
 from __future__ import annotations
 

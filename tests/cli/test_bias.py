@@ -1,4 +1,4 @@
-"""`regard bias` over files: two networks on pictures with regions, as a person would type it."""
+"""`regard bias`: two networks on image files with regions, from the command line."""
 
 from __future__ import annotations
 

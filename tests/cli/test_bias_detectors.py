@@ -1,4 +1,4 @@
-"""`regard bias` and `regard explain` of detectors, as a person would type it."""
+"""`regard bias` and `regard explain` of detectors, from the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`regard completion`: scripts that shells take, with commands, options and choices."""
+"""`regard completion`: scripts for shells, with commands, options and choices."""
 
 from __future__ import annotations
 

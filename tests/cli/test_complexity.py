@@ -1,4 +1,4 @@
-"""`regard complexity`, as a person types it."""
+"""`regard complexity` from the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`regard detect`, and recipes of detectors, with input that cannot be right: one line, and nothing is written."""
+"""`regard detect` and recipes of detectors with wrong input: an error of one line, and nothing is written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`regard evaluate`: runs, their checkpoints and other networks, scored on their images and on others."""
+"""`regard evaluate`: runs, checkpoints and other networks, on their own and on other images."""
 
 from __future__ import annotations
 

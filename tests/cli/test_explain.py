@@ -1,4 +1,4 @@
-"""`regard explain`, as a person types it, on sound images and on every kind of broken one."""
+"""`regard explain` from the command line, on sound images and on every kind of broken one."""
 
 from __future__ import annotations
 

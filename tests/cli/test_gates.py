@@ -1,4 +1,4 @@
-"""`regard gates`, as a person types it."""
+"""`regard gates` from the command line."""
 
 from __future__ import annotations
 

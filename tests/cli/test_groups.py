@@ -1,4 +1,4 @@
-"""`regard groups`, as a person types it."""
+"""`regard groups` from the command line."""
 
 from __future__ import annotations
 

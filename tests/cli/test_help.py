@@ -1,4 +1,4 @@
-"""`--help` of every command: the sentences that are reviewed, in tests/snapshots/help."""
+"""`--help` of every command, against the reviewed texts in tests/snapshots/help."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks for images of one size, on images of another: one line names both, in every command and function."""
+"""Networks of a fixed image size on images of another size: in every command and function an error names both sizes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names that are not UTF-8, that look like markup or that would control a terminal, through every command."""
+"""Names that are not UTF-8, contain markup or control a terminal, through every command."""
 
 from __future__ import annotations
 

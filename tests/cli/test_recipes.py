@@ -1,4 +1,4 @@
-"""`regard recipes`: what comes with regard, listed, shown and copied, from anywhere."""
+"""`regard recipes`: the packaged recipes, listed, shown and copied, from any folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`regard report`, as a person types it."""
+"""`regard report` from the command line."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ def test_runs_behind_an_address(made: Path, tmp_path: Path, address: str, capsys
     assert "se" in of_all and "Differences from plain" in of_all
     here = list((tmp_path / "cache").rglob("*/recipe.yaml"))
     assert len(here) == 6 and not list((tmp_path / "cache").rglob("*.pt"))
-    TestBucket.away.add("get")  # nothing is left to bring
+    TestBucket.failing.add("get")  # nothing is left to bring
     assert page(address) == of_all
     assert "plain-seed1" in page(f"{address}/plain-seed1/")
     refused(capsys, "there is no run at testbucket://runs/none", "testbucket://runs/none")

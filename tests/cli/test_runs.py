@@ -1,4 +1,4 @@
-"""`regard runs`: what is in a store, on terminals of every width and in pipes."""
+"""`regard runs`: the runs of a store, on terminals of every width and in pipes."""
 
 from __future__ import annotations
 

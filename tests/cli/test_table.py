@@ -1,4 +1,4 @@
-"""`regard table`, as a user types it."""
+"""`regard table` from the command line."""
 
 from __future__ import annotations
 

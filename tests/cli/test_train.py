@@ -1,4 +1,4 @@
-"""`regard train` beside others who may be at the same run, and where something is there already."""
+"""`regard train` with a run folder that is in use or exists already."""
 
 from __future__ import annotations
 

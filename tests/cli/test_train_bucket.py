@@ -1,4 +1,4 @@
-"""`regard train --run s3://bucket/runs/NAME`: a run that is at home in a bucket."""
+"""`regard train --run s3://bucket/runs/NAME`: a run that is stored in a bucket."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_a_bucket_that_is_away_at_an_epochs_end_loses_nothing(
     own = Loop.finish_epoch
 
     def finish_epoch(self: Loop) -> None:
-        (TestBucket.away.add if self.epoch == 1 else TestBucket.away.discard)(word)
+        (TestBucket.failing.add if self.epoch == 1 else TestBucket.failing.discard)(word)
         own(self)
 
     monkeypatch.setattr(Loop, "finish_epoch", finish_epoch)
@@ -143,7 +143,7 @@ def test_a_bucket_that_is_away_at_the_end_gets_the_run_later(store: Store, monke
 
     def finish_epoch(self: Loop) -> None:
         if self.epoch == 1:
-            TestBucket.away.add("put")
+            TestBucket.failing.add("put")
         own(self)
 
     with monkeypatch.context() as patch:
@@ -151,7 +151,7 @@ def test_a_bucket_that_is_away_at_the_end_gets_the_run_later(store: Store, monke
         status, _, wrong = regard(*TINY, f"--run={store.address}/run")
     error = wrong.splitlines()[-1]
     assert status == 2 and "the network is away" in error and "--resume" in error
-    TestBucket.away.clear()
+    TestBucket.failing.clear()
     run = store.run("run")
     assert run is not None and run.epochs == 1
     status, _, notes = regard(*TINY, f"--run={store.address}/run", "--resume")

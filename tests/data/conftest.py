@@ -1,4 +1,4 @@
-"""What the tests of region data share: images written as they need them, and the one line that wrong input ends in."""
+"""Fixtures of the tests of region data: they write images, and return the one-line error of wrong input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CUB-200-2011 as a set to learn from, out of a few files laid out as its own are."""
+"""CUB-200-2011 for training, on a few files in its layout."""
 
 import numpy as np
 import pytest

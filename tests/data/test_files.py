@@ -1,4 +1,4 @@
-"""Sets of image files in class folders, read while training."""
+"""Image files in class folders, streamed in training."""
 
 import gc
 import multiprocessing

@@ -1,7 +1,7 @@
-"""Random streams, the order of images, crops, flips and clutter's bytes are those that were recorded.
+"""Random streams, the order of images, crops, flips and clutter's bytes equal the recorded ones.
 
-What is recorded is in `first_batches.json`; `PYTHONPATH=tests python tests/data/test_first_batches.py [CASE…]` records
-it again, all of it or these cases. Recorded runs stay comparable only as long as nobody has to.
+The record is `first_batches.json`; `PYTHONPATH=tests python tests/data/test_first_batches.py [CASE…]` records it again,
+entirely or for these cases. Earlier runs stay comparable only as long as the record does not change.
 """
 
 from __future__ import annotations

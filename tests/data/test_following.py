@@ -1,4 +1,4 @@
-"""Regions go through every augmentation with their images; fewer and coarser regions."""
+"""Regions follow every augmentation of their images; regions of a share of the images, boxes, enlarged regions."""
 
 from __future__ import annotations
 

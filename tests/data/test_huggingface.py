@@ -1,4 +1,4 @@
-"""Data sets of Hugging Face, read while training."""
+"""Hugging Face data sets, streamed in training."""
 
 import io
 

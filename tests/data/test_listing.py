@@ -1,4 +1,4 @@
-"""Which files count as images, the same for every kind of set."""
+"""Which files count as images, the same in every data set."""
 
 import os
 import warnings

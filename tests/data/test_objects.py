@@ -1,4 +1,4 @@
-"""Single objects of data sets: boxes, classes, masks, crowds."""
+"""The objects of data sets: boxes, classes, masks, crowds."""
 
 import numpy as np
 import pytest

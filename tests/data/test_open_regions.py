@@ -1,4 +1,4 @@
-"""Kinds, places and choices; what all kinds share: order, limit, fingerprint, EXIF."""
+"""`open_regions`: sources, splits and classes; order, limit, fingerprint and EXIF of all sources."""
 
 import os
 import pickle

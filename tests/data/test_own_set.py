@@ -1,4 +1,4 @@
-"""A data set that somebody adds: the one in the documents, through its registration alone."""
+"""A data set of the user: the example in the documentation works after registration alone."""
 
 import json
 import re

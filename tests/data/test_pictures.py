@@ -1,4 +1,4 @@
-"""Image files that a person names: which are found, and how each kind is read or refused."""
+"""Image files named by the user: which are found, and how each kind is read or refused."""
 
 from __future__ import annotations
 

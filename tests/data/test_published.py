@@ -1,4 +1,4 @@
-"""CUB, Oxford-IIIT Pets, VOC and STL10, from small files laid out as theirs are."""
+"""CUB, Oxford-IIIT Pets, VOC and STL10, on a few small files in their layouts."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""MIT's indoor scenes, out of a few files laid out as their own are."""
+"""MIT Indoor Scenes, on a few files in its layout."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Sets of WebDataset shards, read while training."""
+"""WebDataset shards, streamed in training."""
 
 import gzip
 import http.server

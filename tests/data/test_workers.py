@@ -1,4 +1,4 @@
-"""Processes that read: what is said when one ends, and when what it reads fails."""
+"""DataLoader workers: the error when one dies or cannot read."""
 
 from __future__ import annotations
 

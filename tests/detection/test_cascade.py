@@ -1,4 +1,4 @@
-"""Cascade R-CNN: its stages computed by hand, arXiv 1712.00726."""
+"""Cascade R-CNN (arXiv 1712.00726): its stages against computations by hand."""
 
 from collections import OrderedDict
 

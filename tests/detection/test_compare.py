@@ -1,4 +1,4 @@
-"""Two detectors on the same images: matches that are reused, intervals that hold."""
+"""Two detectors on the same images: reused matches, and intervals with the stated coverage."""
 
 from dataclasses import replace
 

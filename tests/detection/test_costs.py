@@ -1,4 +1,4 @@
-"""Parameters and operations of detectors: SA-Net's table of object detection, arXiv 2102.00240."""
+"""Parameters and operations of detectors, against SA-Net's table of object detection (arXiv 2102.00240)."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Detectors by name: losses, labels, gradients in attention, weights of the backbone, what learns."""
+"""Detectors by name: losses, labels, gradients in attention, backbone weights, trainable parameters."""
 
 import copy
 import logging

@@ -1,4 +1,4 @@
-"""The pyramid over any network: its levels, attention before and after, compilation, copies."""
+"""The feature pyramid on any network: its levels, attention before and after it, compilation, copies."""
 
 import copy
 import pickle

@@ -1,4 +1,4 @@
-"""ONNX files of detectors: onnxruntime detects what torch detects, on images of any size."""
+"""ONNX files of detectors: onnxruntime and torch give the same detections, on images of any size."""
 
 from pathlib import Path
 

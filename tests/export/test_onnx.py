@@ -1,4 +1,4 @@
-"""ONNX files: onnxruntime computes what torch computes, for every attention module, alone and in a network."""
+"""ONNX files: onnxruntime and torch give the same outputs, for every attention module, alone and in a network."""
 
 from __future__ import annotations
 

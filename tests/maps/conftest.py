@@ -1,4 +1,4 @@
-"""A small network for the tests of maps, and what must not happen to it."""
+"""A small network for the tests of maps, and a check that it stays unchanged."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

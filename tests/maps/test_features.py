@@ -1,4 +1,4 @@
-"""What layers give, arranged as features (N, C, H, W)."""
+"""Layer outputs arranged as features (N, C, H, W)."""
 
 import pytest
 import timm

@@ -1,4 +1,4 @@
-"""Functions `(model, images, classes) -> maps` as methods."""
+"""Functions `(model, images, classes) -> maps` used as methods."""
 
 import re
 import sys

@@ -1,4 +1,4 @@
-"""Grad-CAM against plain autograd, and a model that stays as it was."""
+"""Grad-CAM against plain autograd, and the model unchanged afterwards."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The per-group class score against the published procedure, one image and one group at a time."""
+"""The class score of a channel group against the published procedure, one image and one group at a time."""
 
 import pytest
 import torch

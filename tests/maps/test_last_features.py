@@ -1,4 +1,4 @@
-"""The layer where maps are read unless another is asked."""
+"""The default layer of maps."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""What all methods have in common: classes, layers, and a model that stays as it was."""
+"""Shared by all methods: classes, layers, and the model unchanged afterwards."""
 
 import pytest
 import torch

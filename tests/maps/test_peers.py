@@ -1,4 +1,4 @@
-"""Agreement with the grad-cam and torchcam packages, on real architectures with random weights, in float64."""
+"""Agreement with grad-cam and torchcam, on common architectures with random weights, in float64."""
 
 from functools import cache
 

@@ -1,4 +1,4 @@
-"""Methods by name."""
+"""CAM methods by name."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Taps read the very tensors, and leave the model as it was."""
+"""Taps return the layers' own tensors, and leave the model unchanged."""
 
 import pytest
 import torch

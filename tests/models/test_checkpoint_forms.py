@@ -1,4 +1,4 @@
-"""Checkpoints in the forms that people have, files that are none, and hostile ones: each in one line, within bounds."""
+"""Checkpoints in common formats, broken files and hostile ones: an error of one line, in bounded time and memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What networks cost: counted by hand, as published, and measured."""
+"""The costs of networks: counted by hand, as published, and measured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ImageNet networks of Attention Transfer: their flat dicts of parameters compute the same inside modules."""
+"""The ImageNet networks of Attention Transfer: flat dicts of parameters compute the same in modules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole networks against the three published codes, through their own state dicts."""
+"""Whole networks against the three published codes, with state dicts of those codes."""
 
 from __future__ import annotations
 

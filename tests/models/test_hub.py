@@ -1,4 +1,4 @@
-"""Networks in folders and on a hub: a server on this machine that speaks what huggingface_hub asks for."""
+"""Networks in folders and on a hub, from a local server with the endpoints that huggingface_hub uses."""
 
 from __future__ import annotations
 

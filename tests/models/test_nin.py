@@ -1,4 +1,4 @@
-"""Network in Network: its sizes, what is read of it, and that it learns without norms too."""
+"""Network in Network: its sizes, its stages, and that it learns without norms too."""
 
 from __future__ import annotations
 

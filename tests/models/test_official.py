@@ -1,4 +1,4 @@
-"""Checkpoints as the published training scripts save them, and ones that are wrong."""
+"""Checkpoints as the published training scripts save them, and wrong ones."""
 
 from __future__ import annotations
 

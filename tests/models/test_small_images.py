@@ -1,4 +1,4 @@
-"""Networks of ImageNet, and wider ResNets, for small images: those of the CIFAR-100 distillation benchmark."""
+"""ImageNet networks and wider ResNets for small images, from the CIFAR-100 distillation benchmark."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks of torchvision by name, with their published weights from a cache that a test fills."""
+"""torchvision networks by name, with published weights from a cache that the test fills."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Made-up runs: small networks with drawn weights, written as training and `regard bias` write them."""
+"""Made-up runs: small networks with random weights, in the files that training and `regard bias` write."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page and the tables of bias results: their numbers, whatever the results hold."""
+"""The page and tables of bias results: correct numbers for any results."""
 
 from __future__ import annotations
 

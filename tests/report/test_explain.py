@@ -1,4 +1,4 @@
-"""A folder that explains images: its numbers, its pictures, its page, and what it does not write over."""
+"""Folders of explained images: numbers, figures, page, and what is not overwritten."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The published tables on a page of runs: which runs fill them, and that the page does not contradict itself."""
+"""Published tables on a page of runs: which runs fill them, and that the page does not contradict itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images with CAMs, edges of the focus and of regions over them."""
+"""Images overlaid with CAMs and the edges of focus and region."""
 
 import base64
 import io

@@ -1,4 +1,4 @@
-"""What a report of runs shows of bias reports is what these measured, and its commands give the same numbers again."""
+"""A report of runs shows the numbers of its bias reports, and its commands reproduce them."""
 
 from __future__ import annotations
 

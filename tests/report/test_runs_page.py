@@ -1,4 +1,4 @@
-"""The report of runs: its records, its figures, and its page, which is harmless and needs nothing else."""
+"""The report of runs: records, figures, and a page that is safe and self-contained."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Runs that differ in their seeds as one network: which belong together, their estimates, and comparisons."""
+"""Runs that differ only in their seeds: how they are grouped, their estimates and comparisons."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""What all pages share: the base, tables of records, notes, how to repeat a page, and the glossary."""
+"""What all pages share: the base template, tables of records, notes, how to reproduce a page, the glossary."""
 
 from __future__ import annotations
 

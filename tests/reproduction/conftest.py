@@ -1,4 +1,4 @@
-"""A table of one's own, whose runs take a second or two."""
+"""A custom table whose runs take a second or two."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a plan costs, from what was measured."""
+"""The cost of a plan, estimated from measured runs."""
 
 from __future__ import annotations
 

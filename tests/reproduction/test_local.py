@@ -1,4 +1,4 @@
-"""Runs on this machine: from nothing, after a kill, beside another process, by printed commands."""
+"""Runs on this machine: from scratch, after a kill, beside another process, by printed commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a table still needs."""
+"""The runs that a table still needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A table filled by a Ray cluster, which is stopped, and where processes are killed on the way."""
+"""A table filled by a Ray cluster that is stopped, with processes killed on the way."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Order, retries and what goes on when a run fails; with an executor that only pretends."""
+"""Order, retries, and the remaining runs when one fails, with a fake executor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The runs of a store: all that can be read, and what is wrong with the others."""
+"""The runs of a store: every readable run, and the problems of the others."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_a_bucket_says_the_same_as_a_folder(tmp_path: Path, bucket: str) -> None
 
 def test_a_bucket_that_is_not_to_be_reached(bucket: str) -> None:
     store = Store(bucket)
-    TestBucket.away.add("list")
+    TestBucket.failing.add("list")
     with pytest.raises(InputError, match=r"cannot be read \(the network is away\)"):
         store.runs()
     with pytest.raises(InputError, match=r"cannot be reached \(the network is away\)"):

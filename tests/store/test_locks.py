@@ -1,4 +1,4 @@
-"""Locks: one holder at a time, over threads, processes and machines."""
+"""Locks: one holder at a time, across threads, processes and machines."""
 
 from __future__ import annotations
 
@@ -203,15 +203,15 @@ def test_a_process_that_lost_its_run_ends() -> None:
 def test_a_bucket_that_is_away_is_no_loss(bucket: str) -> None:
     lost = threading.Event()
     lock = Store(bucket).lock("run", lease=0.3, on_loss=lost.set)
-    TestBucket.away.update(("list", "read", "write"))
+    TestBucket.failing.update(("list", "read", "write"))
     lock.check()
     time.sleep(0.2)
-    TestBucket.away.clear()
+    TestBucket.failing.clear()
     lock.check()
     assert not lost.is_set() and Store(bucket).locked() == {"run": ME}
-    TestBucket.away.update(("list", "read", "write"))
+    TestBucket.failing.update(("list", "read", "write"))
     lock.release()
-    TestBucket.away.clear()
+    TestBucket.failing.clear()
     Store(bucket).lock("run", lease=0.3).release()  # it lapsed
 
 

@@ -1,4 +1,4 @@
-"""Run folders to a bucket and back: what changed, in an order that never shows an epoch without its weights."""
+"""Run folders to a bucket and back: only changed files, in an order that never shows an epoch without its weights."""
 
 from __future__ import annotations
 
@@ -163,11 +163,11 @@ def test_what_is_further_on_here_stays(store: Store, tmp_path: Path) -> None:
     train(folder, 1)
     store.upload(folder)
     train(folder, 2)
-    TestBucket.away.add("remove")
+    TestBucket.failing.add("remove")
     train(folder, 3)
     with pytest.raises(InputError, match=r"cannot be written \(the network is away\)"):
         store.upload(folder)
-    TestBucket.away.clear()
+    TestBucket.failing.clear()
     train(folder, 4)
     further = contents(folder)
     store.fetch("run", tmp_path)
@@ -186,11 +186,11 @@ def test_a_bucket_that_was_away_gets_the_rest(store: Store, tmp_path: Path, word
     store.upload(folder)
     for epoch in (2, 3):
         train(folder, epoch)
-    TestBucket.away.add(word)
+    TestBucket.failing.add(word)
     with pytest.raises(InputError, match=r"testbucket://runs cannot be written \(the network is away\)"):
         store.upload(folder)
     assert stored("run").keys() >= {"checkpoints/step-000000001.pt", "last.safetensors", "metrics.jsonl"}
-    TestBucket.away.clear()
+    TestBucket.failing.clear()
     store.upload(folder)
     assert stored("run") == contents(folder)
 

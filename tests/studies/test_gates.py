@@ -1,4 +1,4 @@
-"""What modules multiply with, and its moments by class, against plain sums over all images."""
+"""The gates of modules and their moments by class, against plain sums over all images."""
 
 from __future__ import annotations
 

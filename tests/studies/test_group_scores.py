@@ -1,4 +1,4 @@
-"""Scores of groups by class, against the score of one image after another."""
+"""Scores of channel groups by class, against scores computed image by image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A bucket in memory that can be away, and says what goes to it."""
+"""A bucket in memory that records its operations and can fail."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 
 class TestBucket(MemoryFileSystem):
-    """`testbucket://…`: as memory, one writer at a time.
+    """`testbucket://…`: fsspec's memory file system, with one writer at a time.
 
     Attributes:
-        traffic: "put run/recipe.yaml", "get …", "write …", "remove …", but of hidden files.
-        away: operations, of which every one fails; those in `traffic`, or "list".
+        traffic: operations so far ("put run/recipe.yaml", "get …", "write …", "remove …"), but for hidden files.
+        failing: the operations that fail: those in `traffic`, or "list".
     """
 
     __test__ = False
@@ -24,48 +24,49 @@ class TestBucket(MemoryFileSystem):
     store: ClassVar[dict[str, Any]] = {}
     pseudo_dirs: ClassVar[list[str]] = [""]
     traffic: ClassVar[list[str]] = []
-    away: ClassVar[set[str]] = set()
+    failing: ClassVar[set[str]] = set()
     mutex = threading.RLock()
 
     @classmethod
     def _strip_protocol(cls, path: str) -> str:
         return super()._strip_protocol(path.removeprefix("testbucket://"))
 
-    def _do(self, word: str, path: str) -> None:
-        if word in self.away:
+    def _check(self, operation: str) -> None:
+        if operation in self.failing:
             raise OSError("the network is away\n(try later)")
+
+    def _record(self, operation: str, path: str) -> None:
+        self._check(operation)
         if "/." not in path:
-            self.traffic.append(f"{word} {path.removeprefix('/runs/')}")
+            self.traffic.append(f"{operation} {path.removeprefix('/runs/')}")
 
     def find(self, path: str, *args: Any, **options: Any) -> Any:
-        if "list" in self.away:
-            raise OSError("the network is away\n(try later)")
+        self._check("list")
         return super().find(path, *args, **options)
 
     def info(self, path: str, **options: Any) -> Any:
-        if "list" in self.away:
-            raise OSError("the network is away\n(try later)")
+        self._check("list")
         return super().info(path, **options)
 
     def cat_file(self, path: str, *args: Any, **options: Any) -> bytes:
-        self._do("read", path)
+        self._record("read", path)
         return super().cat_file(path, *args, **options)
 
     def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **options: Any) -> None:
         with self.mutex:
-            self._do("write", path)
+            self._record("write", path)
             super().pipe_file(path, value, mode=mode, **options)
 
     def put_file(self, lpath: str, rpath: str, **options: Any) -> None:
-        self._do("put", rpath)
+        self._record("put", rpath)
         super().put_file(lpath, rpath, **options)
 
     def get_file(self, rpath: str, lpath: str, **options: Any) -> None:
-        self._do("get", rpath)
+        self._record("get", rpath)
         super().get_file(rpath, lpath, **options)
 
     def rm_file(self, path: str) -> None:
-        self._do("remove", path)
+        self._record("remove", path)
         super().rm_file(path)
 
 
@@ -80,7 +81,7 @@ def bucket() -> Iterator[str]:
         TestBucket.store.clear()
         TestBucket.pseudo_dirs[:] = [""]
         TestBucket.traffic.clear()
-        TestBucket.away.clear()
+        TestBucket.failing.clear()
 
     clear()
     yield "testbucket://runs"

@@ -1,6 +1,6 @@
-"""Commands in processes of their own, alone or as a launcher starts several.
+"""`regard` commands in separate processes: a single one, or several as a launcher starts them.
 
-They are forked from one that has imported regard already, as each would take five seconds of computing to do.
+They are forked from a server that has imported regard already, because each import takes five seconds of CPU time.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ _CONTEXT.set_forkserver_preload(["regard.cli.train", "regard.cli.evaluate"])
 
 
 class Command:
-    """A command, running; much like a subprocess.Popen.
+    """A running command, with much of the interface of subprocess.Popen.
 
     Args:
-        arguments: after `regard`.
-        environment: all of it.
-        before: Python that the process runs before the command.
-        log: the file that gets all it prints; if not given, two files that `end` reads.
+        arguments: the arguments after `regard`.
+        environment: the complete environment of the process.
+        before: Python code that the process runs before the command.
+        log: file for stdout and stderr; None: two temporary files, which `end` reads.
     """
 
     def __init__(
@@ -33,8 +33,9 @@ class Command:
     ) -> None:
         folder = Path(tempfile.mkdtemp(prefix="command-")) if log is None else None
         self._output = (log, log) if folder is None else (folder / "out", folder / "err")
-        place = (os.getcwd(), dict(environment), self._output)
-        self._process = _CONTEXT.Process(target=_run, args=(list(arguments), before, *place))
+        self._process = _CONTEXT.Process(
+            target=_run, args=(list(arguments), before, os.getcwd(), dict(environment), self._output)
+        )
         self._process.start()
         self.pid = self._process.pid
 
@@ -53,7 +54,7 @@ class Command:
         self._process.kill()
 
     def end(self, seconds: float = 300) -> tuple[int, str, str]:
-        """Its status, output and errors, once it has ended; it is killed if it has not by then."""
+        """Waits at most `seconds`, kills the process if it still runs, and returns its status, stdout and stderr."""
         self._process.join(seconds)
         self._process.kill()
         self._process.join()
@@ -79,7 +80,7 @@ def _run(
 
 
 def start(arguments: Sequence[str], count: int = 1, before: str = "") -> list[Command]:
-    """So many processes of one command, that find one another as torchrun's do."""
+    """Starts `count` processes of one command, with torchrun's environment variables."""
     if count == 1:
         return [Command(arguments, os.environ, before)]
     with socket.socket() as free:
@@ -94,9 +95,9 @@ def start(arguments: Sequence[str], count: int = 1, before: str = "") -> list[Co
 
 
 def by_torchrun(arguments: Sequence[str], count: int, logs: Path) -> list[str]:
-    """What so many processes of one command, which torchrun's agent starts and waits for, print as errors, by rank.
+    """Runs `count` processes of one command by torchrun's agent, and returns the stderr of each rank.
 
-    The folder they run in is that of the process that they are forked from.
+    Their working folder is that of the process they are forked from.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -104,15 +105,15 @@ def by_torchrun(arguments: Sequence[str], count: int, logs: Path) -> list[str]:
     from regard.cli import main
 
     files = DefaultLogsSpecs(log_dir=str(logs), redirects=Std.ALL)
-    place = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "max_restarts": 0, "run_id": "command"}
-    config = LaunchConfig(1, 1, count, start_method="forkserver", logs_specs=files, **place)
+    rendezvous = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "max_restarts": 0, "run_id": "command"}
+    config = LaunchConfig(1, 1, count, start_method="forkserver", logs_specs=files, **rendezvous)
     statuses = elastic_launch(config, main)(list(arguments))
     assert statuses == dict.fromkeys(range(count), 0)
     return [path.read_text() for path in sorted(logs.rglob("stderr.log"))]
 
 
 def ended(commands: Sequence[Command]) -> list[tuple[int, str, str]]:
-    """Status, output and errors of each, once all have ended."""
+    """Waits for all commands, and returns the status, stdout and stderr of each."""
     try:
         return [command.end() for command in commands]
     finally:
@@ -121,7 +122,7 @@ def ended(commands: Sequence[Command]) -> list[tuple[int, str, str]]:
 
 
 def wait_for(reached: Callable[[], bool], commands: Sequence[Command], seconds: float = 300) -> None:
-    """Waits until something is so, or a command has ended."""
+    """Waits until a condition holds or a command has ended."""
     end = time.monotonic() + seconds
     while not reached() and all(command.poll() is None for command in commands):
         assert time.monotonic() < end, "nothing happened"

@@ -1,4 +1,4 @@
-"""Detections and objects made for tests, and COCO's own evaluation of them, by pycocotools."""
+"""Made-up objects and detections, and their evaluation by pycocotools."""
 
 from __future__ import annotations
 
@@ -17,18 +17,20 @@ SIZE = (120, 90)
 
 
 def results(truth, detections, classes=3, images=None, sizes=None, model="made"):
-    """Results of objects [(image, label, box, crowd, area)] and detections [(image, label, box, score)], with boxes of
-    left, top, width and height, or masks in place of boxes."""
-    count = images or 1 + max([one[0] for one in (*truth, *detections)], default=0)
-    truths = [[one[1:] for one in truth if one[0] == i] for i in range(count)]
-    detected = [[one[1:] for one in detections if one[0] == i] for i in range(count)]
+    """Results from objects [(image, label, box, crowd, area)] and detections [(image, label, box, score)].
+
+    Boxes are left, top, width and height; masks may stand in place of boxes.
+    """
+    count = images or 1 + max([row[0] for row in (*truth, *detections)], default=0)
+    truth_rows = [[row[1:] for row in truth if row[0] == i] for i in range(count)]
+    detection_rows = [[row[1:] for row in detections if row[0] == i] for i in range(count)]
     return Results(
         *(model, "made", "val", tuple(f"class {i}" for i in range(classes)), tuple(range(10, 10 + classes))),
         tuple(f"{i}.jpg" for i in range(count)),
         tuple(100 + i for i in range(count)),
         np.array(sizes or [SIZE] * count),
-        Table.joined([_table(part, True) for part in truths]),
-        Table.joined([_table(part, False) for part in detected]),
+        Table.joined([_table(rows, True) for rows in truth_rows]),
+        Table.joined([_table(rows, False) for rows in detection_rows]),
     )
 
 
@@ -50,7 +52,7 @@ def _table(rows, objects):
 
 
 def judged(results, kind="boxes", classes=None):
-    """The twelve numbers by pycocotools, from what the results write for it; NaN for its -1."""
+    """pycocotools' twelve numbers of the results' COCO files; NaN in place of its -1."""
     truth = results.truth
     annotations = [
         {
@@ -98,21 +100,21 @@ def mask(rng):
 
 
 def scene(seed, masks=False, images=12, classes=3):
-    """Random objects and detections: ties in scores, crowds, images with nothing, duplicates, more than 100 detections,
-    classes without objects, areas that are stated otherwise."""
+    """Random objects and detections: ties in scores, crowds, empty images, duplicates, more than 100 detections,
+    classes without objects, stated areas that differ from the boxes or masks."""
     rng = np.random.default_rng(seed)
     truth, detections = [], []
     for image in range(images):
-        here = [
+        objects = [
             (image, int(rng.integers(classes - 1)), mask(rng) if masks else box(rng)) for _ in range(rng.integers(6))
         ]
-        for one in here:
-            area = one[2].sum() if masks else np.prod(one[2][2:])
-            truth.append((*one, rng.random() < 0.2, area if rng.random() < 0.8 else area * 30))
+        for row in objects:
+            area = row[2].sum() if masks else np.prod(row[2][2:])
+            truth.append((*row, rng.random() < 0.2, area if rng.random() < 0.8 else area * 30))
         for _ in range(150 if image == 3 else 0 if image % 5 == 1 else rng.integers(25)):
             label, shape = int(rng.integers(classes)), mask(rng) if masks else box(rng)
-            if here and rng.random() < 0.7:
-                _, label, shape = here[rng.integers(len(here))]
+            if objects and rng.random() < 0.7:
+                _, label, shape = objects[rng.integers(len(objects))]
                 if masks:
                     shape = shape ^ (rng.random(shape.shape) < rng.choice([0, 0.02, 0.2]))
                 elif rng.random() < 0.8:

@@ -1,4 +1,4 @@
-"""Small detectors with torchvision's interface, and one whose score is known."""
+"""Small detectors with torchvision's interface, and one whose scores follow from the pixels."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _LEVELS = ("0", "1", "2")
 
 
 def two_stage(*, seed: int = 0, detections: int = 6) -> FasterRCNN:
-    """A Faster R-CNN on a pyramid of strides 4, 8 and 16, which does not move its anchors: boxes are of 16, 32 and 64
-    pixels, and each is pooled as it comes out."""
+    """A Faster R-CNN on a pyramid of strides 4, 8 and 16, with box regression of zero: boxes are anchors of 16, 32 and
+    64 pixels, and each is pooled at the location where it is detected."""
     torch.manual_seed(seed)
     detector = FasterRCNN(
         _backbone(),
@@ -57,11 +57,15 @@ def one_stage(*, seed: int = 0, detections: int = 6) -> RetinaNet:
 
 
 class Boxes(nn.Module):
-    """A detector with given boxes, whose score is a class's mean brightness in the box, which nothing else changes; or
-    in other boxes, the `evidence`.
+    """A detector with fixed boxes, whose scores depend on the mean brightness in these boxes alone.
 
-    Class 0 sees red, 1 green, 2 blue. The backbone gives the images as they are; the transform resizes them to a
-    shorter side of 48 pixels and pads them to multiples of 32.
+    Class 0 scores red, 1 green, 2 blue. The backbone is the identity; the transform resizes images to a shorter side
+    of 48 pixels and pads them to multiples of 32.
+
+    Args:
+        boxes: left, top, right and bottom of the detections.
+        labels: their classes.
+        evidence: boxes to compute the scores in, instead of `boxes`.
     """
 
     def __init__(self, boxes: list[list[float]], labels: list[int], evidence: list[list[float]] | None = None) -> None:
@@ -73,12 +77,12 @@ class Boxes(nn.Module):
         self.evidence = torch.tensor(boxes if evidence is None else evidence)
 
     def forward(self, images: list[Tensor], targets: None = None) -> list[dict[str, Tensor]]:
-        given = [image.shape[-2:] for image in images]
+        sizes = [image.shape[-2:] for image in images]
         padded, _ = self.transform(images)
         features = self.backbone(padded.tensors)
         detections = []
         for i, (h, w) in enumerate(padded.image_sizes):
-            scale = torch.tensor([w / given[i][1], h / given[i][0]]).repeat(2)
+            scale = torch.tensor([w / sizes[i][1], h / sizes[i][0]]).repeat(2)
             scores = [
                 features[i, label, y0:y1, x0:x1].mean()
                 for label, (x0, y0, x1, y1) in zip(
@@ -86,7 +90,7 @@ class Boxes(nn.Module):
                 )
             ]
             detections.append({"boxes": self.boxes * scale, "labels": self.labels, "scores": torch.stack(scores)})
-        return self.transform.postprocess(detections, padded.image_sizes, given)
+        return self.transform.postprocess(detections, padded.image_sizes, sizes)
 
 
 def _backbone() -> BackboneWithFPN:

@@ -14,7 +14,7 @@ NASTY = "A|B & C <script>alert(1)</script> 100% of_it $x$ #1 {y} ~z^2 \\n *w* `v
 
 
 def table(**changes: Any) -> PublishedTable:
-    """Two rows, two columns, accuracy."""
+    """A table of accuracies with two rows and two columns."""
     cells = {
         ("cifar10", "se"): Cell("cifar10", "se", (94.57,), recipe="lsas/resnet164-se-cifar10"),
         ("cifar10", "lsas-se"): Cell("cifar10", "lsas-se", (95.01,), recipe="lsas/resnet164-lsas-se-cifar10"),
@@ -45,15 +45,13 @@ def filled(
     overrides: Overrides | None = None,
     **fields: Any,
 ) -> FilledTable:
-    """The table with runs of seeds 0, 1, …; a value is a number, or one a metric."""
+    """The table filled by runs with seeds 0, 1, …; a value is a number, or a tuple with one number per metric."""
     cells = {}
-    for place, cell in published.cells.items():
-        runs = [value if isinstance(value, tuple) else (value,) for value in (values or {}).get(place, ())]
+    for key, cell in published.cells.items():
+        runs = [value if isinstance(value, tuple) else (value,) for value in (values or {}).get(key, ())]
         seeds = tuple(SeedRun(seed, f"{cell.stem}-seed{seed}", run, "0.7.0") for seed, run in enumerate(runs))
-        known = cell.recipe is not None
-        cells[place] = FilledCell(
-            cell, seeds, epochs if known else None, 164 if known else None, "3f2a9c01" if known else None
-        )
+        recipe_fields = (None, None, None) if cell.recipe is None else (epochs, 164, "3f2a9c01")
+        cells[key] = FilledCell(cell, seeds, *recipe_fields)
     overrides = overrides or (Overrides(epochs / 164) if values else None)
     return FilledTable(published, overrides, "cifar10" if values else "", cells, **fields)
 
@@ -63,7 +61,7 @@ LSAS = [94.90, 95.10, 94.95, 95.20, 94.85]
 
 
 def full() -> FilledTable:
-    """Five seeds in the first row, LSAS-SE above SE in each; nothing in the second."""
+    """Five seeds in the first row, with LSAS-SE above SE for each; no runs in the second."""
     return filled(
         table(),
         {("cifar10", "se"): SE, ("cifar10", "lsas-se"): LSAS},
@@ -73,7 +71,7 @@ def full() -> FilledTable:
 
 
 def several() -> FilledTable:
-    """Two rows, seven columns, two metrics, as SA-Net's; a seed without top-5."""
+    """A table like SA-Net's, with two rows, seven columns and two metrics; one seed has no top-5."""
     names = ("plain", "SE", "CBAM", "SGE", "ECA", "SA", "SA, no shuffle")
     columns = {f"c{i}": name for i, name in enumerate(names)}
     rows = {"resnet50": "ResNet-50", "resnet101": "ResNet-101"}

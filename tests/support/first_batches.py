@@ -1,8 +1,7 @@
-"""The one place where tests of random streams meet the code that reads images: batches of a recipe, and of a set with
-regions.
+"""Batches of a recipe, and of a data set with regions, for the tests of random streams.
 
-What batches hold is recorded in `tests/data/first_batches.json`; where the code behind it changes its names, this file
-follows, and the record stays.
+`tests/data/first_batches.json` records the contents of these batches. This is the only file that has to follow when the
+loading code changes its names.
 """
 
 from __future__ import annotations
@@ -16,15 +15,15 @@ from regard.training.datasets import dropped_images
 
 
 class Seen(NamedTuple):
-    """A batch, or one process's part of it.
+    """A batch, or one process's slice of it.
 
     Attributes:
         images: float32 (B, 3, h, w), normalised.
         labels: int64 (B,).
         index: int64 (B,).
-        total: images of the whole batch, over all processes.
-        masks: bool (B, h, w), where there are regions.
-        skipped: what could not be read, in words, of all that came up to this batch.
+        total: number of images of the whole batch, over all processes.
+        masks: bool (B, h, w); None without regions.
+        skipped: messages of all unreadable images up to this batch.
     """
 
     images: Tensor
@@ -36,26 +35,26 @@ class Seen(NamedTuple):
 
 
 def recipe(**fields: dict[str, Any] | Any) -> training.Recipe:
-    """A recipe from its fields, as YAML has them."""
+    """A recipe from its YAML fields."""
     parts = {
         "data": training.DataRecipe,
         "augmentation": data.Augmentation,
         "schedule": training.ScheduleRecipe,
     }
-    return training.Recipe(**{name: parts[name](**one) if name in parts else one for name, one in fields.items()})
+    return training.Recipe(**{name: parts[name](**value) if name in parts else value for name, value in fields.items()})
 
 
 def batches(
     recipe: training.Recipe, epoch: int = 0, start: int = 0, *, split: str = "train", rank: int = 0, world_size: int = 1
 ) -> list[Seen]:
-    """The batches that one process of a training run sees in an epoch, from step `start` on; or of the test set.
+    """The training batches of one process in an epoch, from step `start` on, or its test batches.
 
-    Test batches have the recipe's batch size, for all processes together.
+    Test batches have the recipe's batch size over all processes.
     """
     train, test = training.load_data(recipe.data)
-    size, sliced = recipe.schedule.batch_size, {"rank": rank, "world_size": world_size}
+    size, ranks = recipe.schedule.batch_size, {"rank": rank, "world_size": world_size}
     if split == "train":
-        whole = data.is_streamed(recipe.data.name) or recipe.augmentation.mixes
+        drop_last = data.is_streamed(recipe.data.name) or recipe.augmentation.mixes
         loader = training.make_loader(
             train,
             recipe.data,
@@ -63,11 +62,11 @@ def batches(
             augmentation=recipe.augmentation,
             shuffle=True,
             seed=recipe.seed,
-            drop_last=whole or dropped_images(len(train), size, world_size) > 0,
-            **sliced,
+            drop_last=drop_last or dropped_images(len(train), size, world_size) > 0,
+            **ranks,
         )
     else:
-        loader = training.make_loader(test, recipe.data, size, **sliced)
+        loader = training.make_loader(test, recipe.data, size, **ranks)
     batches = []
     skipped = dict.fromkeys((train if split == "train" else test).skipped)
     for batch in loader.epoch(epoch, start):
@@ -78,7 +77,7 @@ def batches(
 
 
 def mixed(recipe: training.Recipe, batch: Seen, classes: int, step: int) -> Seen:
-    """A batch as mixup and CutMix leave it at a step of the run; its labels are then soft, float32 (B, classes)."""
+    """The batch after mixup and CutMix at a step of the run; its labels are soft, float32 (B, classes)."""
     mixing = data.Mixing(recipe.augmentation, classes, recipe.seed, recipe.label_smoothing)
     images, labels = mixing(batch.images.clone(), batch.labels, step)
     return batch._replace(images=images, labels=labels)
@@ -87,14 +86,13 @@ def mixed(recipe: training.Recipe, batch: Seen, classes: int, step: int) -> Seen
 def evaluation_batches(
     images: data.ImageDataset, batch_size: int, *, workers: int = 0, fit: dict[str, Any] | None = None
 ) -> list[Seen]:
-    """The batches that `regard bias` measures: images as the network sees them, and their regions.
+    """The batches that `regard bias` measures: preprocessed images and their regions.
 
     Args:
-        images: a set with regions: of `data.load`, `data.open_regions` or `data.open_pictures`.
-        batch_size: images of a batch.
-        workers: processes that read.
-        fit: of images that are not in memory: size (height, width), crop_pct, crop_mode, interpolation
-            and fill, as timm has them.
+        images: a data set with regions, from `data.load`, `data.open_regions` or `data.open_pictures`.
+        batch_size: number of images per batch.
+        workers: number of DataLoader workers.
+        fit: for streamed images: size (height, width), crop_pct, crop_mode, interpolation and fill, as in timm.
     """
     in_memory = isinstance(images, data.InMemoryDataset)
     loader = data.create_loader(
@@ -110,6 +108,6 @@ def evaluation_batches(
 
 
 def tensors(images: data.InMemoryDataset) -> tuple[Tensor, Tensor, Tensor]:
-    """What a set in memory with regions holds: uint8 (N, 3, H, W), int64 (N,), bool (N, H, W)."""
+    """Images, labels and regions of a data set in memory: uint8 (N, 3, H, W), int64 (N,), bool (N, H, W)."""
     assert images.regions is not None
     return images.images, images.labels, images.regions

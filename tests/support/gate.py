@@ -1,4 +1,4 @@
-"""A gate in the way of runs, so that what a test does to them in the middle does not depend on anybody's speed."""
+"""A gate that pauses training runs, so that a test can act in the middle of a run whatever the machine's speed."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ _OPEN = "open"
 
 
 class Gate:
-    """Holds other processes' runs after one step of every epoch but the first, until it opens or they are interrupted.
+    """Pauses runs in other processes after the first step of every epoch but the first, until it opens or the run is
+    interrupted.
 
     Args:
-        folder: a folder of its own.
+        folder: a new folder for the files that the processes communicate by.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -25,7 +26,7 @@ class Gate:
         self.code = f"from support.gate import hold; hold({str(folder)!r})"  # for the process of a run
 
     def holds(self, pid: int) -> bool:
-        """Whether a process waits, or has waited."""
+        """Whether a process waits at the gate, or has waited."""
         return (self.folder / str(pid)).exists()
 
     def open(self) -> None:
@@ -35,7 +36,7 @@ class Gate:
         (self.folder / _OPEN).unlink()
 
     def path(self) -> str:
-        """Of Python, for processes that a test does not start itself: each of `regard train` stops at the gate."""
+        """A PYTHONPATH with which every process of `regard train` stops at the gate, whoever starts it."""
         condition = "import sys\nif {'regard', 'train'} <= {*sys.orig_argv}:\n"
         (self.folder / "sitecustomize.py").write_text(f"{condition}    {self.code}\n")
         tests = Path(__file__).parents[1]
@@ -43,13 +44,13 @@ class Gate:
 
 
 def pid_of(store: Store, name: str) -> int:
-    """Of the process that has locked a run; 0 if none has."""
+    """The id of the process that has locked a run; 0 if none has."""
     holder = store.holder(name)
     return int(holder.split()[1]) if holder is not None else 0
 
 
 def hold(folder: str) -> None:
-    """Puts the gate in the way of the runs of this process."""
+    """Makes the runs of this process stop at the gate."""
     train_epoch, take_step = Loop.train_epoch, Loop.take_step
 
     def train(loop, interrupted=lambda: False):

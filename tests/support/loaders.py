@@ -1,4 +1,4 @@
-"""Loaders of streamed images in tests."""
+"""Loaders of streamed images."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def streamed(
     interpolation: str = "bilinear",
     **options: Any,
 ) -> data.Loader:
-    """Batches of images of 16 x 16 pixels, as a recipe has them; `options` are others of `data.create_loader`."""
+    """A loader of images of 16 x 16 pixels; `options` go to `data.create_loader`."""
     transform = data.Transform((SIZE, SIZE), crop_pct, interpolation=interpolation, augmentation=augmentation)
     return data.create_loader(images, batch_size, transform=transform, **options)
 
 
 def rank_rows(total: int, rank: int, world_size: int) -> list[int]:
-    """The rows of a batch of `total` images that are a rank's: a mirrored pair of blocks where that can be."""
+    """The rows of a rank in a batch of `total` images: a mirrored pair of blocks where `total` allows it."""
     if total % (2 * world_size) == 0:
         half = total // (2 * world_size)
         front = range(rank * half, (rank + 1) * half)
@@ -37,12 +37,12 @@ def rank_rows(total: int, rank: int, world_size: int) -> list[int]:
 
 
 def skipped_in(batches):
-    """What could not be read, each once."""
+    """The messages of unreadable images, without repeats."""
     return list(dict.fromkeys(reason for batch in batches for reason in batch.skipped))
 
 
 def same(first, second):
-    """Whether two lists of batches are equal, bit for bit."""
+    """Whether two lists of batches are bitwise equal."""
     return (
         len(first) == len(second) > 0
         and all(torch.equal(one[i], two[i]) for one, two in zip(first, second, strict=True) for i in range(3))
@@ -51,7 +51,7 @@ def same(first, second):
 
 
 def error_of(call, *arguments, **options):
-    """The message of the InputError, one line, of making a loader or of its first epoch."""
+    """The message, one line, of the InputError that the call, or the first epoch of the loader it returns, raises."""
     with pytest.raises(InputError) as caught:
         loader = call(*arguments, **options)
         if isinstance(loader, data.Loader):

@@ -1,6 +1,6 @@
-"""What attention modules are made with in tests."""
+"""Options of attention modules in tests."""
 
-# What makes each module fit 8 channels, with a gate and hidden layers wider than 1.
+# Options with which each module fits 8 channels and has a gate and hidden layers wider than 1.
 OPTIONS = {
     "bam": {"reduction": 4},
     "cbam": {"reduction": 4, "kernel_size": 3},

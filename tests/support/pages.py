@@ -1,4 +1,4 @@
-"""The pages of the documentation: their fenced blocks, and the commands in their shell blocks."""
+"""Pages of the documentation: their fenced blocks, and the commands in their shell blocks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PAGES += sorted((ROOT / "src" / "regard" / "recipes").glob("*/README.md"))
 _FENCE = re.compile(r"^( *)(`{3,}) *([^\n`]*)\n(.*?)^\1\2 *$", re.DOTALL | re.MULTILINE)
 _NOT_RUN = re.compile(r"<!-- not run: (.+) -->\s*$")
 
-# What the shell blocks of pages start besides `regard`. In tests these are shell functions that record the call.
+# The programs in shell blocks of pages. In tests these are shell functions that record the call.
 PROGRAMS = ("accelerate", "awk", "cd", "git", "hf", "make", "parallel", "pip", "pre-commit", "pytest", "python", "ray")
 PROGRAMS += ("regard", "sbatch", "sphinx-build", "srun", "torchrun", "wc")
 
@@ -27,10 +27,10 @@ class Block:
 
     Attributes:
         page: path of the page from the root of the repository.
-        line: number of the line of the fence.
-        language: first word behind the fence: "python", "bash", "yaml", "text", …
-        code: its lines, without the indentation of the fence.
-        reason: why it does not run in tests, from the comment before it; None if it runs.
+        line: line number of the opening fence.
+        language: first word after the fence: "python", "bash", "yaml", "text", …
+        code: the lines, without the indentation of the fence.
+        reason: the REASON of a comment `<!-- not run: REASON -->` before the block; None if it runs.
     """
 
     page: str
@@ -48,7 +48,7 @@ def name_of(page: Path) -> str:
 
 
 def blocks(page: Path) -> list[Block]:
-    """The fenced blocks of a page, in order, without the directives of the site (`{include}`, `{eval-rst}`)."""
+    """The fenced blocks of a page, in order, without directives of the site (`{include}`, `{eval-rst}`)."""
     text = page.read_text()
     page_blocks = []
     for match in _FENCE.finditer(text):
@@ -68,7 +68,7 @@ def prose(page: Path) -> str:
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors of the headings of a page, as GitHub and the site make them."""
+    """The anchors of the headings of a page, as on GitHub and on the site."""
     headings = re.findall(r"^#+ (.*)$", prose(page), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -77,9 +77,9 @@ def commands(block: Block, folder: Path, *, strict: bool = True) -> list[list[st
     """The commands of a shell block, as bash expands them in a folder.
 
     Args:
-        block: of the language "bash"; or "console", with "$ " before each command.
+        block: a block in "bash", or in "console", with "$ " before each command.
         folder: the working folder.
-        strict: whether everything has to be a command of `PROGRAMS` or a builtin of bash.
+        strict: whether to fail on anything but `PROGRAMS` and builtins of bash.
     """
     shell, record = shutil.which("bash"), folder / ".commands"
     assert shell is not None, "the shell blocks of pages need bash"
@@ -87,16 +87,15 @@ def commands(block: Block, folder: Path, *, strict: bool = True) -> list[list[st
     if block.language == "console":
         script = "\n".join(re.findall(r"^\$ ((?:.*\\\n)*.*)$", script, re.MULTILINE))
     stubs = [f'{name}() {{ printf "%s\\0" $(($# + 1)) {name} "$@" >> "$RECORD"; }}' for name in PROGRAMS]
-    whole = "\n".join(["set -eu" if strict else "", *stubs, script])
     record.unlink(missing_ok=True)
-    done = subprocess.run(
-        [shell, "--norc", "-c", whole],
+    result = subprocess.run(
+        [shell, "--norc", "-c", "\n".join(["set -eu" if strict else "", *stubs, script])],
         cwd=folder,
         env={"RECORD": str(record), "PATH": os.devnull, "HOME": str(folder)},
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0 or not strict, f"{block}: {done.stderr}"
+    assert result.returncode == 0 or not strict, f"{block}: {result.stderr}"
     words = iter(record.read_text().split("\0")[:-1] if record.exists() else [])
     record.unlink(missing_ok=True)
     return [[next(words) for _ in range(int(count))] for count in words]

@@ -1,4 +1,4 @@
-"""What the pages take for granted in the working folder, small: photos, data sets, checkpoints and runs."""
+"""Small versions of the files that pages expect in the working folder: photos, data sets, checkpoints and runs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _SMALL = ["--model.name=wrn-10-1"]
 _CIFAR = [*_SMALL, "--data.name=cifar10"]
 _SHUFFLE = ["--model.attention=shuffle", "--model.attention_options={groups: 4}"]
 
-# By page: the runs that it takes for granted, and what their recipes say. Their weights are random.
+# Page -> run it expects -> fields of the run's recipe. The weights are random.
 RUNS: dict[str, dict[str, list[str]]] = {
     "docs/how-to/bias.md": {"plain": _SMALL, "lsas": [*_SMALL, "--model.attention=se", "--model.gate=sub-attention"]},
     "docs/how-to/detection.md": {
@@ -78,7 +78,7 @@ def _photographs(folder: Path) -> None:
         sources.write(folder / "photographs" / f"{number}.jpg", sources.png(number, (120, 100)))
 
 
-# By pattern: what makes a file or folder, if a page names it.
+# Pattern in a page -> function that writes the file or folder it names.
 FILES: dict[str, Callable[[Path], object]] = {
     r"photo\.jpg": lambda folder: sources.write(folder / "photo.jpg", sources.png(7, (96, 72))),
     r"\bphotos\b": lambda folder: _photos(folder / "photos", folder / "masks"),
@@ -95,7 +95,7 @@ FILES: dict[str, Callable[[Path], object]] = {
 
 
 def prepare(page: str, folder: Path) -> None:
-    """Makes what a page takes for granted in a folder."""
+    """Writes the files and runs that a page expects into a folder."""
     text = (ROOT / page).read_text()
     for pattern, make in FILES.items():
         if re.search(pattern, text):
@@ -125,7 +125,7 @@ def write_run(folder: Path, fields: list[str]) -> None:
 
 @contextmanager
 def small_world(folder: Path) -> Iterator[None]:
-    """Built-in and downloaded data are small, published weights random, and registries afterwards as before."""
+    """Makes built-in and downloaded data small and published weights random, and restores the registries afterwards."""
     cache = os.environ.get("REGARD_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "regard")
     create = timm.create_model
 
@@ -138,6 +138,6 @@ def small_world(folder: Path) -> Iterator[None]:
             patches.enter_context(patch.dict(registry.SOURCES[name].load.__kwdefaults__, train=count, test=count))
         patches.enter_context(patch.object(timm, "create_model", unweighted))
         patches.enter_context(sources.published(folder / ".cache" / "regard"))
-        for known in (registry.SOURCES, attention.registry._MODULES, maps.registry._METHODS):
-            patches.enter_context(patch.dict(known))
+        for entries in (registry.SOURCES, attention.registry._MODULES, maps.registry._METHODS):
+            patches.enter_context(patch.dict(entries))
         yield

@@ -1,4 +1,4 @@
-"""Run folders that look like trained ones, written quickly. Nothing here imports torch."""
+"""Made-up run folders, written quickly. This file does not import torch."""
 
 from __future__ import annotations
 
@@ -101,24 +101,22 @@ def write_run(
     accuracy: float = 0.9,
     age: float = 3600.0,
 ) -> Path:
-    """A run folder, there at once as training makes it, whose files were last changed `age` seconds ago."""
-    aside = store / f".{name}.part"
-    os.makedirs(aside)
+    """A run folder, renamed into place as training does, whose files were last changed `age` seconds ago."""
+    part = store / f".{name}.part"
+    os.makedirs(part)
     environment = {"regard": __version__, "torch": "2.15.0", "command": "regard train", "classes": list("0123456789")}
     files = {"recipe.yaml": recipe(seed, epochs, depth), "environment.json": json.dumps(environment, indent=1)}
     if done:
         files["metrics.jsonl"] = "".join(json.dumps(row(epoch, accuracy)) + "\n" for epoch in range(1, done + 1))
         files["last.safetensors"] = f"weights of {name} after {done}"
     for file, content in files.items():
-        _write(f"{aside}/{file}", content, age)
-    os.rename(aside, store / name)
+        _write(f"{part}/{file}", content, age)
+    os.rename(part, store / name)
     return store / name
 
 
 def write_runs(store: Path, count: int, *, recipes: int = 200, done: int = 3) -> None:
-    """`count` finished runs of `recipes` recipes, that differ in their seeds. What they have in common they share on
-    the disk too, so that thousands are written in seconds.
-    """
+    """`count` finished runs of `recipes` recipes, with different seeds; equal files are hard links, to write fast."""
     first = write_run(store, "resnet0-seed0", depth=0, epochs=done, done=done)
     for number in range(1, count):
         seed, depth = divmod(number, recipes)
@@ -132,5 +130,5 @@ def write_runs(store: Path, count: int, *, recipes: int = 200, done: int = 3) ->
 def _write(path: str, content: str, age: float) -> None:
     with open(path, "w") as file:
         file.write(content)
-    when = time.time() - age
-    os.utime(path, (when, when))
+    modified = time.time() - age
+    os.utime(path, (modified, modified))

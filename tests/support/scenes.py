@@ -1,4 +1,4 @@
-"""Small COCO folders of coloured boxes and discs on grey noise, which a detector learns in seconds."""
+"""Small COCO folders of coloured boxes and discs on grey noise, which a detector learns within seconds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CLASSES = ("disc", "box")
 
 
 def write_scenes(folder: Path, train: int = 6, test: int = 3, size: int = 64, *, masks: bool = True) -> Path:
-    """Writes images with one or two objects each, of `CLASSES`, with category ids 3 and 7; returns the folder."""
+    """Writes images with one or two objects of `CLASSES` each, with category ids 3 and 7; returns the folder."""
     random = np.random.default_rng(0)
     (folder / "annotations").mkdir(parents=True, exist_ok=True)
     for split, count in (("train2017", train), ("val2017", test)):

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class Small(nn.Module):
-    """Three layers with batch norm, an in-place ReLU behind every one, dropout, 5 classes."""
+    """Three convolutions, each with batch norm and an in-place ReLU, then dropout and 5 classes."""
 
     def __init__(self, inplace: bool = True) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Small(nn.Module):
 
 @pytest.fixture(params=[True], ids=lambda inplace: "inplace" if inplace else "plain")
 def model(request: pytest.FixtureRequest) -> Small:
-    """In float64 and evaluation mode, with running statistics that are not the initial ones."""
+    """`Small` in float64 and evaluation mode, with running statistics other than the initial ones."""
     torch.manual_seed(0)
     network = Small(request.param).double()
     with torch.no_grad():

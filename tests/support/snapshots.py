@@ -1,6 +1,6 @@
-"""Texts that people read, kept in `tests/snapshots` so that a change of words is seen.
+"""Snapshots of texts that users read, in `tests/snapshots`, so that no wording changes by accident.
 
-After a change on purpose: `REGARD_SNAPSHOTS=write pytest …`, and review the difference.
+After an intended change run `REGARD_SNAPSHOTS=write pytest …` and review the difference.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ FOLDER = Path(__file__).parents[1] / "snapshots"
 
 
 def check_snapshot(name: str, text: str) -> None:
-    """Compares a text, line by line, with the one kept as `tests/snapshots/NAME.txt`."""
+    """Compares a text, line by line, with `tests/snapshots/NAME.txt`."""
     path = FOLDER / f"{name}.txt"
     text = "\n".join(line.rstrip() for line in text.strip().splitlines()) + "\n"
     if os.environ.get("REGARD_SNAPSHOTS") == "write":

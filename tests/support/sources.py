@@ -1,6 +1,6 @@
-"""A small data set of every kind that can be trained on or measured, made from fixed random numbers.
+"""A small data set in every format for training or measuring, made from fixed random numbers.
 
-Images are PNG whatever their names say: what they decode to is the same everywhere, which of JPEG is not true.
+Images are PNG whatever their file names end with, because PNG decodes to the same pixels everywhere and JPEG does not.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TENCH, SHARK = "n01440764", "n01484850"
 
 
 def pixels(number: int, width: int, height: int) -> np.ndarray:
-    """uint8 (height, width, 3): a colour of its own, a slope along each side, and noise."""
+    """uint8 (height, width, 3): a random colour, a gradient along each side, and noise."""
     generator = np.random.default_rng(number)
     rows, columns = np.mgrid[:height, :width]
     slope = (rows / height)[:, :, None] * generator.integers(0, 80, 3) + (columns / width)[:, :, None] * 60
@@ -38,9 +38,9 @@ def size_of(number: int) -> tuple[int, int]:
 
 
 def png(number: int, size: tuple[int, int] | None = None) -> bytes:
-    kept = io.BytesIO()
-    Image.fromarray(pixels(number, *(size or size_of(number)))).save(kept, "PNG")
-    return kept.getvalue()
+    buffer = io.BytesIO()
+    Image.fromarray(pixels(number, *(size or size_of(number)))).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def write(path: Path, content: bytes | str) -> None:
@@ -49,7 +49,7 @@ def write(path: Path, content: bytes | str) -> None:
 
 
 def picture(path: Path, values: np.ndarray, palette: bool = False) -> None:
-    """Writes a mask or numbers as PNG."""
+    """Writes a mask, or integers, as PNG."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(values.astype(np.uint8) * (255 if values.dtype == bool else 1))
     if palette:
@@ -65,16 +65,16 @@ def blob(number: int, width: int, height: int) -> np.ndarray:
     return ((rows - middle[0]) / (0.25 * height)) ** 2 + ((columns - middle[1]) / (0.3 * width)) ** 2 <= 1
 
 
-# To train on
+# Data sets for training
 
 
 def class_folders(root: Path, broken: bool = False) -> None:
-    """12 images for training, 8 for testing; `broken` adds one of each that cannot be read."""
+    """12 images for training, 8 for testing; `broken` adds an unreadable one to each."""
     number = 0
-    for split, each in (("train", 4), ("test", 3)):
+    for split, per_class in (("train", 4), ("test", 3)):
         for label, name in enumerate(CLASSES):
-            for place in range(each - (split == "test" and label == 2)):
-                write(root / split / name / f"{place}.png", png(number))
+            for i in range(per_class - (split == "test" and label == 2)):
+                write(root / split / name / f"{i}.png", png(number))
                 number += 1
         if broken:
             write(root / split / "bee" / "1b.png", b"not an image")
@@ -92,7 +92,7 @@ def scenes(root: Path) -> None:
 
 
 def cub(root: Path) -> None:
-    """10 images with boxes and drawn birds; every third is for testing."""
+    """10 images with boxes and masks; every third is for testing."""
     inner = root / "CUB_200_2011"
     kinds = ["001.Black_footed_Albatross", "002.Laysan_Albatross"]
     tables: dict[str, list[str]] = {
@@ -116,16 +116,16 @@ def cub(root: Path) -> None:
 
 
 def shards(root: Path) -> None:
-    """6 shards for training and 3 for testing, 5 images in each; the label says which image it is."""
+    """6 shards for training and 3 for testing, with 5 images each; the label of an image is its number."""
     splits = {}
     for split, count, first in (("train", SHARDS, 0), ("test", 3, 300)):
         names = [f"{split}-{shard}.tar" for shard in range(count)]
         for shard, name in enumerate(names):
             write(root / name, b"")
             with tarfile.open(root / name, "w") as file:
-                for place in range(shard * IN_SHARD, (shard + 1) * IN_SHARD):
-                    for ending, content in (("png", png(first + place)), ("cls", str(place).encode())):
-                        member = tarfile.TarInfo(f"{place:04}.{ending}")
+                for i in range(shard * IN_SHARD, (shard + 1) * IN_SHARD):
+                    for ending, content in (("png", png(first + i)), ("cls", str(i).encode())):
+                        member = tarfile.TarInfo(f"{i:04}.{ending}")
                         member.size = len(content)
                         file.addfile(member, io.BytesIO(content))
         splits[split] = {
@@ -154,10 +154,10 @@ def hugging_face(root: Path) -> None:
 
 @contextmanager
 def published(root: Path) -> Iterator[None]:
-    """Writes small CIFAR-10, CIFAR-100 and STL10, which torchvision takes for the whole ones within."""
+    """Writes small versions of CIFAR-10, CIFAR-100 and STL10; in the context torchvision's checksums match them."""
     from torchvision import datasets
 
-    def kept(folder: str, name: str, content: bytes) -> list[str]:
+    def file(folder: str, name: str, content: bytes) -> list[str]:
         write(root / folder / name, content)
         return [name, hashlib.md5(content).hexdigest()]
 
@@ -167,16 +167,16 @@ def published(root: Path) -> Iterator[None]:
     def cifar(folder: str, name: str, key: str, seed: int, count: int, classes: int) -> list[str]:
         labels = [(7 * seed + 3 * i) % classes for i in range(count)]
         batch = {"data": noise(count, 32, seed).reshape(count, -1), key: labels}
-        return kept(folder, name, pickle.dumps(batch))
+        return file(folder, name, pickle.dumps(batch))
 
     def meta(folder: str, name: str, key: str, classes: int) -> dict[str, str]:
         content = pickle.dumps({key: [f"kind {i}" for i in range(classes)]})
-        return {"filename": name, "key": key, "md5": kept(folder, name, content)[1]}
+        return {"filename": name, "key": key, "md5": file(folder, name, content)[1]}
 
     ten, hundred, stl = "cifar-10-batches-py", "cifar-100-python", "stl10_binary"
     batches = [cifar(ten, f"data_batch_{i}", "labels", i, 4, 10) for i in range(1, 6)]
-    kept(stl, "class_names.txt", "\n".join(f"kind {i}" for i in range(10)).encode())
-    kept(stl, "fold_indices.txt", b"0 1\n")
+    file(stl, "class_names.txt", "\n".join(f"kind {i}" for i in range(10)).encode())
+    file(stl, "fold_indices.txt", b"0 1\n")
     lists = {
         datasets.CIFAR10: {
             "train_list": batches,
@@ -190,8 +190,8 @@ def published(root: Path) -> Iterator[None]:
         },
         datasets.STL10: {
             f"{split}_list": [
-                kept(stl, f"{split}_X.bin", noise(count, 96, count).tobytes()),
-                kept(stl, f"{split}_y.bin", bytes(1 + 3 * i % 10 for i in range(count))),
+                file(stl, f"{split}_X.bin", noise(count, 96, count).tobytes()),
+                file(stl, f"{split}_y.bin", bytes(1 + 3 * i % 10 for i in range(count))),
             ]
             for split, count in (("train", 9), ("test", 4))
         },
@@ -202,11 +202,11 @@ def published(root: Path) -> Iterator[None]:
         yield
 
 
-# With regions
+# Data sets with regions
 
 
 def masks(root: Path) -> None:
-    """Images with masks, in two class folders; one is stored on its side."""
+    """Images with masks, in two class folders; one is rotated by its EXIF orientation."""
     for i in range(6):
         name, (width, height) = f"{'ab'[i % 2]}/{i}.png", size_of(500 + i)
         mask = blob(i, width, height)
@@ -219,12 +219,12 @@ def masks(root: Path) -> None:
 
 
 def coco(root: Path) -> None:
-    """Objects as polygons, as runs and as a crowd; an image without any."""
+    """Objects as polygons, as run lengths and as a crowd; one image without objects."""
     images, annotations = [], []
 
-    def annotate(image: int, category: int, segmentation: object, **more: object) -> None:
-        known = {"id": len(annotations) + 1, "image_id": image, "category_id": category, "segmentation": segmentation}
-        annotations.append({**known, "iscrowd": 0, **more})
+    def annotate(image: int, category: int, segmentation: object, crowd: int = 0) -> None:
+        ids = {"id": len(annotations) + 1, "image_id": image, "category_id": category}
+        annotations.append({**ids, "segmentation": segmentation, "iscrowd": crowd})
 
     for i in range(5):
         width, height = size_of(600 + i)
@@ -235,7 +235,7 @@ def coco(root: Path) -> None:
         if i % 2:
             runs = np.flatnonzero(np.diff(np.pad(blob(i, width, height).T.ravel(), 1).astype(int)))
             counts = np.diff([0, *runs.tolist(), width * height]).tolist()
-            annotate(10 + i, 3, {"size": [height, width], "counts": counts}, iscrowd=1)
+            annotate(10 + i, 3, {"size": [height, width], "counts": counts}, crowd=1)
         if i == 4:
             annotate(10 + i, 3, [[0, 0, 6, 0, 6, 6, 0, 6], [8, 8, 15, 8, 12, 15]])
     content = {
@@ -259,7 +259,7 @@ def boxes_xml(objects: list[tuple[str, int, int, int, int]], size: tuple[int, in
 
 
 def voc(root: Path) -> None:
-    """Drawn classes: a person, a dog, and borders."""
+    """Class masks of a person and a dog, with void borders."""
     for i in range(4):
         name, (width, height) = f"2007_{i:06}", size_of(700 + i)
         numbers = np.zeros((height, width), dtype=np.uint8)
@@ -302,7 +302,7 @@ def imagenet(root: Path) -> None:
 
 
 def stl10_marks(root: Path) -> None:
-    """Cells of 16 x 16 that are marked, in PNG files of 96 x 96."""
+    """Marked cells of a 16 x 16 grid, for PNG files of 96 x 96 pixels."""
     grids = {
         "airplane": {"2": {"airplane_0": [[x, y] for x in range(3, 11) for y in range(5, 9)]}},
         "ship": {"0": {"ship_0": [[x, y] for x in range(2, 9) for y in range(12)], "ship_1": [[15, 15]]}},
@@ -332,7 +332,7 @@ ALL = {
 
 @contextmanager
 def made(root: Path) -> Iterator[Path]:
-    """All of these below `root`, each in a folder of its name, and the published ones in "published"."""
+    """All data sets of `ALL` below `root`, each in a folder of its name, and those of `published` in "published"."""
     import datasets
 
     for name, make in ALL.items():

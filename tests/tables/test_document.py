@@ -1,4 +1,4 @@
-"""Filled tables: statistics, records, and the formats they are written in."""
+"""Filled tables: statistics, records and output formats."""
 
 from __future__ import annotations
 

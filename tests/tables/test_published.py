@@ -1,4 +1,4 @@
-"""The published tables that come with regard, and tables of a user's own."""
+"""The packaged published tables, and tables of the user."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Table files that people write: what is wrong with them is said in a line, and nothing in them is lost."""
+"""Table files by hand: an error of one line for each mistake, and no content is lost."""
 
 from __future__ import annotations
 

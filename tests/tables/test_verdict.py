@@ -1,4 +1,4 @@
-"""Labels of what runs mean for a published difference."""
+"""The verdict on a published difference, from our runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Detectors through the trainer: the loop, checkpoints, processes and run folders are those of classifiers."""
+"""Detectors in the trainer: the same loop, checkpoints, processes and run folders as for classifiers."""
 
 from __future__ import annotations
 

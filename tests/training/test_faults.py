@@ -1,5 +1,5 @@
-"""What can go wrong in a run: damaged or foreign checkpoints, a full disk, unreadable images, numbers that are none, no
-memory. It ends with an error of one line, and nothing is lost."""
+"""Faults in a run: damaged or foreign checkpoints, a full disk, unreadable images, NaN and infinity, too little memory.
+The run ends with an error of one line, and nothing is lost."""
 
 from __future__ import annotations
 

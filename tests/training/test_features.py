@@ -1,4 +1,4 @@
-"""What a recipe asks of the loop: parts of batches, averages, precision, clipping, trackers, checkpoints on the way."""
+"""Recipe fields of the loop: accumulation, averages, precision, clipping, trackers, extra checkpoints."""
 
 from __future__ import annotations
 

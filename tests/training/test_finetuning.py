@@ -1,4 +1,4 @@
-"""Runs that begin with the weights of a run, a file or a published network (`model.pretrained`)."""
+"""Runs that start from the weights of a run, a file or a published network (`model.pretrained`)."""
 
 from __future__ import annotations
 

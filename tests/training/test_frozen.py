@@ -1,4 +1,4 @@
-"""Fine-tuning: what is frozen stays as it is, bit for bit, and the rest learns."""
+"""Fine-tuning: frozen parts stay bitwise unchanged, and the rest learns."""
 
 from __future__ import annotations
 

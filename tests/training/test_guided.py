@@ -1,4 +1,4 @@
-"""Guided runs: what the recipe does, and what it refuses."""
+"""Runs with guidance: the effect of each recipe field, and refused recipes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is added to training: a hook, a term of the loss, a tracker that is the same run when it is resumed."""
+"""Additions to training: a hook, a term of the loss, a tracker that continues the same run when resumed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Optimizers: by name, with their options, and as they were when a run goes on."""
+"""Optimizers: by name, with options, and with their state when a run resumes."""
 
 from __future__ import annotations
 

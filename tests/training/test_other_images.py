@@ -1,4 +1,4 @@
-"""A run goes on with the images it was begun with, wherever they are now, and with no others."""
+"""A run resumes only on the images it started with, wherever they are stored now."""
 
 from __future__ import annotations
 

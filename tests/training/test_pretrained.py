@@ -1,4 +1,4 @@
-"""Pretrained networks by name, as the commands take them."""
+"""Pretrained networks by name, as the commands accept them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs by two processes: the numbers of one, and what becomes of one process when the other stops or dies."""
+"""Runs by two processes: the same numbers as one process, and what one does when the other stops or dies."""
 
 from __future__ import annotations
 

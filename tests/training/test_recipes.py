@@ -1,4 +1,4 @@
-"""The recipes of the repository: each can be run, and what is written about them is what they say."""
+"""The packaged recipes: each is runnable, and the documentation agrees with its fields."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every recipe of the repository runs: its first batch, on small stand-ins laid out as the data are, and two steps."""
+"""Every packaged recipe runs: its first batch and two steps, on small files in the layout of its data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs: what they leave behind, how they go on after being stopped or killed, what stops them."""
+"""Runs: the files they write, how they resume after a stop or kill, and what stops them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The published LSAS code's first steps, taken by the training loop itself."""
+"""The first steps of the published LSAS code, taken by the training loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Guidance: values of the losses, maps that can be trained through, the term of the objective."""
+"""Guidance: values of the losses, differentiable maps, the term of the objective."""
 
 from __future__ import annotations
 

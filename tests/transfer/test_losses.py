@@ -1,4 +1,4 @@
-"""The losses of transfer: their formulas, and their gradients to the second order, in float64."""
+"""The losses of transfer: their formulas, and first and second derivatives in float64."""
 
 from __future__ import annotations
 

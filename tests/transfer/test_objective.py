@@ -1,4 +1,4 @@
-"""The objective: its sum, several teachers, terms on gradients, full activations, compiled."""
+"""The objective: its sum, several teachers, terms on gradients, full activations, compilation."""
 
 from __future__ import annotations
 

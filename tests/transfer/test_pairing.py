@@ -1,4 +1,4 @@
-"""Which layers are compared."""
+"""Which layers are paired."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Teachers: what they see, how they run, and that they stay as they were."""
+"""Teachers: their inputs, how they run, and that they stay unchanged."""
 
 from __future__ import annotations
 
