@@ -85,7 +85,7 @@ FORMS = {
 def test_every_form_loads(form, tmp_path) -> None:
     torch.save(FORMS[form], tmp_path / "c.pth")
     said: list[str] = []
-    assert equal(models.load_official(network(9), tmp_path / "c.pth", say=said.append), STATE)
+    assert equal(models.load_official(network(9), tmp_path / "c.pth", log=said.append), STATE)
     assert equal(training.load_pretrained(f"{NAME}={tmp_path / 'c.pth'}").model(), STATE)
     assert models.count_classes(models.read_checkpoint(tmp_path / "c.pth")) == 3
     both = any("average" in form or form == key for key in ("ema beside model", "student and teacher"))
@@ -140,9 +140,9 @@ def test_auxiliary_heads_are_left_out_and_said(name) -> None:
     published = {key: value.clone() for key, value in whole.state_dict().items()}
     assert models.count_classes(published) == 4
     said: list[str] = []
-    loaded = models.load_official(made(), published, say=said.append)
+    loaded = models.load_official(made(), published, log=said.append)
     assert equal(loaded, published) and len(said) == 1 and "auxiliary" in said[0]
-    assert equal(models.load_official(whole, published, say=said.append), published) and len(said) == 1
+    assert equal(models.load_official(whole, published, log=said.append), published) and len(said) == 1
 
 
 def archived(write, name: str) -> bytes:

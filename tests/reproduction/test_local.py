@@ -100,7 +100,7 @@ def test_a_killed_process_loses_nothing(fork_runs: Callable[..., None], small: P
         return False
 
     lines: list[str] = []
-    outcome = run_plan(plan, LocalExecutor(), store, retries=0, say=lines.append, stop=kill_once)
+    outcome = run_plan(plan, LocalExecutor(), store, retries=0, log=lines.append, stop=kill_once)
     assert killed and outcome.finished == {"student-seed0"}, lines
     assert any("SIGKILL" in line and "checkpoint" in line for line in lines)
     assert main(student(small, tmp_path / "whole").command[1:]) == 0
@@ -120,7 +120,7 @@ def test_two_schedulers_share_the_runs_of_one_store(
     plan = make_plan(load_table(small), [], Overrides(), range(1), store=address, columns=columns, where=where)
 
     def run(lines: list[str]) -> Outcome:
-        return run_plan(plan, LocalExecutor(), Store(address), say=lines.append)
+        return run_plan(plan, LocalExecutor(), Store(address), log=lines.append)
 
     lines: list[list[str]] = [[], []]
     with ThreadPoolExecutor() as threads:

@@ -83,7 +83,7 @@ def test_a_cluster_fills_a_table_though_processes_are_killed(cluster, gate: Gate
 
     lines: list[str] = []
     outcome = run_plan(
-        planned(small, store), RayExecutor(cluster.address, retries=1), store, stop=kill_once, say=lines.append
+        planned(small, store), RayExecutor(cluster.address, retries=1), store, stop=kill_once, log=lines.append
     )
     assert len(killed) == len(both), lines
     assert outcome.finished == {*both, "at-seed0"}, lines

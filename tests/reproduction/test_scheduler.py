@@ -102,7 +102,7 @@ def test_a_failure_is_tried_again_and_the_rest_goes_on(store: Runs) -> None:
     lines: list[str] = []
     executor = Pretended({"weak": ["failed", "failed"], "hopeless": ["failed"] * 9}, slots=1)
     jobs = (job("weak"), job("hopeless"), job("student", "hopeless"), job("grandchild", "student"), job("other"))
-    outcome = run_plan(plan(*jobs), executor, store, retries=2, say=lines.append)
+    outcome = run_plan(plan(*jobs), executor, store, retries=2, log=lines.append)
     assert executor.started.count("weak") == 3 and executor.started.count("hopeless") == 3
     assert outcome.finished == {"weak", "other"}
     assert set(outcome.failed) == {"hopeless"} and set(outcome.skipped) == {"student", "grandchild"}
@@ -149,7 +149,7 @@ def test_a_run_of_another_process_is_waited_for(store: Runs) -> None:
 
     executor = Elsewhere({"teacher": ["locked", "locked"]})
     store.epochs["teacher"] = 100
-    outcome = run_plan(plan(job("teacher"), job("student", "teacher")), executor, store, say=lines.append)
+    outcome = run_plan(plan(job("teacher"), job("student", "teacher")), executor, store, log=lines.append)
     assert executor.started == ["teacher"] * 3 + ["student"]
     assert outcome.finished == {"teacher", "student"}
     assert sum("waiting" in line for line in lines) == 1
@@ -169,7 +169,7 @@ def test_a_run_that_is_locked_is_not_started_in_vain(store: Runs) -> None:
     elsewhere.holders["far"] = "pid 1 on MOON"
     lines: list[str] = []
     executor = Pretended({"far": ["locked"]})
-    outcome = run_plan(plan(job("far")), executor, elsewhere, say=lines.append)
+    outcome = run_plan(plan(job("far")), executor, elsewhere, log=lines.append)
     assert executor.started == ["far"] and outcome.finished == {"far"}
     assert any("was finished by another process" in line for line in lines)
 
@@ -191,7 +191,7 @@ def test_being_killed_while_stopping_is_no_failure(store: Runs) -> None:
 
     lines: list[str] = []
     stop = iter([False, True]).__next__
-    outcome = run_plan(plan(job("one"), job("two", "one")), Starting({}), store, retries=0, say=lines.append, stop=stop)
+    outcome = run_plan(plan(job("one"), job("two", "one")), Starting({}), store, retries=0, log=lines.append, stop=stop)
     assert outcome.stopped and not outcome.failed and not outcome.skipped
     assert not any("failed" in line or "retry" in line for line in lines)
 
@@ -206,7 +206,7 @@ def test_a_job_that_cannot_be_started_ends_the_others_in_good_order(store: Runs)
     lines: list[str] = []
     executor = Full({})
     with pytest.raises(InputError, match="the disk is full"):
-        run_plan(plan(job("one"), job("two")), executor, store, say=lines.append)
+        run_plan(plan(job("one"), job("two")), executor, store, log=lines.append)
     assert executor.started == ["one"] and not executor.running
     assert any("one is stopped" in line for line in lines)
 

@@ -49,7 +49,7 @@ def main(command: Command) -> None:
         ),
         overwrite=options.overwrite,
         ema=options.ema,
-        say=command.note,
+        log=command.note,
     )
     preprocessing = imported.preprocessing
     record = {

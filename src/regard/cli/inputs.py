@@ -52,7 +52,7 @@ def open_networks(command: Command, sources: Sequence[str]) -> list[Pretrained]:
     if duplicates := [source for source, count in Counter(sources).items() if count > 1]:
         raise InputError(f"{duplicates[0]} is named twice; name each network once")
     ema = options.get("ema", False)
-    return [training.load_pretrained(source, options.weights, ema=ema, say=command.note) for source in sources]
+    return [training.load_pretrained(source, options.weights, ema=ema, log=command.note) for source in sources]
 
 
 def evaluations(

@@ -120,7 +120,7 @@ def main(command: Command) -> int:
         executor = _executor(command, plan, slots, device)
         with training.interruptible() as interrupted:
             outcome = reproduction.run_plan(
-                plan, executor, store, retries=options.retries, say=command.note, stop=interrupted
+                plan, executor, store, retries=options.retries, log=command.note, stop=interrupted
             )
     show(command, tables.fill(table, store.runs(), overrides))
     return _status(command, outcome)

@@ -79,7 +79,7 @@ def _load(body: nn.Module, weights: str | Path | Mapping[str, Any], removed: set
     attention, which is then detached."""
     source = "the state dict" if isinstance(weights, Mapping) else str(weights)
     content = weights if isinstance(weights, Mapping) else models.read_checkpoint(weights)
-    entries = entries_for(body, content, source, say=lambda message: _log.warning("note: %s", message))
+    entries = entries_for(body, content, source, log=lambda message: _log.warning("note: %s", message))
     entries = {name: value for name, value in entries.items() if name not in removed}
     names = {f"{path}.{name}" for path, module in attached(body).items() for name in module.state_dict()}
     lacks_attention = bool(names) and not names & entries.keys()

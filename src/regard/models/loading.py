@@ -54,7 +54,7 @@ def load_official(
     checkpoint: str | Path | Mapping[str, Any],
     *,
     ema: bool = False,
-    say: Callable[[str], None] | None = None,
+    log: Callable[[str], None] | None = None,
 ) -> Model:
     """Loads a checkpoint of one of the three repositories, or of the same network, into `model`, in place.
 
@@ -76,7 +76,7 @@ def load_official(
         model: an instance of the same network.
         checkpoint: path of the file, or its contents: a state dict, or a dict that contains one.
         ema: load the moving average of the weights, if the file has both.
-        say: called with messages: which of several sets of weights was loaded, and which entries were left out.
+        log: called with messages: which of several sets of weights was loaded, and which entries were left out.
 
     Returns:
         `model`, with the values cast to its dtype and on its device.
@@ -87,7 +87,7 @@ def load_official(
     """
     source = "the checkpoint" if isinstance(checkpoint, Mapping) else str(checkpoint)
     content = checkpoint if isinstance(checkpoint, Mapping) else read_checkpoint(checkpoint)
-    load_weights(model, entries_for(model, content, source, ema=ema, say=say), source)
+    load_weights(model, entries_for(model, content, source, ema=ema, log=log), source)
     return model
 
 
@@ -97,7 +97,7 @@ def entries_for(
     source: str,
     *,
     ema: bool = False,
-    say: Callable[[str], None] | None = None,
+    log: Callable[[str], None] | None = None,
 ) -> dict[str, Tensor]:
     """The entries of a checkpoint under the names of `model`, which may be on the meta device; see `load_official`."""
     state = _flatten(checkpoint, source)
@@ -131,13 +131,13 @@ def entries_for(
     prefix = next(iter(averages if ema else named or plain or averages), closest)
     heads = [name for name in candidates[prefix] if _AUXILIARY.match(name) and name not in model.state_dict()]
     ignored = {".".join(name.split(".")[: prefix.count(".")]): None for name in state if not name.startswith(prefix)}
-    if say and fitting and ignored:
+    if log and fitting and ignored:
         keys = ", ".join(repr(name[:100]) for name in list(ignored)[:3])
         has_average = averages and plain and not ema
         hint = "; --ema loads the moving average (`regard import --ema` for a teacher)" if has_average else ""
-        say(f"{source}: loaded the weights in {prefix[:-1]!r}, left out {keys}{hint}")
-    if say and heads:
-        say(f"{source}: left out {len(heads)} entries of auxiliary heads, which the network does not have")
+        log(f"{source}: loaded the weights in {prefix[:-1]!r}, left out {keys}{hint}")
+    if log and heads:
+        log(f"{source}: left out {len(heads)} entries of auxiliary heads, which the network does not have")
     return {name: value for name, value in candidates[prefix].items() if name not in heads}
 
 
@@ -157,12 +157,12 @@ def load_built(
     network: str,
     *,
     ema: bool = False,
-    say: Callable[[str], None] | None = None,
+    log: Callable[[str], None] | None = None,
 ) -> Model:
     """Builds a network and loads the weights of a checkpoint from `read_checkpoint`; in evaluation mode.
 
     The network is first built on the meta device, with at most a few times as many parameters as the checkpoint has
-    tensors. Memory is allocated only if the weights fit. `source` and `network` are names for messages; `ema` and `say`
+    tensors. Memory is allocated only if the weights fit. `source` and `network` are names for messages; `ema` and `log`
     are as in `load_official`.
 
     Raises:
@@ -181,7 +181,7 @@ def load_built(
         model = build_on_meta(build)
     finally:
         hook.remove()
-    entries = entries_for(model, checkpoint, source, ema=ema, say=say)
+    entries = entries_for(model, checkpoint, source, ema=ema, log=log)
     check_fit(model, entries, source)
     model = build()
     load_weights(model, entries, source)

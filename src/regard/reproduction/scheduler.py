@@ -75,7 +75,7 @@ def run_plan(
     store: Store,
     *,
     retries: int = 2,
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
     stop: Callable[[], bool] = lambda: False,
 ) -> Outcome:
     """Runs the unfinished jobs until all have finished or failed.
@@ -89,10 +89,10 @@ def run_plan(
         executor: where to run the jobs.
         store: store of the runs.
         retries: retries per run, at least 0; not used by an executor with its own queue.
-        say: called with one line when a run starts or ends.
+        log: called with one line when a run starts or ends.
         stop: function that returns whether to stop; running jobs then save and end.
     """
-    scheduler = _Scheduler(plan, executor, store, retries, say)
+    scheduler = _Scheduler(plan, executor, store, retries, log)
     try:
         while scheduler.open and not stop():
             scheduler.start_ready()
@@ -104,8 +104,8 @@ def run_plan(
 
 
 class _Scheduler:
-    def __init__(self, plan: Plan, executor: Executor, store: Store, retries: int, say: Callable[[str], None]) -> None:
-        self.executor, self.store, self.retries, self.say = executor, store, retries, say
+    def __init__(self, plan: Plan, executor: Executor, store: Store, retries: int, log: Callable[[str], None]) -> None:
+        self.executor, self.store, self.retries, self.log = executor, store, retries, log
         self.count = len(plan.jobs)
         self.outcome = Outcome(finished={job.name for job in plan.jobs if job.state == "finished"})
         self.open = {job.name: job for job in plan.todo}
@@ -122,11 +122,11 @@ class _Scheduler:
             if job.teacher in {**self.outcome.failed, **self.outcome.skipped}:
                 del self.open[name]
                 self.outcome.skipped[name] = reason = f"its teacher {job.teacher} failed"
-                self.say(f"{name} is skipped: {reason}")
+                self.log(f"{name} is skipped: {reason}")
             elif name not in self.running and self._is_ready(job) and not self._is_locked(job):
                 if not self.executor.queues and name not in self.next_lock_check:
                     done = f", after epoch {self.epochs[name]} of {job.epochs}" if self.epochs[name] else ""
-                    self.say(f"{self._progress(name)} begins{done}")
+                    self.log(f"{self._progress(name)} begins{done}")
                 self.executor.start(job)
                 self.running[name] = time.monotonic()
 
@@ -150,7 +150,7 @@ class _Scheduler:
     def stop(self) -> None:
         """Tells the running jobs to save, and waits for their end."""
         self.outcome.stopped = True
-        self.say("stopping: the runs save and end")
+        self.log("stopping: the runs save and end")
         for force in (False, True):
             self.executor.stop(force=force)
             deadline = time.monotonic() + _STOP_SECONDS
@@ -171,10 +171,10 @@ class _Scheduler:
         if ending == "finished":
             self._finish(name, f"finished in {duration(elapsed)}: {message.rpartition(': ')[2]}")
         elif self.outcome.stopped:  # it may have been killed before it could save
-            self.say(f"{name} is stopped; it will resume from its newest checkpoint ({message})")
+            self.log(f"{name} is stopped; it will resume from its newest checkpoint ({message})")
         elif ending == "locked":
             if name not in self.next_lock_check:
-                self.say(f"{self.store.holder(name) or 'another process'} is running {name}; waiting for it")
+                self.log(f"{self.store.holder(name) or 'another process'} is running {name}; waiting for it")
             self.next_lock_check[name] = time.monotonic() + _LOCK_SECONDS
         elif ending != "waiting":
             self.next_lock_check.pop(name, None)
@@ -183,20 +183,20 @@ class _Scheduler:
     def _record_failure(self, name: str, ending: Ending, message: str) -> None:
         """Retries a run that failed, was killed or stopped by itself, if retries are left."""
         if ending != "failed" and self._has_progressed(name):
-            self.say(f"{name} was {ending} ({message}); resuming it from its checkpoint")
+            self.log(f"{name} was {ending} ({message}); resuming it from its checkpoint")
             return
         self.failures[name] += 1
         if self.failures[name] <= self.retries and not self.executor.queues:
-            self.say(f"{name} failed ({message}); retry {self.failures[name]} of {self.retries}")
+            self.log(f"{name} failed ({message}); retry {self.failures[name]} of {self.retries}")
             return
         del self.open[name]
         self.outcome.failed[name] = message
-        self.say(f"{name} failed for good: {message}")
+        self.log(f"{name} failed for good: {message}")
 
     def _finish(self, name: str, message: str) -> None:
         del self.open[name]
         self.outcome.finished.add(name)
-        self.say(f"{self._progress(name)} {message}")
+        self.log(f"{self._progress(name)} {message}")
 
     def _is_finished(self, name: str) -> bool:
         stored = self.store.run(name)

@@ -1,10 +1,10 @@
 """Published tables as data, and our own runs next to their numbers.
 
-- `load_table`: one of `table_names` or a file, as a `PublishedTable` of `Cell`s.
-- `fill`: a `FilledTable` with the runs of a store that have the same `Overrides`; it has `Comparison`s, `to_records()`
-  and `comparison_records()`. `corrected_together`: corrects the comparisons of several tables together.
-- `document`: a filled table as a `Document` of `Grid`s, with `to_markdown()` and `to_latex()`; `TerminalTable`: the
-  same for a terminal.
+- `load_table`: loads one of `table_names`, or a file, as a `PublishedTable` of `Cell` objects.
+- `fill`: a `FilledTable` with the runs of a store that have the same `Overrides`, with `Comparison` objects,
+  `to_records()` and `comparison_records()`. `corrected_together` corrects the comparisons of several tables together.
+- `document`: a filled table as a `Document` of `Grid` objects, with `to_markdown()` and `to_latex()`.
+- `TerminalTable`: a filled table for a terminal.
 """
 
 from regard.tables.document import TerminalTable, document

@@ -38,12 +38,12 @@ class Classification(Task):
     load_data = staticmethod(load_data)
 
     @staticmethod
-    def completed(recipe: Recipe, images: Images, say: Callable[[str], None]) -> Recipe:
+    def completed(recipe: Recipe, images: Images, log: Callable[[str], None]) -> Recipe:
         """Fills in the size, mean, std and options of the data, and the network of `model.pretrained`."""
         size = recipe.data.size or default_size(recipe.data.name, detector=False)
         options = data.all_options(recipe.data.name, **recipe.data.options)
         data_recipe = replace(recipe.data, size=size, mean=images.mean, std=images.std, options=options)
-        return replace(recipe, data=data_recipe, model=like_source(recipe.model, data_recipe, say))
+        return replace(recipe, data=data_recipe, model=like_source(recipe.model, data_recipe, log))
 
     @classmethod
     def create(cls, recipe: Recipe, splits: data.Splits, processes: Processes) -> Self:

@@ -39,7 +39,7 @@ class Detection(Task):
         return Splits(train if recipe.train_images is None else train.subset(recipe.train_images), test)
 
     @staticmethod
-    def completed(recipe: Recipe, images: Images, say: Callable[[str], None]) -> Recipe:
+    def completed(recipe: Recipe, images: Images, log: Callable[[str], None]) -> Recipe:
         """Fills in the size and options of the data, and the attention_start that the weights of the backbone imply.
 
         mean and std stay as they are, because a detector normalises its images itself.

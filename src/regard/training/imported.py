@@ -32,7 +32,7 @@ def import_weights(
     preprocessing: Preprocessing | None = None,
     overwrite: bool = False,
     ema: bool = False,
-    say: Callable[[str], None] | None = None,
+    log: Callable[[str], None] | None = None,
 ) -> Pretrained:
     """Loads a checkpoint into a network and writes the weights with a description of the network.
 
@@ -47,7 +47,7 @@ def import_weights(
             description of the network, if there is one.
         overwrite: replace a file that was imported before.
         ema: use the moving average of the weights if the checkpoint has both.
-        say: called with notes on the selected state dict and on unused entries.
+        log: called with notes on the selected state dict and on unused entries.
 
     Raises:
         InputError: the checkpoint cannot be read safely or does not fit the network, its values or its logits of a
@@ -61,7 +61,7 @@ def import_weights(
     outputs = _outputs(checkpoint, content, classes, class_names)
     options = {**models.described_options(network.name, content, str(checkpoint)), **network.options}
     network = replace(network, pretrained=False, options=options)
-    model = load_network(network, outputs, checkpoint, content, ema=ema, say=say)
+    model = load_network(network, outputs, checkpoint, content, ema=ema, log=log)
     preprocessing = preprocessing.over(Preprocessing.of(describe(network.name)))
     _check_finite(model, preprocessing.size or 32, str(checkpoint))
     notes = {

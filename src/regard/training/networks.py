@@ -98,17 +98,17 @@ def load_network(
     *,
     data: DataRecipe | None = None,
     ema: bool = False,
-    say: Callable[[str], None] | None = None,
+    log: Callable[[str], None] | None = None,
 ) -> nn.Module:
     """Builds the network of a recipe with the weights of a file, in evaluation mode on the CPU (`models.load_built`).
 
     `content` is what `models.read_checkpoint` returns for the file, or a part of it; by default the file is read.
-    `data` is as in `build_network`, `ema` and `say` as in `models.load_official`. Raises InputError if the weights do
+    `data` is as in `build_network`, `ema` and `log` as in `models.load_official`. Raises InputError if the weights do
     not fit.
     """
     checkpoint = models.read_checkpoint(path) if content is None else content
     build = partial(build_network, network, outputs, pretrained=False, data=data)
-    return models.load_built(build, checkpoint, str(path), network.name, ema=ema, say=say)
+    return models.load_built(build, checkpoint, str(path), network.name, ema=ema, log=log)
 
 
 def freeze(model: nn.Module, frozen: Sequence[str] = (), *, fixed_norms: bool = False) -> None:

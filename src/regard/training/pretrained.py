@@ -83,7 +83,7 @@ class Pretrained:
 
 
 def load_pretrained(
-    source: str | Path, weights: Weights | None = "last", *, ema: bool = False, say: Callable[[str], None] | None = None
+    source: str | Path, weights: Weights | None = "last", *, ema: bool = False, log: Callable[[str], None] | None = None
 ) -> Pretrained:
     """Finds a trained network.
 
@@ -94,7 +94,7 @@ def load_pretrained(
         weights: weights of a run: after the last epoch, or with the best test accuracy; None if the run need not have
             weights yet.
         ema: for NAME=CHECKPOINT, use the moving average of the weights if the file has both.
-        say: called with notes on the selected state dict of such a file and on unused entries.
+        log: called with notes on the selected state dict of such a file and on unused entries.
 
     Raises:
         InputError: an unknown source; a run without these weights; `best` or a moving average of a source that has one
@@ -113,7 +113,7 @@ def load_pretrained(
     elif path.is_file():
         pretrained = _from_run_checkpoint(path)
     elif separator or is_regard_name(name) or timm.is_model(name) or is_torchvision_name(name):
-        pretrained = _from_checkpoint(name, Path(file), ema, say) if separator else _from_published(name)
+        pretrained = _from_checkpoint(name, Path(file), ema, log) if separator else _from_published(name)
     elif path.suffix == ".pt" and _enclosing_run(path):
         raise InputError(f"there is no checkpoint {source}; a run keeps only the newest ones")
     else:
@@ -229,7 +229,7 @@ def _from_published(name: str) -> Pretrained:
     return Pretrained(name, network, outputs, class_names(name), Preprocessing.of(config), model)
 
 
-def _from_checkpoint(name: str, path: Path, ema: bool, say: Callable[[str], None] | None) -> Pretrained:
+def _from_checkpoint(name: str, path: Path, ema: bool, log: Callable[[str], None] | None) -> Pretrained:
     """The network `name` with the weights of a file; see `models.load_official`."""
     config = describe(name)
     if not path.is_file():
@@ -240,7 +240,7 @@ def _from_checkpoint(name: str, path: Path, ema: bool, say: Callable[[str], None
     if outputs is None:
         raise InputError(f"{path} does not show the number of classes; give it to `regard import` (--num-classes)")
     source, weights = (f"{name}={path} --ema", "moving average") if ema else (f"{name}={path}", "last")
-    model = partial(load_network, network, outputs, path, ema=ema, say=say)  # the file is read again
+    model = partial(load_network, network, outputs, path, ema=ema, log=log)  # the file is read again
     return Pretrained(source, network, outputs, None, Preprocessing.of(config), model, weights)
 
 

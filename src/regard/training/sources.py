@@ -25,7 +25,7 @@ from regard.transfer.teacher import Precision
 _PRECISIONS: dict[str, Precision] = {"auto": "auto", "float32": None, "bfloat16": torch.bfloat16}
 
 
-def like_source(network: ModelRecipe, data: DataRecipe, say: Callable[[str], None]) -> ModelRecipe:
+def like_source(network: ModelRecipe, data: DataRecipe, log: Callable[[str], None]) -> ModelRecipe:
     """Fills in the name, options and attention that a recipe leaves open from the network in `model.pretrained`.
 
     Attention that this source does not have starts as the identity.
@@ -42,12 +42,12 @@ def like_source(network: ModelRecipe, data: DataRecipe, say: Callable[[str], Non
             "name out"
         )
     if (preprocessing.mean, preprocessing.std) not in ((None, None), (data.mean, data.std)):
-        say(
+        log(
             f"note: {network.pretrained} was trained on images normalised with mean {preprocessing.mean} and deviation "
             f"{preprocessing.std}; set data.mean and data.std to these values to keep that"
         )
     if network.name != source.name:
-        say(f"note: model.name is {source.name}, the network of {network.pretrained}")
+        log(f"note: model.name is {source.name}, the network of {network.pretrained}")
     network = replace(network, name=source.name, options=network.options or source.options)
     if network.attention is None and source.attention is not None:
         network = replace(
@@ -65,7 +65,7 @@ def like_source(network: ModelRecipe, data: DataRecipe, say: Callable[[str], Non
     return network
 
 
-def initial_network(network: ModelRecipe, classes: int, say: Callable[[str], None]) -> nn.Module:
+def initial_network(network: ModelRecipe, classes: int, log: Callable[[str], None]) -> nn.Module:
     """The network of a recipe, completed by `like_source`, with the weights of its source.
 
     A classifier with another number of classes is newly initialised, and so is attention that the source does not have.
@@ -87,12 +87,12 @@ def initial_network(network: ModelRecipe, classes: int, say: Callable[[str], Non
     untrained = {name: initial[name] for name in (*classifier, *attention)}
     models.load_weights(model, untrained | loaded, network.pretrained)
     if classifier:
-        say(
+        log(
             f"note: {network.pretrained} has {source.outputs} classes and the data {classes}; its classifier "
             f"({', '.join(classifier)}) is replaced by a new one"
         )
     if attention:
-        say(f"note: {network.pretrained} has no attention; {network.attention} begins as {network.attention_start}")
+        log(f"note: {network.pretrained} has no attention; {network.attention} begins as {network.attention_start}")
     return model
 
 
@@ -114,14 +114,14 @@ def load_teachers(
     images: Images,
     size: tuple[int, int],
     device: torch.device,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
     *,
     compile: bool = False,
 ) -> list[Teacher]:
     """Loads the teachers of a recipe.
 
     A teacher with other classes than the data can only transfer its attention. A teacher with another normalisation, or
-    a fixed image size, gets the images normalised and resized for it. `say` is called with a note in these cases.
+    a fixed image size, gets the images normalised and resized for it. `log` is called with a note in these cases.
     Raises InputError if a teacher does not exist, is not fully trained or has no weights, or a loss compares classes
     that differ.
     """
@@ -129,19 +129,19 @@ def load_teachers(
     for source in recipe.teachers:
         location = local_run(source)
         _check_finished(source, Path(location))
-        teacher = load_pretrained(location, recipe.weights, say=say)
+        teacher = load_pretrained(location, recipe.weights, log=log)
         teacher.check_classifier()
-        _check_classes(recipe, source, teacher, images.classes, say)
+        _check_classes(recipe, source, teacher, images.classes, log)
         network, preprocessing = teacher.model(), teacher.preprocessing
         mean, std = preprocessing.mean or images.mean, preprocessing.std or images.std
         if (mean, std) != (images.mean, images.std):
-            say(f"note: images for teacher {source} are normalised with its own mean and standard deviation")
+            log(f"note: images for teacher {source} are normalised with its own mean and standard deviation")
         side = recipe.teacher_size
         fixed = (getattr(network, "pretrained_cfg", None) or {}).get("fixed_input_size")  # of timm
         if side is None and preprocessing.size is not None and fixed:
             side = preprocessing.size
             if (side, side) != size:
-                say(f"note: teacher {source} takes only images of {side} pixels; its images are resized")
+                log(f"note: teacher {source} takes only images of {side} pixels; its images are resized")
         teachers.append(
             Teacher(
                 network.to(device).to(memory_format=torch.channels_last),
@@ -172,7 +172,7 @@ def _check_finished(source: str, folder: Path) -> None:
 
 
 def _check_classes(
-    recipe: TransferRecipe, source: str, teacher: Pretrained, classes: tuple[str, ...], say: Callable[[str], None]
+    recipe: TransferRecipe, source: str, teacher: Pretrained, classes: tuple[str, ...], log: Callable[[str], None]
 ) -> None:
     """Raises InputError if a loss compares classes that differ; notes classes that are unknown or not used."""
     losses = [name for name in ("alpha", "gradient") if recipe.uses(name)]  # losses that compare classes
@@ -183,9 +183,9 @@ def _check_classes(
                 f"{'distillation' if 'alpha' in losses else 'gradient transfer'} needs the same "
                 f"(transfer.{losses[0]} 0 leaves it out)"
             )
-        say(f"note: teacher {source} has {count} classes, the data {len(classes)}; only its attention is used")
+        log(f"note: teacher {source} has {count} classes, the data {len(classes)}; only its attention is used")
     elif losses and teacher.classes is None:
-        say(f"note: the classes of teacher {source} have no names; they are assumed to be those of the data, in order")
+        log(f"note: the classes of teacher {source} have no names; they are assumed to be those of the data, in order")
     elif losses and teacher.classes != classes:
         raise InputError(
             f"teacher {source} and the data have {len(classes)} classes, not the same ones in the same order; give "

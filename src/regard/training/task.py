@@ -52,10 +52,10 @@ class Task(ABC):
 
     @staticmethod
     @abstractmethod
-    def completed(recipe: Recipe, images: Images, say: Callable[[str], None]) -> Recipe:
+    def completed(recipe: Recipe, images: Images, log: Callable[[str], None]) -> Recipe:
         """The recipe to record: defaults that depend on the training images or on other fields are filled in.
 
-        `say` is called with notes. Raises InputError if the source in `model.pretrained` does not exist or does not
+        `log` is called with notes. Raises InputError if the source in `model.pretrained` does not exist or does not
         fit.
         """
 
