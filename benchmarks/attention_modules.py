@@ -1,15 +1,15 @@
-"""Attention modules, eager and compiled, against the textbook, timm's modules and a copy of the features.
+"""Time and memory of attention modules, eager and compiled, against textbook code, timm's modules and a copy.
 
-    python benchmarks/attention_modules.py                      # (16, 256, 56, 56) on a processor, (256, …) on a GPU
+    python benchmarks/attention_modules.py                      # (16, 256, 56, 56) on a CPU, (256, …) on a GPU
     python benchmarks/attention_modules.py --modules shuffle,se --channels 2048 --side 7 --memory channels_last
-    python benchmarks/attention_modules.py --network none       # without the training step of a whole ResNet50
+    python benchmarks/attention_modules.py --network none       # without the training steps of a ResNet50
     MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=68719476736 MALLOC_ARENA_MAX=1 python benchmarks/attention_modules.py
                                                                 # glibc keeps memory: no page faults
 
-All variants of a module are timed in turn, forward alone and forward with backward (gradients of features and
-parameters). A copy is `x.clone()`, which, as every module does, takes fresh memory for its output; how long a copy to
-memory in use takes is printed beside it. Kept: what is saved for the backward pass, in sizes of the features.
-On a GPU a time is that of a call among many in a row.
+All variants of a module are timed in turn: forward alone, and forward with backward (gradients of the features and the
+parameters). A copy is `x.clone()`, which allocates its output, as every module does; the time of a copy to allocated
+memory is printed too. Kept: the size of the tensors saved for backward, divided by the size of the features. On a GPU
+times are averages over 20 calls.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 
+import memory
 import textbook
 import timm.layers
 import torch
@@ -29,13 +30,15 @@ from regard import attention, models
 
 
 class Case:
-    """A module of ours, and its peers."""
+    """A module of regard, its textbook version, and the name of timm's module, if it has one.
 
-    def __init__(self, ours: str, plain: type[nn.Module], floor: float, timms: str | None = None, **options) -> None:
-        self.ours, self.plain, self.floor, self.timms, self.options = ours, plain, floor, timms, options
+    `floor`: the least time of forward and backward, in copies (one read and one write of the features).
+    """
+
+    def __init__(self, name: str, plain: type[nn.Module], floor: float, timm_name: str | None = None, **options):
+        self.name, self.plain, self.floor, self.timm_name, self.options = name, plain, floor, timm_name, options
 
 
-# Floors of forward and backward in copies (a read and a write of the features).
 CASES = {
     "shuffle": Case("shuffle", textbook.Shuffle, 2.5),
     "se": Case("se", textbook.SE, 3.5, "se"),
@@ -62,35 +65,24 @@ def forward_backward(module: nn.Module, x: Tensor, g: Tensor) -> None:
     torch.autograd.grad(module(x), [x, *(p for p in module.parameters() if p.requires_grad)], g)
 
 
-def kept(module: nn.Module, x: Tensor) -> float:
-    """What is saved for backward, in sizes of `x`; parameters are not counted, the features are."""
-    parameters = {p.untyped_storage().data_ptr() for p in module.parameters()}
-    storages: dict[int, int] = {}
-
-    def keep(t: Tensor) -> Tensor:
-        storage = t.untyped_storage()
-        if storage.data_ptr() not in parameters:
-            storages[storage.data_ptr()] = storage.nbytes()
-        return t
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
-        y = module(x)  # keeps what is found alive, so that no address is used twice
-    del y
-    return sum(storages.values()) / (x.numel() * x.element_size())
+def saved_size(module: nn.Module, x: Tensor) -> float:
+    """The size of the tensors saved for backward without parameters, divided by the size of `x`."""
+    saved = memory.saved(lambda: module(x), module.parameters())
+    return sum(saved.values()) / (x.numel() * x.element_size())
 
 
 def build(case: Case, x: Tensor, compiled: bool) -> dict[str, nn.Module]:
     channels = x.shape[1]
-    variants = {"regard": attention.create(case.ours, channels, **case.options), "textbook": case.plain(channels)}
+    variants = {"regard": attention.create(case.name, channels, **case.options), "textbook": case.plain(channels)}
     if compiled:
-        torch.compiler.reset()  # torch compiles a class a few times, and then leaves it as it is
+        torch.compiler.reset()  # torch limits how often it compiles one class
         # torch.compile converts the features of a graph with a convolution to channels last, and back. In a network the
         # features around a module are in channels last anyway.
         options = {"layout_optimization": False} if x.is_contiguous() else None
         compiler = torch.compile(dynamic=False, options=options)
         variants |= {f"{name} compiled": compiler(module) for name, module in variants.items()}
-    if case.timms is not None:
-        variants["timm"] = timm.layers.get_attn(case.timms)(channels, **TIMM_OPTIONS.get(case.timms, {}))
+    if case.timm_name is not None:
+        variants["timm"] = timm.layers.get_attn(case.timm_name)(channels, **TIMM_OPTIONS.get(case.timm_name, {}))
     return {name: module.to(x.device, x.dtype).train() for name, module in variants.items()}
 
 
@@ -100,50 +92,49 @@ PEERS = ("regard compiled", "textbook", "textbook compiled", "timm")
 def modules_table(names: list[str], x: Tensor, repeats: int, compiled: bool) -> tuple[str, str]:
     device = x.device
     g = torch.randn_like(x)
-    needy = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
-    ready = torch.empty_like(x)
+    features = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+    buffer = torch.empty_like(x)
     calls = 20 if device.type == "cuda" else 1
 
-    def timed(work: Callable[[], object]) -> Callable[[], float]:
-        return lambda: seconds(lambda: [work() for _ in range(calls)], device) * 1e3 / calls
+    def timer(function: Callable[[], object]) -> Callable[[], float]:
+        return lambda: seconds(lambda: [function() for _ in range(calls)], device) * 1e3 / calls
 
-    rows, copies, copies_ready = [], [], []
+    rows, copies, copies_to_buffer = [], [], []
     for name in names:
         case = CASES[name]
         variants = build(case, x, compiled)
-        works = {
-            "copy": timed(x.clone),
-            "ready": timed(lambda: ready.copy_(x)),
-            **{f"{v} f": timed(partial(forward, module, x)) for v, module in variants.items()},
-            **{f"{v} fb": timed(partial(forward_backward, module, needy, g)) for v, module in variants.items()},
+        timers = {
+            "copy": timer(x.clone),
+            "copy to buffer": timer(lambda: buffer.copy_(x)),
+            **{f"{v} f": timer(partial(forward, module, x)) for v, module in variants.items()},
+            **{f"{v} fb": timer(partial(forward_backward, module, features, g)) for v, module in variants.items()},
         }
-        in_turn(list(works.values()), 2)  # warm-up and compilation
-        figures = dict(zip(works, in_turn(list(works.values()), repeats), strict=True))
-        median = {work: statistics.median(times) for work, times in figures.items()}
+        in_turn(list(timers.values()), 2)  # warm-up and compilation
+        times = dict(zip(timers, in_turn(list(timers.values()), repeats), strict=True))
+        median = {name: statistics.median(values) for name, values in times.items()}
         copies.append(median["copy"])
-        copies_ready.append(median["ready"])
+        copies_to_buffer.append(median["copy to buffer"])
         row = [name]
         for kind in ("f", "fb"):
-            ours = median[f"regard {kind}"]
-            row += [f"{ours:.3f}", f"{ours / median['copy']:.2f}"]
+            regard_time = median[f"regard {kind}"]
+            row += [f"{regard_time:.3f}", f"{regard_time / median['copy']:.2f}"]
             if kind == "fb":
                 row.append(f"{case.floor:.1f}")
             for peer in PEERS:
-                row.append(f"{median[f'{peer} {kind}'] / ours:.2f}" if f"{peer} {kind}" in median else "")
-        keeps = {v: kept(module, needy) for v, module in variants.items() if v in ("regard", "textbook")}
-        row += [f"{keeps['regard']:.2f}", f"{keeps['textbook']:.2f}"]
+                row.append(f"{median[f'{peer} {kind}'] / regard_time:.2f}" if f"{peer} {kind}" in median else "")
+        row += [f"{saved_size(variants[v], features):.2f}" for v in ("regard", "textbook")]
         rows.append(row)
         print(*row, sep=" | ", file=sys.stderr, flush=True)
     header = ["module", "forward ms", "copies", *PEERS, "forward + backward ms", "copies", "floor", *PEERS]
     note = (
-        f"A copy takes {statistics.median(copies):.3f} ms (to memory in use {statistics.median(copies_ready):.3f}). "
-        "Columns of peers, and of regard compiled: how many times as long as regard's they take."
+        f"A copy takes {statistics.median(copies):.3f} ms (to memory in use {statistics.median(copies_to_buffer):.3f}"
+        "). Columns of peers and of regard compiled: their time, divided by that of regard eager."
     )
     return table([*header, "kept", "textbook keeps"], rows), note
 
 
 def network_table(name: str, batch: int, size: int, device: torch.device, repeats: int, dtype: torch.dtype) -> str:
-    """Training steps of a network without attention, with shuffle attention, and with the textbook's."""
+    """Times of training steps of a network without attention, with regard's shuffle attention and the textbook's."""
     images = torch.randn(batch, 3, size, size, device=device)
     labels = torch.randint(1000, (batch,), device=device)
 
@@ -161,26 +152,26 @@ def network_table(name: str, batch: int, size: int, device: torch.device, repeat
 
         return lambda: seconds(step, device) * 1e3
 
-    works = {"none": stepper(None), "shuffle": stepper("shuffle"), "textbook shuffle": stepper(textbook.Shuffle)}
-    in_turn(list(works.values()), 2)
-    figures = dict(zip(works, in_turn(list(works.values()), repeats), strict=True))
+    timers = {"none": stepper(None), "shuffle": stepper("shuffle"), "textbook shuffle": stepper(textbook.Shuffle)}
+    in_turn(list(timers.values()), 2)
+    times = dict(zip(timers, in_turn(list(timers.values()), repeats), strict=True))
     rows = []
-    for variant, times in figures.items():
-        ratios = [ours / without for ours, without in zip(times, figures["none"], strict=True)]
-        rows.append([f"{name}, batch {batch}, {size} pixels", variant, spread(times, ".0f"), spread(ratios, ".3f")])
+    for variant, values in times.items():
+        ratios = [value / plain for value, plain in zip(values, times["none"], strict=True)]
+        rows.append([f"{name}, batch {batch}, {size} pixels", variant, spread(values, ".0f"), spread(ratios, ".3f")])
     return table(["training step of", "attention", "ms", "of none, round by round"], rows)
 
 
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--modules", default=",".join(CASES))
-    parser.add_argument("--batch", type=int, default=None, help="16 on a processor, 256 on a GPU")
+    parser.add_argument("--batch", type=int, default=None, help="by default 16 on a CPU, 256 on a GPU")
     parser.add_argument("--channels", type=int, default=256)
     parser.add_argument("--side", type=int, default=56, help="height and width")
-    parser.add_argument("--dtype", default=None, help="float32 on a processor, bfloat16 on a GPU")
+    parser.add_argument("--dtype", default=None, help="by default float32 on a CPU, bfloat16 on a GPU")
     parser.add_argument("--memory", choices=["contiguous", "channels_last"], default="contiguous")
-    parser.add_argument("--compiled", choices=["yes", "no"], default="yes", help="both under torch.compile")
-    parser.add_argument("--network", default="resnet50", help="none leaves it out")
+    parser.add_argument("--compiled", choices=["yes", "no"], default="yes", help="also time with torch.compile")
+    parser.add_argument("--network", default="resnet50", help="network to time training steps of; none: skip them")
     parser.add_argument("--network_batch", type=int, default=32)
     parser.add_argument("--network_size", type=int, default=224)
     options = parser.parse_args()

@@ -1,9 +1,9 @@
-"""What attention does to a pretrained network, right after it is attached and after fine-tuning, by how it starts.
+"""Accuracy of a pretrained network with attention, directly after attaching and after fine-tuning, for both starts.
 
-The network comes from --network and --weights (safetensors, 1000 ImageNet classes). --photographs is a folder of one
-photograph for each ImageNet class, whose names begin with the class's WordNet id; --data has `train/` and `test/` with
-a folder of images for each class. Fine-tuning replaces the classifier. All starts of a seed have the same classifier at
-first and see the same images in the same order; seeds differ in both.
+The network comes from --network and --weights (safetensors, 1000 ImageNet classes). --photographs is a folder with one
+photograph per ImageNet class, whose names begin with the class's WordNet id; --data has `train/` and `test/` with one
+folder of images per class. Fine-tuning replaces the classifier. For each seed, all networks start with the same
+classifier and train on the same images in the same order; seeds differ in both.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def network(options: argparse.Namespace, module: str | None, start: str) -> nn.M
 
 
 def as_tensor(name: str) -> v2.Transform:
-    """Normalised as the network called `name` wants its images."""
+    """The conversion to tensors with the normalisation of a network."""
     config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
     mean = config.mean if config else (0.485, 0.456, 0.406)
     std = config.std if config else (0.229, 0.224, 0.225)
@@ -47,7 +47,7 @@ def as_tensor(name: str) -> v2.Transform:
 
 
 def photographs(options: argparse.Namespace) -> TensorDataset:
-    """Every fifth photograph and its class."""
+    """Every fifth photograph, with its class."""
     paths = sorted(options.photographs.glob("*.jpg"))
     crop = v2.Compose([v2.Resize(256), v2.CenterCrop(224), as_tensor(options.network)])
     classes = range(0, len(paths), 5)
@@ -59,19 +59,19 @@ def photographs(options: argparse.Namespace) -> TensorDataset:
 def accuracy(model: nn.Module, batches: DataLoader, device: str) -> float:
     """Top-1 in percent."""
     model.eval()
-    right = [model(images.to(device)).argmax(1).cpu() == labels for images, labels in batches]
-    return 100 * torch.cat(right).float().mean().item()
+    correct = [model(images.to(device)).argmax(1).cpu() == labels for images, labels in batches]
+    return 100 * torch.cat(correct).float().mean().item()
 
 
 def replace_classifier(model: nn.Module, classes: int) -> None:
-    """In place of the last layer with 1000 outputs, a new one."""
+    """Replaces the last layer with 1000 outputs by a new one."""
     for name, layer in reversed(list(model.named_modules())):
         new: nn.Linear | nn.Conv2d
         if isinstance(layer, nn.Linear) and layer.out_features == 1000:
             new = nn.Linear(layer.in_features, classes)
         elif isinstance(layer, nn.Conv2d) and layer.out_channels == 1000:
             new = nn.Conv2d(layer.in_channels, classes, 1)
-            nn.init.normal_(new.weight, std=0.01)  # as SqueezeNet has it, whose classifier ends in a ReLU
+            nn.init.normal_(new.weight, std=0.01)  # as in SqueezeNet, whose classifier ends with a ReLU
             assert new.bias is not None
             nn.init.zeros_(new.bias)
         else:
@@ -81,7 +81,7 @@ def replace_classifier(model: nn.Module, classes: int) -> None:
 
 
 def fine_tune(options: argparse.Namespace, module: str | None, start: str, seed: int) -> list[float]:
-    """The test accuracy after each epoch."""
+    """Fine-tunes a network and returns the test accuracy after each epoch."""
     train, test = folders(options)
     torch.manual_seed(seed)
     model = network(options, module, start)
@@ -107,13 +107,13 @@ def fine_tune(options: argparse.Namespace, module: str | None, start: str, seed:
 
 
 def folders(options: argparse.Namespace) -> list[Subset]:
-    """Training and test images: as many of each class."""
+    """Training and test images, balanced over the classes."""
     size = v2.Compose([v2.Resize((options.size, options.size)), as_tensor(options.network)])
     parts = []
     for split, images in (("train", options.images), ("test", options.test_images)):
-        whole = ImageFolder(options.data / split, size)
-        step = max(len(whole) // images, 1)
-        parts.append(Subset(whole, range(0, len(whole), step)))
+        dataset = ImageFolder(options.data / split, size)
+        step = max(len(dataset) // images, 1)
+        parts.append(Subset(dataset, range(0, len(dataset), step)))
     return parts
 
 

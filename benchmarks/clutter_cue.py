@@ -1,10 +1,11 @@
-"""Does attention, and sub-attention, help against a false cue? The built-in data, with the cue swept from 0 to 1.
+"""Does attention, or sub-attention, help against a false cue? The built-in data, with the cue swept from 0 to 1.
 
-Trains four networks (plain, SE, LSAS-SE, shuffle) on `clutter` at each cue, three seeds each, and measures where they
-look on test images whose background says nothing. Writes the figure and the numbers of every run to
-docs/results/cue.png and docs/results/cue.md.
+Trains four networks (plain, SE, LSAS-SE, shuffle) on `clutter` at each cue, with three seeds each, and measures where
+they look on test images whose background is independent of the class. Writes the figure and the numbers of every run
+to docs/results/cue.png and docs/results/cue.md.
 
-Interrupted, the same command goes on. Several processes may share the training: --part 0/2 in one, 1/2 in the other.
+The same command resumes an interrupted sweep. Several processes can share the training: --part 0/2 in one, 1/2 in
+another.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ MEASURES = {
 }
 PANELS = list(MEASURES)[:4]
 PAIRS = (("SE", "plain"), ("LSAS-SE", "plain"), ("shuffle", "plain"), ("LSAS-SE", "SE"))
-CELL = 4  # pixels of a cell of the maps
-PAIRS_SAID = (
+CELL = 4  # side of a cell of the maps, in pixels
+PAIRS_CAPTION = (
     "Median difference in points over the pairs of runs with the same cue and seed; in how many the first is above and "
     "below; p of the sign test:"
 )
@@ -55,13 +56,13 @@ DOCS = Path(__file__).parent.parent / "docs" / "results"
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A run, and what its network makes of the test images; all shares, 0 to 1."""
+class Measured:
+    """A run and its measures on the test images, all from 0 to 1."""
 
     network: str
     cue: float
     seed: int
-    figures: dict[str, float]
+    measures: dict[str, float]
 
 
 def run_folder(folder: Path, name: str, cue: float, seed: int) -> Path:
@@ -69,12 +70,12 @@ def run_folder(folder: Path, name: str, cue: float, seed: int) -> Path:
 
 
 def train(folder: Path, epochs: int, part: int, parts: int) -> bool:
-    """Trains what is not trained yet, every `parts`-th run from `part` on; False if stopped."""
-    # Seeds outermost: stopped early, whole seeds are there.
-    wanted = [(seed, cue, name) for seed in SEEDS for cue in CUES for name in NETWORKS]
-    for seed, cue, name in wanted[part::parts]:
-        where = run_folder(folder, name, cue, seed)
-        if (where / "recipe.yaml").is_file() and len(training.Run.open(where).metrics()) == epochs:
+    """Trains every `parts`-th run from `part` on, unless it is finished; returns False if stopped."""
+    # Seeds are the outer loop: a sweep that stops early has complete seeds.
+    runs = [(seed, cue, name) for seed in SEEDS for cue in CUES for name in NETWORKS]
+    for seed, cue, name in runs[part::parts]:
+        path = run_folder(folder, name, cue, seed)
+        if (path / "recipe.yaml").is_file() and len(training.Run.open(path).metrics()) == epochs:
             continue
         recipe = training.load_recipe(
             None,
@@ -89,56 +90,55 @@ def train(folder: Path, epochs: int, part: int, parts: int) -> bool:
                 f"--source={name} network of the sweep of clutter's cue",
             ],
         )
-        outcome = training.train(recipe, where, resume=True)
+        outcome = training.train(recipe, path, resume=True)
         if not outcome.finished:
             return False
-        print(where, f"{outcome.run.metrics()[-1]['test_accuracy']:.3f}", flush=True)
+        print(path, f"{outcome.run.metrics()[-1]['test_accuracy']:.3f}", flush=True)
     return True
 
 
-def measured(folder: Path) -> list[Trained]:
-    """Every run, on the same test images, against the outline of the digit."""
+def measure(folder: Path) -> list[Measured]:
+    """Measures every run on the same test images; the regions are the outlines of the digits."""
     images = data.load("clutter", region="outline").test
-    networks = []
+    runs = []
     for seed in SEEDS:
         for cue in CUES:
             for name in NETWORKS:
                 run = training.Run.open(run_folder(folder, name, cue, seed))
-                about = training.load_pretrained(run.folder).preprocessing
+                preprocessing = training.load_pretrained(run.folder).preprocessing
                 model = run.model()
-                how = {"mean": about.mean, "std": about.std, "name": name}
-                one = bias.evaluate(model, images, margin=CELL, **how)
-                figures = {
-                    "accuracy": one.accuracy.value,
-                    "position_bias": one.position_bias.value,
-                    "range_bias": one.range_bias.value,
-                    "spill": one.overall.means["spill"].value,
-                    "energy_inside": one.overall.means["energy_inside"].value,
-                    "focus_area": one.overall.means["focus_area"].value,
-                    "strict": bias.evaluate(model, images, **how).range_bias.value,
+                options = {"mean": preprocessing.mean, "std": preprocessing.std, "name": name}
+                results = bias.evaluate(model, images, margin=CELL, **options)
+                measures = {
+                    "accuracy": results.accuracy.value,
+                    "position_bias": results.position_bias.value,
+                    "range_bias": results.range_bias.value,
+                    "spill": results.overall.means["spill"].value,
+                    "energy_inside": results.overall.means["energy_inside"].value,
+                    "focus_area": results.overall.means["focus_area"].value,
+                    "strict": bias.evaluate(model, images, **options).range_bias.value,
                 }
-                networks.append(Trained(name, cue, seed, figures))
-    return networks
+                runs.append(Measured(name, cue, seed, measures))
+    return runs
 
 
-def of(networks: Sequence[Trained], measure: str, network: str, cue: float) -> list[float]:
-    """By seed."""
-    return [one.figures[measure] for one in networks if (one.network, one.cue) == (network, cue)]
+def by_seed(runs: Sequence[Measured], measure: str, network: str, cue: float) -> list[float]:
+    """The values of a measure, one per seed."""
+    return [run.measures[measure] for run in runs if (run.network, run.cue) == (network, cue)]
 
 
-def draw(networks: Sequence[Trained], path: Path) -> None:
-    """A panel a measure: the median of the seeds as a line, each seed as a dot."""
+def draw(runs: Sequence[Measured], path: Path) -> None:
+    """Draws one panel per measure: a line for the median over the seeds, a dot for each seed."""
     figure = Figure(figsize=(10, 7), dpi=110, layout="constrained")
     for axes, measure in zip(figure.subplots(2, 2).flat, PANELS, strict=True):
         for i, network in enumerate(NETWORKS):
             colour = COLOURS[network]
-            values = [of(networks, measure, network, cue) for cue in CUES]
-            axes.plot(
-                CUES, [100 * statistics.median(each) for each in values], color=colour, label=network, linewidth=2
-            )
-            for cue, each in zip(CUES, values, strict=True):
-                shifted = [cue + 0.006 * (i - 1.5)] * len(each)  # so that dots do not hide one another
-                axes.plot(shifted, [100 * value for value in each], "o", color=colour, markersize=4, alpha=0.6)
+            values = [by_seed(runs, measure, network, cue) for cue in CUES]
+            medians = [100 * statistics.median(seeds) for seeds in values]
+            axes.plot(CUES, medians, color=colour, label=network, linewidth=2)
+            for cue, seeds in zip(CUES, values, strict=True):
+                shifted = [cue + 0.006 * (i - 1.5)] * len(seeds)  # so that dots do not hide one another
+                axes.plot(shifted, [100 * value for value in seeds], "o", color=colour, markersize=4, alpha=0.6)
         axes.set_title(MEASURES[measure], loc="left")
         axes.set_ylim(-3, 103)
         axes.yaxis.set_major_formatter("{x:g}%")
@@ -150,20 +150,22 @@ def draw(networks: Sequence[Trained], path: Path) -> None:
     figure.savefig(path)
 
 
-def tables(networks: Sequence[Trained]) -> str:
-    """Every run in percent, a seed after the other."""
+def tables(runs: Sequence[Measured]) -> str:
+    """One table per measure with every seed, in percent."""
     parts = []
     for measure, title in MEASURES.items():
         rows = []
         for cue in CUES:
-            cells = [", ".join(f"{100 * value:.1f}" for value in of(networks, measure, name, cue)) for name in NETWORKS]
+            cells = [
+                ", ".join(f"{100 * value:.1f}" for value in by_seed(runs, measure, name, cue)) for name in NETWORKS
+            ]
             rows.append([f"{cue:g}", *cells])
         parts.append(f"{title}, in %, seeds {', '.join(map(str, SEEDS))}:\n\n{table(['cue', *NETWORKS], rows)}")
     return "\n\n".join(parts)
 
 
-def pairs(networks: Sequence[Trained]) -> str:
-    """One network against another: pairs of runs with the same cue and seed, and a sign test over them."""
+def pairs(runs: Sequence[Measured]) -> str:
+    """Compares networks by a sign test over the pairs of runs with the same cue and seed."""
     rows = []
     for first, second in PAIRS:
         cells = [f"{first}, {second}"]
@@ -171,24 +173,24 @@ def pairs(networks: Sequence[Trained]) -> str:
             gaps = [
                 a - b
                 for cue in CUES
-                for a, b in zip(of(networks, measure, first, cue), of(networks, measure, second, cue), strict=True)
+                for a, b in zip(by_seed(runs, measure, first, cue), by_seed(runs, measure, second, cue), strict=True)
             ]
             higher, lower = np.array(gaps) > 0, np.array(gaps) < 0
-            p = stats.paired_proportions(higher, lower).p  # the sign test is McNemar's of the two
+            p = stats.paired_proportions(higher, lower).p  # McNemar's test of these two is the sign test
             cells.append(f"{100 * statistics.median(gaps):+.1f} ({higher.sum()}:{lower.sum()}, p {p:.2g})")
         rows.append(cells)
     header = ["first, second", *(MEASURES[measure] for measure in (*PANELS, "energy_inside", "focus_area"))]
     return table(header, rows)
 
 
-def write(networks: Sequence[Trained], epochs: int) -> None:
-    """The tables between the marks of docs/results/cue.md, whose words are written by hand; and the figure."""
-    draw(networks, DOCS / "cue.png")
+def write(runs: Sequence[Measured], epochs: int) -> None:
+    """Writes the figure, and the tables between the marks of docs/results/cue.md, whose other text is hand-written."""
+    draw(runs, DOCS / "cue.png")
     path = DOCS / "cue.md"
     begin, end = "<!-- numbers -->", "<!-- end of numbers -->"
     old = path.read_text() if path.is_file() else f"{begin}\n{end}\n"
-    how = f"{date.today()}, {machine(torch.device('cpu'))}. {epochs} epochs a run, one thread."
-    text = f"{begin}\n{how}\n\n{PAIRS_SAID}\n\n{pairs(networks)}\n\n{tables(networks)}\n{end}"
+    setup = f"{date.today()}, {machine(torch.device('cpu'))}. {epochs} epochs a run, one thread."
+    text = f"{begin}\n{setup}\n\n{PAIRS_CAPTION}\n\n{pairs(runs)}\n\n{tables(runs)}\n{end}"
     path.write_text(old[: old.index(begin)] + text + old[old.index(end) + len(end) :])
     print(text)
 
@@ -197,8 +199,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("runs/clutter-cue"))
     parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--part", default=None, help="train this share of the runs and stop: 0/2 is the first of two")
+    parser.add_argument("--part", default=None, help="train only this part of the runs: 0/2 is the first of two")
     options = parser.parse_args()
     part, parts = map(int, (options.part or "0/1").split("/"))
     if train(options.folder, options.epochs, part, parts) and options.part is None:
-        write(measured(options.folder), options.epochs)
+        write(measure(options.folder), options.epochs)

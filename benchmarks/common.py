@@ -1,4 +1,4 @@
-"""What every benchmark shares: repeats, medians, the machine, and the page the tables go to."""
+"""Shared by all benchmarks: timing in turn, tables, the description of the machine, and the entry in RESULTS.md."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RESULTS = Path(__file__).parent / "RESULTS.md"
 
 
 def machine(device: torch.device) -> str:
-    """What the figures were taken on."""
+    """A description of the processor or GPU and of the versions."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return (
         f"{name}, {torch.get_num_threads()} threads of {os.cpu_count()} processors, torch {torch.__version__}, "
@@ -35,28 +35,28 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
 
 
-def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """How long `work` takes, the device's part included."""
+def seconds(function: Callable[[], object], device: torch.device) -> float:
+    """The time of a call, including its work on the device."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    began = time.perf_counter()
-    work()
+    start = time.perf_counter()
+    function()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
-def in_turn(works: Sequence[Callable[[], float]], repeats: int) -> list[list[float]]:
-    """The figures of several works, taken in turn so that a slow moment of the machine falls on all of them."""
-    figures: list[list[float]] = [[] for _ in works]
+def in_turn(timers: Sequence[Callable[[], float]], repeats: int) -> list[list[float]]:
+    """Calls several timers in turn, so that a slow moment of the machine affects all of them; returns their times."""
+    times: list[list[float]] = [[] for _ in timers]
     for _ in range(repeats):
-        for work, times in zip(works, figures, strict=True):
-            times.append(work())
-    return figures
+        for timer, values in zip(timers, times, strict=True):
+            values.append(timer())
+    return times
 
 
 def spread(values: Sequence[float], form: str = ".1f") -> str:
-    """Median with the smallest and largest value."""
+    """The median, with the smallest and largest value."""
     return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
 
 
@@ -67,34 +67,33 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def seeds_table(values: Mapping[str, Sequence[Mapping[str, float]]], measures: Sequence[str]) -> str:
-    """Measures by variant, every seed, and the differences of the variants from the first over the seeds.
+    """A table of every seed of each variant, and of the differences of the variants from the first over the seeds.
 
     Args:
-        values: variant -> for each seed measure -> value.
-        measures: rows of the table.
+        values: variant -> for each seed a dict from measure to value.
+        measures: the rows of the table.
     """
-    reference, *others = values
+    reference, *variants = values
+    columns = {(name, measure): [row[measure] for row in rows] for name, rows in values.items() for measure in measures}
     differences = stats.holm(
         {
-            (measure, name): stats.over_seeds(
-                *([of_seed[measure] for of_seed in values[one]] for one in (name, reference))
-            )
+            (measure, name): stats.over_seeds(columns[name, measure], columns[reference, measure])
             for measure in measures
-            for name in others
+            for name in variants
         }
     )
-    rows = []
+    table_rows = []
     for measure in measures:
-        cells = [measure, *(", ".join(f"{of_seed[measure]:.1f}" for of_seed in seeds) for seeds in values.values())]
-        for one in (differences[measure, name] for name in others):
-            significant = ", significant" if one.significant else ""
-            cells.append(f"{one.value:+.1f} ({one.low:+.1f} to {one.high:+.1f}){significant}")
-        rows.append(cells)
-    return table(["", *values, *(f"{name} - {reference}" for name in others)], rows)
+        cells = [measure, *(", ".join(f"{value:.1f}" for value in columns[name, measure]) for name in values)]
+        for difference in (differences[measure, name] for name in variants):
+            significant = ", significant" if difference.significant else ""
+            cells.append(f"{difference.value:+.1f} ({difference.low:+.1f} to {difference.high:+.1f}){significant}")
+        table_rows.append(cells)
+    return table(["", *values, *(f"{name} - {reference}" for name in variants)], table_rows)
 
 
 def publish(title: str, text: str, device: torch.device, *, save: bool = True) -> None:
-    """Prints the result and appends it to RESULTS.md, with the machine and the day."""
+    """Prints the result with the date and the machine, and appends it to RESULTS.md."""
     block = f"\n## {title}\n\n{date.today()}, {machine(device)}\n\n{text}\n"
     print(block)
     if save:
@@ -103,7 +102,7 @@ def publish(title: str, text: str, device: torch.device, *, save: bool = True) -
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
-    """The options that every benchmark has."""
+    """A parser with the options of every benchmark."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--repeats", type=int, default=5)

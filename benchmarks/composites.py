@@ -2,10 +2,11 @@
 
     python benchmarks/composites.py --foregrounds coco:FOLDER --backgrounds PHOTOGRAPHS --weights WEIGHTS.safetensors
 
-Trains with and without guidance, three seeds each, and measures on test images whose background says nothing: accuracy
-where background and label agree, where they do not, and of the worst group; where the network looks; and what becomes
-of it once backgrounds are exchanged. Each seed has composites of its own. The first layers are frozen, so that their
-features are computed once. Interrupted, the same command goes on; every seed is printed, and kept in the folder.
+Trains with and without guidance, three seeds each, and measures on test images whose background is independent of the
+label: accuracy where background and label agree, where they differ, and in the worst group; where the network looks;
+and the effect of exchanged backgrounds. Each seed has different composites. The first layers are frozen, so that their
+features are computed once. The results of every seed are printed and saved in the folder; the same command resumes an
+interrupted run.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ CLASSES = [
 ]
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SEEDS = (0, 1, 2)
-VARIANTS = {"plain": 0.0, "guided": 2.0}  # weight of the guidance loss, after its rise
-SCALE = 50  # standard deviation of the features of these weights, about
+VARIANTS = {"plain": 0.0, "guided": 2.0}  # final weight of the guidance loss
+SCALE = 50  # approximate standard deviation of the features with these weights
 GUIDED = list(VARIANTS)[1:]
 DROP = "drop_mixed_other"
-FROZEN = 10  # first layers: up to the third fire module from the end
+FROZEN = 10  # number of frozen first layers: up to the third fire module from the end
 SIDE, CUE, TRAIN, TEST, EPOCHS, BATCH, RATE = 96, 0.9, 800, 240, 5, 32, 3e-4
 
 
@@ -53,7 +54,7 @@ class Network(nn.Module):
         return self.maps(self.frozen(images)).mean((2, 3))
 
     def maps(self, features: Tensor) -> Tensor:
-        """(N, classes, h, w), of the features of the frozen layers."""
+        """Class activation maps (N, classes, h, w) from the features of the frozen layers."""
         return self.head(F.dropout(self.features(features) / SCALE, 0.2, self.training))
 
 
@@ -67,22 +68,21 @@ def train(images: data.InMemoryDataset, weights: dict[str, Tensor], seed: int, g
     with torch.no_grad():
         frozen = torch.cat([network.frozen(batch.images) for batch in batches(images).epoch(0)])
     assert images.regions is not None
-    learnt = [*network.features.requires_grad_().parameters(), *network.head.requires_grad_().parameters()]
-    optimizer = torch.optim.AdamW(learnt, RATE)
+    parameters = [*network.features.requires_grad_().parameters(), *network.head.requires_grad_().parameters()]
+    optimizer = torch.optim.AdamW(parameters, RATE)
     steps = EPOCHS * (len(images) // BATCH)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     network.train()
     for step in range(steps):
-        epoch, place = divmod(step, len(images) // BATCH)
-        index = torch.from_numpy(
-            RandomStream(seed, epoch).permutation(len(images))[place * BATCH : (place + 1) * BATCH]
-        )
+        epoch, batch = divmod(step, len(images) // BATCH)
+        order = RandomStream(seed, epoch).permutation(len(images))
+        index = torch.from_numpy(order[batch * BATCH : (batch + 1) * BATCH])
         maps, labels = network.maps(frozen[index]), images.labels[index]
         loss = F.cross_entropy(maps.mean((2, 3)), labels)
         if guidance:
-            of_label = maps[torch.arange(len(index)), labels]
-            rise = min(1.0, 2 * step / steps)  # linearly over the first half
-            loss = loss + guidance * rise * transfer.guidance_loss(of_label, images.regions[index], "energy")
+            label_maps = maps[torch.arange(len(index)), labels]
+            weight = guidance * min(1.0, 2 * step / steps)  # rises linearly over the first half
+            loss = loss + weight * transfer.guidance_loss(label_maps, images.regions[index], "energy")
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -90,7 +90,7 @@ def train(images: data.InMemoryDataset, weights: dict[str, Tensor], seed: int, g
     return network.eval()
 
 
-def measured(network: Network, images: data.InMemoryDataset, name: str, path: Path) -> bias.Results:
+def measure(network: Network, images: data.InMemoryDataset, name: str, path: Path) -> bias.Results:
     results = bias.evaluate(
         *(network, images), layer="features", mean=MEAN, std=STD, batch_size=60, interventions=True, name=name
     )
@@ -98,13 +98,14 @@ def measured(network: Network, images: data.InMemoryDataset, name: str, path: Pa
     return results
 
 
-def figures(results: bias.Results, groups: tuple[str, ...]) -> dict[str, float]:
-    """All in percent."""
-    agreeing = [
-        "agrees" if first == second else "differs" for first, _, second in (one.partition(" on ") for one in groups)
+def summary(results: bias.Results, groups: tuple[str, ...]) -> dict[str, float]:
+    """The measures in percent; a group is named "label on background"."""
+    agreement = [
+        "agrees" if label == background else "differs"
+        for label, _, background in (group.partition(" on ") for group in groups)
     ]
-    by_agreement = results.by_group(agreeing)
-    worst = min(one.accuracy.value for one in results.by_group(groups).values() if one.accuracy.n >= 5)
+    by_agreement = results.by_group(agreement)
+    worst = min(part.accuracy.value for part in results.by_group(groups).values() if part.accuracy.n >= 5)
     effects = bias.effects(results)
     shares = {
         "accuracy": results.accuracy.value,
@@ -122,7 +123,7 @@ def figures(results: bias.Results, groups: tuple[str, ...]) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--foregrounds", required=True, help="set with masks of objects, such as coco:FOLDER")
+    parser.add_argument("--foregrounds", required=True, help="data set with masks of objects, such as coco:FOLDER")
     parser.add_argument("--backgrounds", required=True, help="folder of photographs")
     parser.add_argument("--weights", type=Path, required=True, help="ImageNet weights of squeezenet1_0, .safetensors")
     parser.add_argument("--folder", type=Path, default=Path("runs/composites"))
@@ -137,29 +138,30 @@ def main() -> None:
             *("composites",), foregrounds=options.foregrounds, backgrounds=options.backgrounds, classes=CLASSES,
             train=TRAIN, test=TEST, side=SIDE, cue=CUE, seed=seed,
         )  # fmt: skip
-        of_seed = {}
+        seed_results = {}
         for name, guidance in VARIANTS.items():
             path = options.folder / f"{name}-{seed}.json"
             if path.is_file():
                 results = bias.Results.load(path)
             else:
-                results = measured(train(splits.train, weights, seed, guidance), splits.test, f"{name}-{seed}", path)
-            rows[name].append(figures(results, splits.test.groups))
-            of_seed[name] = results
+                results = measure(train(splits.train, weights, seed, guidance), splits.test, f"{name}-{seed}", path)
+            rows[name].append(summary(results, splits.test.groups))
+            seed_results[name] = results
             print(f"{name}, seed {seed}:", {key: round(value, 1) for key, value in rows[name][-1].items()}, flush=True)
-        tests.append({name: bias.compare(of_seed[name], of_seed["plain"]).differences[DROP] for name in GUIDED})
-    within = table(
+        plain = seed_results["plain"]
+        tests.append({name: bias.compare(seed_results[name], plain).differences[DROP] for name in GUIDED})
+    drops = table(
         ["seed", *GUIDED],
         [
-            [str(seed), *(f"{100 * one[name].value:+.1f} (p {one[name].p_adjusted:.2g})" for name in GUIDED)]
-            for seed, one in zip(SEEDS, tests, strict=True)
+            [str(seed), *(f"{100 * test[name].value:+.1f} (p {test[name].p_adjusted:.2g})" for name in GUIDED)]
+            for seed, test in zip(SEEDS, tests, strict=True)
         ],
     )
     text = (
         f"squeezenet1_0, {SIDE} pixels, {TRAIN} training images at cue {CUE}, {EPOCHS} epochs; {TEST} test images at "
         f"cue 0. In %, seeds {', '.join(map(str, SEEDS))}; differences from plain over the seeds (paired t, Holm).\n\n"
         + seeds_table(rows, list(rows["plain"][0]))
-        + f"\n\nDrop by Mixed-Other minus that of plain, on the same test images, in points:\n\n{within}"
+        + f"\n\nDrop by Mixed-Other minus that of plain, on the same test images, in points:\n\n{drops}"
     )
     publish("Guidance on composites", text, torch.device("cpu"), save=not options.no_save)
 

@@ -1,8 +1,8 @@
-"""The demo with several seeds: do its main differences, and the order of its first four networks, hold for each?
+"""The demo with several seeds: do its main differences and the order of its first four networks hold for each seed?
 
-    python benchmarks/demo_seeds.py                       # seeds 0 to 4; goes on where it was stopped
-    python benchmarks/demo_seeds.py --seeds 3 --train     # one of them, in a process of its own
-    python benchmarks/demo_seeds.py --tables              # of what is trained so far
+    python benchmarks/demo_seeds.py                       # seeds 0 to 4; resumes where it was stopped
+    python benchmarks/demo_seeds.py --seeds 3 --train     # train seed 3 only
+    python benchmarks/demo_seeds.py --tables              # tables of the finished runs
 
 Prints every seed, and appends the tables to RESULTS.md unless --dry.
 """
@@ -29,64 +29,68 @@ MEASURES = {
 }
 
 
-Values = dict[str, dict[str, float]]
+Values = dict[str, dict[str, float]]  # network -> measure -> value
 
 
-def measured(folder: Path) -> tuple[Values, dict[str, bool]]:
-    """The measures of the networks in the folder of a demo, and whether each differs from the reference in accuracy:
-    significantly over the test images, corrected for all networks that are there."""
+def read(folder: Path) -> tuple[Values, dict[str, bool]]:
+    """The measures of a demo's networks, and whether the accuracy of each differs from that of the reference.
+
+    The test is McNemar's over the test images, corrected for all finished networks.
+    """
     files = {name: folder / run_name(name) / "bias.json" for name in NETWORKS}
     results = {name: bias.Results.load(path) for name, path in files.items() if path.is_file()}
     values = {
         name: {
-            "accuracy": one.accuracy.value,
-            "position_bias": one.position_bias.value,
-            "range_bias": one.range_bias.value,
-            "energy_inside": one.overall.means["energy_inside"].value,
+            "accuracy": result.accuracy.value,
+            "position_bias": result.position_bias.value,
+            "range_bias": result.range_bias.value,
+            "energy_inside": result.overall.means["energy_inside"].value,
         }
-        for name, one in results.items()
+        for name, result in results.items()
     }
     differences = {
-        name: stats.paired_proportions(one.rows["correct"], results[REFERENCE].rows["correct"])
-        for name, one in results.items()
+        name: stats.paired_proportions(result.rows["correct"], results[REFERENCE].rows["correct"])
+        for name, result in results.items()
         if name != REFERENCE
     }
-    return values, {name: one.significant for name, one in stats.holm(differences).items()}
+    return values, {name: difference.significant for name, difference in stats.holm(differences).items()}
 
 
 def text(by_seed: dict[int, Values], tests: dict[int, dict[str, bool]]) -> str:
-    """The tables: every seed, the order, and the differences over the seeds, corrected together."""
+    """The tables of every seed, the order of the networks, and the differences over the seeds, corrected together."""
     parts = []
     for measure, title in MEASURES.items():
         rows = []
         for name in NETWORKS:
-            values = [100 * of_seed[name][measure] if name in of_seed else None for of_seed in by_seed.values()]
-            known = [value for value in values if value is not None]
-            cells = ["" if value is None else f"{value:.1f}" for value in (*values, mean(known) if known else None)]
+            values = [100 * networks[name][measure] if name in networks else None for networks in by_seed.values()]
+            finished = [value for value in values if value is not None]
+            cells = [
+                "" if value is None else f"{value:.1f}" for value in (*values, mean(finished) if finished else None)
+            ]
             rows.append([name, *cells])
         parts.append(f"{title}:\n\n{table(['network', *(f'seed {seed}' for seed in by_seed), 'mean'], rows)}")
     lines = [
-        f"- seed {seed}: {' > '.join(sorted(FIRST, key=lambda name: -of_seed[name]['accuracy']))}"
-        for seed, of_seed in by_seed.items()
-        if of_seed.keys() >= set(FIRST)
+        f"- seed {seed}: {' > '.join(sorted(FIRST, key=lambda name: -networks[name]['accuracy']))}"
+        for seed, networks in by_seed.items()
+        if networks.keys() >= set(FIRST)
     ]
     parts.append("Order of the first four by accuracy:\n\n" + "\n".join(lines))
     differences = {}
     for name in list(NETWORKS)[1:]:
-        both = [of_seed for of_seed in by_seed.values() if name in of_seed]
-        for measure in MEASURES if len(both) >= 3 else ():
-            columns = ([of_seed[one][measure] for of_seed in both] for one in (name, REFERENCE))
-            differences[name, measure] = stats.over_seeds(*columns)
+        seeds = [networks for networks in by_seed.values() if name in networks]
+        for measure in MEASURES if len(seeds) >= 3 else ():
+            values, reference = ([networks[key][measure] for networks in seeds] for key in (name, REFERENCE))
+            differences[name, measure] = stats.over_seeds(values, reference)
     corrected = stats.holm(differences)
     rows = []
     for name in dict.fromkeys(name for name, _ in corrected):
         cells = [name]
         for measure in MEASURES:
-            one = corrected[name, measure]
-            mark = " *" if one.significant else ""
-            cells.append(f"{formatting.difference(one)}, p {formatting.p_value(one.p_adjusted)}{mark}")
-        of_images = [of_seed[name] for of_seed in tests.values() if name in of_seed]
-        rows.append([*cells, f"{sum(of_images)} of {len(of_images)}"])
+            difference = corrected[name, measure]
+            mark = " *" if difference.significant else ""
+            cells.append(f"{formatting.difference(difference)}, p {formatting.p_value(difference.p_adjusted)}{mark}")
+        significant = [networks[name] for networks in tests.values() if name in networks]
+        rows.append([*cells, f"{sum(significant)} of {len(significant)}"])
     header = [f"minus {REFERENCE}", *(title.removesuffix(", %") for title in MEASURES.values()), "within a seed"]
     parts.append(
         "Differences in points over the seeds: 95% interval and p of the paired t test, adjusted (Holm) for all of "
@@ -100,20 +104,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("runs/demo-seeds"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--train", action="store_true", help="train and stop, without tables")
-    parser.add_argument("--tables", action="store_true", help="train nothing; tables of what is there")
+    parser.add_argument("--train", action="store_true", help="only train, without tables")
+    parser.add_argument("--tables", action="store_true", help="only write the tables of the finished runs")
     parser.add_argument("--dry", action="store_true", help="print only, do not append to RESULTS.md")
     options = parser.parse_args()
     folders = {seed: options.folder / f"seed{seed}" for seed in options.seeds}
     for seed, folder in folders.items() if not options.tables else ():
-        began = time.monotonic()
+        start = time.monotonic()
         if run_demo(folder, seed=seed, device="cpu") is None:
             return
-        print(f"seed {seed}: {time.monotonic() - began:.0f} s", flush=True)
+        print(f"seed {seed}: {time.monotonic() - start:.0f} s", flush=True)
     if not options.train:
         by_seed, tests = {}, {}
         for seed, folder in folders.items():
-            by_seed[seed], tests[seed] = measured(folder)
+            by_seed[seed], tests[seed] = read(folder)
         publish("Demo, several seeds", text(by_seed, tests), torch.device("cpu"), save=not options.dry)
 
 
