@@ -1,8 +1,8 @@
-"""Where detectors look: each detection against its object, by method, for right and wrong ones, and two detectors.
+"""Where detectors look: the map of each detection against its object, by method, for right and wrong detections.
 
-The runs are those of `benchmarks/detection_training.py`, or any others on the same images. A second table has the share
-of the map inside the detection's own box, by layer: at a level of the feature pyramid it is next to 1 in a two-stage
-detector, whatever the detector looks at.
+The runs are those of `benchmarks/detection_training.py`, or any others on the same images; the first is compared with
+each of the others. A last table has the share of the map inside the detection's own box, by layer: at a level of the
+feature pyramid of a two-stage detector it is always close to 1, whatever the detector looks at.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ MEASURES = ("position_bias", "range_bias", "spill", "miss", "energy_inside", "po
 RATES = ("position_bias", "range_bias", "pointing")
 
 
-def measured(options: argparse.Namespace, run: str, images: ImageDataset, method: str, region: Region) -> bias.Results:
-    """The results, which are kept in the folder; interrupted, the same command goes on."""
+def measure(options: argparse.Namespace, run: str, images: ImageDataset, method: str, region: Region) -> bias.Results:
+    """Measures a run, or loads its saved results; an interrupted evaluation is resumed."""
     path = options.folder / f"{Path(run).name}-{method}-{region}.json"
     if path.is_file():
         return bias.Results.load(path)
@@ -46,31 +46,30 @@ def measured(options: argparse.Namespace, run: str, images: ImageDataset, method
 
 
 def rows(results: bias.Results) -> Iterator[list[str]]:
-    parts = {"right": results.right, "wrong": results.wrong}
-    for part, summary in parts.items():
+    for part, summary in (("right", results.right), ("wrong", results.wrong)):
         estimates = summary.estimates()
         cells = [
             f"{100 * estimates[name].value:.0f}%" if name in RATES else f"{estimates[name].value:.2f}"
             for name in MEASURES
         ]
-        compared = summary.position_bias.n
+        with_focus = summary.position_bias.n
         yield [
             results.model,
             results.method,
             part,
-            f"{compared} of {summary.images}",
-            *(cells if compared else ["–"] * len(cells)),
+            f"{with_focus} of {summary.images}",
+            *(cells if with_focus else ["–"] * len(cells)),
         ]
 
 
 def differences(results: Sequence[bias.Results]) -> dict[tuple[str, str, str], stats.Difference]:
-    """(detector, method, measure) -> its difference from the first detector."""
+    """(detector, method, measure) -> difference from the first detector."""
     comparisons, _, _ = bias.compare_all(results)
     return {
-        (one.model, results[0].method, name): difference
-        for one in comparisons
-        if one is not None
-        for name, difference in one.differences.items()
+        (comparison.model, results[0].method, name): difference
+        for comparison in comparisons
+        if comparison is not None
+        for name, difference in comparison.differences.items()
         if name in ("position_bias", "spill", "energy_inside")
     }
 
@@ -80,7 +79,7 @@ def spread(difference: stats.Difference) -> str:
 
 
 def shares(options: argparse.Namespace, run: str, images: ImageDataset) -> Iterator[list[str]]:
-    """The share of the map of Layer-CAM in the box, at the body and at each level of the pyramid."""
+    """The share of the Layer-CAM map inside the box, at the last layer of the backbone and at each pyramid level."""
     detector = training.load_pretrained(run).model()
     levels = [f"backbone.fpn.layer_blocks.{i}" for i in range(len(detector.backbone.levels))]
     for layer in (None, *levels):
@@ -89,21 +88,22 @@ def shares(options: argparse.Namespace, run: str, images: ImageDataset) -> Itera
             detector, images, "layercam", layer, "box", options.score, limit=5, label_outputs=None
         )
         for batch in evaluator.batches(range(min(options.share_images, len(images))), 0, "error", torch.device("cpu")):
-            one = evaluator.measured(batch.images[0], batch.targets[0], "")
-            values += one.columns["energy_inside"][~one.columns["constant"]].tolist() if one.keys else []
+            detections = evaluator.measured(batch.images[0], batch.targets[0], "")
+            if detections.keys:
+                values += detections.columns["energy_inside"][~detections.columns["constant"]].tolist()
         mean = f"{np.mean(values):.2f}" if values else "–"
         yield [Path(run).name, evaluator.explain.layer, str(len(values)), mean]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", help="run folders of detectors; the first is the one to compare with")
+    parser.add_argument("runs", nargs="+", help="run folders of detectors; the first is the reference")
     parser.add_argument("--folder", type=Path, default=Path("runs/detection-bias"))
     parser.add_argument("--methods", nargs="+", default=["gradcam", "hirescam", "drise"])
     parser.add_argument("--region", choices=["object", "box"], default="object")
     parser.add_argument("--score", type=float, default=0.5)
-    parser.add_argument("--limit", type=int, default=None, help="images")
-    parser.add_argument("--masks", type=int, default=300, help="of drise")
+    parser.add_argument("--limit", type=int, default=None, help="number of images")
+    parser.add_argument("--masks", type=int, default=300, help="number of masks of D-RISE")
     parser.add_argument("--share-images", type=int, default=10)
     parser.add_argument("--dry", action="store_true", help="print only, do not append to RESULTS.md")
     options = parser.parse_args()
@@ -112,16 +112,16 @@ def main() -> None:
     assert recipe is not None
     images = training.task_of(recipe).load_data(recipe.data).test
     images = images.subset(range(min(options.limit or len(images), len(images))))
-    cells, compared = [], {}
+    cells, tests = [], {}
     for method in options.methods:
-        results = [measured(options, run, images, method, options.region) for run in options.runs]
-        cells += [row for one in results for row in rows(one)]
-        compared |= differences(results)
+        results = [measure(options, run, images, method, options.region) for run in options.runs]
+        cells += [row for run_results in results for row in rows(run_results)]
+        tests |= differences(results)
     text = table(["", "", "detections", "with a focus", *(name.replace("_", " ") for name in MEASURES)], cells)
-    if compared:
+    if tests:
         comparisons = [
-            [model, method, measure.replace("_", " "), spread(one), str(one.n), p_value(one.p_adjusted)]
-            for (model, method, measure), one in stats.holm(compared).items()
+            [model, method, name.replace("_", " "), spread(test), str(test.n), p_value(test.p_adjusted)]
+            for (model, method, name), test in stats.holm(tests).items()
         ]
         text += "\n\n" + table(["against the first", "", "", "difference", "objects", "adjusted p"], comparisons)
     if options.share_images:

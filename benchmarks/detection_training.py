@@ -1,13 +1,13 @@
-"""Detectors trained on real images, on a processor: do they overfit a few images, and do they generalise?
+"""Detectors trained on real images, on a CPU: do they overfit a few images, and do they generalise?
 
 `overfit`: Faster R-CNN and RetinaNet, plain and with shuffle attention, are trained on eight photographs of COCO
-(--coco, a folder in COCO's layout) until AP50 on the same photographs exceeds 0.9. `generalise`: the 170 street
-photographs of Penn-Fudan (--pennfudan, with images/ and instances/), 120 to train and 50 to test, Faster R-CNN and Mask
-R-CNN, plain and with shuffle attention, several seeds of each.
+(--coco, a folder in COCO's layout); AP50 on the same photographs has to exceed 0.9. `generalise`: Faster R-CNN and Mask
+R-CNN, plain and with shuffle attention, with several seeds, are trained on 120 of the 170 street photographs of
+Penn-Fudan (--pennfudan, with images/ and instances/) and tested on the other 50.
 
-The backbone is EfficientNet-Lite0 with weights of ImageNet: `examples/efficientnet_lite.py` says where they are from
-and how they become the file for --weights. Pyramid and heads are narrower than usual, and images small, so that a
-processor has a chance. Interrupted, the same command goes on.
+The backbone is EfficientNet-Lite0 with ImageNet weights; `examples/efficientnet_lite.py` explains where they come from
+and how to write the file for --weights. Pyramid and heads are narrower than usual, and images small, so that a CPU
+suffices. The same command resumes an interrupted run.
 """
 
 from __future__ import annotations
@@ -70,12 +70,12 @@ def recipe(options: argparse.Namespace, detector: str, attention: str, seed: int
     )
 
 
-def train(options: argparse.Namespace, name: str, what: training.Recipe) -> bool:
-    """Trains a run that is not trained yet; False if stopped."""
+def train(options: argparse.Namespace, name: str, recipe: training.Recipe) -> bool:
+    """Trains a run unless it is finished; returns False if stopped."""
     folder = options.folder / name
-    if rows(folder)[-1:] and rows(folder)[-1]["epoch"] == what.schedule.epochs:
+    if rows(folder)[-1:] and rows(folder)[-1]["epoch"] == recipe.schedule.epochs:
         return True
-    outcome = training.train(what, folder, resume=True)
+    outcome = training.train(recipe, folder, resume=True)
     row = {MEASURES[field]: round(outcome.row[field], 4) for field in MEASURES if field in (outcome.row or {})}
     print(name, row, flush=True)
     return outcome.finished
@@ -86,33 +86,33 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def eight(coco: Path, folder: Path) -> Path:
-    """Photographs with one to four objects, all larger than 40 x 40 pixels, as training and test images."""
+    """Eight photographs, with one to four objects of over 40 x 40 pixels, as training and as test images."""
     content = json.loads((coco / "annotations" / "instances_train2017.json").read_text())
-    objects: dict[int, list[dict[str, Any]]] = {}
-    for one in content["annotations"]:
-        objects.setdefault(one["image_id"], []).append(one)
-    fitting = [
+    annotations: dict[int, list[dict[str, Any]]] = {}
+    for annotation in content["annotations"]:
+        annotations.setdefault(annotation["image_id"], []).append(annotation)
+    images = [
         image
         for image in content["images"]
-        if 1 <= len(of := objects.get(image["id"], [])) <= 4
-        and all(one["area"] > 1600 and not one["iscrowd"] for one in of)
+        if 1 <= len(objects := annotations.get(image["id"], [])) <= 4
+        and all(annotation["area"] > 1600 and not annotation["iscrowd"] for annotation in objects)
     ][:PHOTOGRAPHS]
-    content["images"] = fitting
-    content["annotations"] = [one for image in fitting for one in objects[image["id"]]]
+    content["images"] = images
+    content["annotations"] = [annotation for image in images for annotation in annotations[image["id"]]]
     (folder / "annotations").mkdir(parents=True, exist_ok=True)
     for split in ("train2017", "val2017"):
-        link(coco / "train2017", folder / split, [image["file_name"] for image in fitting])
+        link(coco / "train2017", folder / split, [image["file_name"] for image in images])
         (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
     return folder
 
 
 def streets(pennfudan: Path, folder: Path) -> Path:
-    """The photographs of Penn-Fudan, in a random order that is always the same: the last 50 are test images."""
+    """The photographs of Penn-Fudan in a fixed random order; the last 50 are test images."""
     names = sorted(path.stem for path in (pennfudan / "images").iterdir())
     order = [names[i] for i in np.random.default_rng(0).permutation(len(names))]
-    for split, chosen in (("train", order[:-TEST_PHOTOGRAPHS]), ("test", order[-TEST_PHOTOGRAPHS:])):
-        link(pennfudan / "images", folder / split / "images", [f"{name}.jpg" for name in chosen])
-        link(pennfudan / "instances", folder / split / "instances", [f"{name}.png" for name in chosen])
+    for split, stems in (("train", order[:-TEST_PHOTOGRAPHS]), ("test", order[-TEST_PHOTOGRAPHS:])):
+        link(pennfudan / "images", folder / split / "images", [f"{stem}.jpg" for stem in stems])
+        link(pennfudan / "instances", folder / split / "instances", [f"{stem}.png" for stem in stems])
     return folder
 
 
@@ -132,8 +132,8 @@ def overfit(options: argparse.Namespace) -> str | None:
     cells = []
     for (detector, (epochs, lr)), attention in product(OVERFIT.items(), ATTENTION):
         name = f"overfit-{detector}-{attention}"
-        what = recipe(options, detector, attention, 0, *more, f"--schedule.epochs={epochs}", f"--optimizer.lr={lr}")
-        if not train(options, name, what):
+        schedule = (f"--schedule.epochs={epochs}", f"--optimizer.lr={lr}")
+        if not train(options, name, recipe(options, detector, attention, 0, *more, *schedule)):
             return None
         curve = [row["test_box_ap50"] for row in rows(options.folder / name)]
         first = next((str(2 * epoch) for epoch, value in enumerate(curve, start=1) if value > REACHED), "never")
@@ -158,16 +158,16 @@ def generalise(options: argparse.Namespace) -> str | None:
         for field, label in MEASURES.items():
             if field in (row := rows(options.folder / name)[-1]):
                 values.setdefault((detector, label, attention), []).append(100 * row[field])
-    kinds = list(dict.fromkeys((detector, label) for detector, label, _ in values))
-    compared = stats.holm({kind: stats.over_seeds(values[*kind, "shuffle"], values[*kind, "plain"]) for kind in kinds})
+    keys = list(dict.fromkeys((detector, label) for detector, label, _ in values))
+    tests = stats.holm({key: stats.over_seeds(values[*key, "shuffle"], values[*key, "plain"]) for key in keys})
     cells = [
         [
-            *kind,
-            *(", ".join(f"{value:.1f}" for value in values[*kind, attention]) for attention in ATTENTION),
-            difference(compared[kind], lambda value: signed(value, 1)),
-            p_value(compared[kind].p_adjusted),
+            *key,
+            *(", ".join(f"{value:.1f}" for value in values[*key, attention]) for attention in ATTENTION),
+            difference(tests[key], lambda value: signed(value, 1)),
+            p_value(tests[key].p_adjusted),
         ]
-        for kind in kinds
+        for key in keys
     ]
     return table(["", "", "plain, every seed", "shuffle, every seed", "difference", "adjusted p"], cells)
 
@@ -176,7 +176,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--coco", type=Path, required=True)
     parser.add_argument("--pennfudan", type=Path, required=True)
-    parser.add_argument("--weights", type=Path, required=True, help="EfficientNet-Lite0, from `regard import`")
+    parser.add_argument("--weights", type=Path, required=True, help="EfficientNet-Lite0 weights, from `regard import`")
     parser.add_argument("--folder", type=Path, default=Path("runs/detection-training"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=5, help="epochs of `generalise`")

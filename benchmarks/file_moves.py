@@ -1,11 +1,11 @@
-"""How many files of regard one call runs through, and how often it moves from one file to another.
+"""In how many source files of regard one call runs, and how often it moves from one file to another.
 
     python benchmarks/file_moves.py             # the table
-    python benchmarks/file_moves.py --trace     # and the files of each call in the order they are met
+    python benchmarks/file_moves.py --trace     # also the files of each call in order
 
-A move is a call of a function of another file, or the return from it; code of torch and of Python in between is left
-out. The networks are plain ones, defined here. Each call has run once before, so that what happens at the first alone
-(kernels are compiled, sizes checked) is left out. Making the method, `GradCAM(model)`, is a row of its own.
+A move is a call of a function in another file, or the return from it; code of torch and Python in between does not
+count. The networks are plain ones, defined here. Each call is traced at its second run, because the first run also
+compiles kernels and checks sizes. Creating the method, `GradCAM(model)`, is a separate row.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SOURCE = str(Path(regard.__file__).parent)
 
 
 class Network(nn.Module):
-    """Three stages of a convolution each."""
+    """Three stages with one convolution each."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,28 +41,28 @@ class Network(nn.Module):
         return self.fc(self.layer3(self.layer2(self.layer1(images))).mean((2, 3)))
 
 
-def visited(work: Callable[[], object]) -> list[str]:
-    """The files of regard in the order in which the work runs in them, without repeats in a row."""
-    active: list[str] = []
-    met: list[str] = []
+def visited(function: Callable[[], object]) -> list[str]:
+    """The files of regard that a call runs in, in order, without consecutive repeats."""
+    stack: list[str] = []
+    files: list[str] = []
 
-    def note(frame: FrameType, event: str, _arg: object) -> None:
+    def trace(frame: FrameType, event: str, _arg: object) -> None:
         name = frame.f_code.co_filename
         if event not in ("call", "return") or not name.startswith(SOURCE):
             return
         if event == "call":
-            active.append(name)
+            stack.append(name)
         else:
-            active.pop()
-        met.extend(active[-1:])
+            stack.pop()
+        files.extend(stack[-1:])
 
-    work()
-    sys.setprofile(note)
+    function()
+    sys.setprofile(trace)
     try:
-        work()
+        function()
     finally:
         sys.setprofile(None)
-    return [str(Path(name).relative_to(SOURCE)) for name, _ in groupby(met)]
+    return [str(Path(name).relative_to(SOURCE)) for name, _ in groupby(files)]
 
 
 def calls() -> dict[str, Callable[[], object]]:
@@ -85,11 +85,11 @@ def main() -> None:
     options = parser.parse_args()
     torch.manual_seed(0)
     rows = []
-    for name, work in calls().items():
-        met = visited(work)
-        rows.append([name, str(len(set(met))), str(len(met) - 1)])
+    for name, function in calls().items():
+        files = visited(function)
+        rows.append([name, str(len(set(files))), str(len(files) - 1)])
         if options.trace:
-            print(f"{name}: {' '.join(met)}")
+            print(f"{name}: {' '.join(files)}")
     text = table(["call", "files", "moves between files"], rows)
     publish("Files that a call runs through", text, torch.device("cpu"), save=not options.dry)
 

@@ -1,7 +1,7 @@
-"""What wants a GPU, in at most 8 minutes: the tests of its kernels, then attention modules against their peers.
+"""The checks that need a GPU, in at most 8 minutes: tests of the kernels, then attention modules against their peers.
 
     PYTHONPATH=src python benchmarks/gpu.py
-    PYTHONPATH=src python benchmarks/gpu.py --small   # the same on any machine, at sizes of no interest
+    PYTHONPATH=src python benchmarks/gpu.py --small   # the same on any machine, at tiny sizes
 
 Nothing is appended to RESULTS.md.
 """
