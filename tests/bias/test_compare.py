@@ -1,4 +1,4 @@
-"""Comparisons of results: matched images, tests corrected together, and what is left out."""
+"""Comparisons of results: matched images, jointly corrected tests, and left-out images and measures."""
 
 import json
 import math
@@ -17,7 +17,7 @@ MEANS = ["spill", "miss", "iou", "mean_iou", "energy_inside", "auc", "rank_accur
 
 
 def rows(seed=0, blur=0.6, n=N):
-    """Rows of maps that look at regions, the better the less they are blurred."""
+    """Rows of maps that highlight the regions, the better the less they are blurred."""
     random = np.random.default_rng(0)
     regions = np.zeros((n, 10, 10), bool)
     for i in range(n):
@@ -42,11 +42,11 @@ def results(name="first", columns=None, **changes):
     return Results(model=name, rows=rows() if columns is None else columns, **{**settings, **changes})
 
 
-def taken(columns, which):
-    return {name: values[which] for name, values in columns.items()}
+def select(columns, indices):
+    return {name: values[indices] for name, values in columns.items()}
 
 
-def test_against_itself():
+def test_results_do_not_differ_from_themselves():
     comparison = compare(results(), results())
     assert list(comparison.differences) == RATES + MEANS and comparison.notes == ()
     for difference in comparison.differences.values():
@@ -54,37 +54,41 @@ def test_against_itself():
     assert comparison.differences["accuracy"].n == N
 
 
-def test_differences_are_those_of_the_statistics():
+def test_differences_match_the_paired_tests():
     sharp, blurred = rows(1, 0.5), rows(2, 0.8)
     comparison = compare(results("sharp", sharp), results("blurred", blurred))
     columns = ["correct", *RATES[1:]]
     expected = {n: paired_proportions(sharp[c], blurred[c]) for n, c in zip(RATES, columns, strict=True)}
     expected |= {name: paired_means(np.float32(sharp[name]), np.float32(blurred[name])) for name in MEANS}
     assert comparison.differences == holm(expected)
-    turned = compare(results("blurred", blurred), results("sharp", sharp)).differences
-    for name, one in comparison.differences.items():
-        assert turned[name].value == pytest.approx(-one.value)
-        assert turned[name].significant == one.significant == (one.p_adjusted < 0.05)
-    assert any(one.significant for one in turned.values())
+    swapped = compare(results("blurred", blurred), results("sharp", sharp)).differences
+    for name, difference in comparison.differences.items():
+        assert swapped[name].value == pytest.approx(-difference.value)
+        assert swapped[name].significant == difference.significant == (difference.p_adjusted < 0.05)
+    assert any(difference.significant for difference in swapped.values())
 
 
-def test_all_are_corrected_together():
-    several = [results("a", rows(1, 0.55)), results("b", rows(2)), results("c", rows(3)), results("d", keys=KEYS)]
-    comparisons, effects, notes = compare_all(several)
+def test_all_comparisons_are_corrected_together():
+    all_results = [results("a", rows(1, 0.55)), results("b", rows(2)), results("c", rows(3)), results("d", keys=KEYS)]
+    comparisons, effects, notes = compare_all(all_results)
     assert comparisons[2] is None and len(notes) == 1 and "d is not compared with a" in notes[0]
-    actual = {(i, name): one for i in (0, 1) for name, one in comparisons[i].differences.items()}
-    alone = {(i, name): one for i in (0, 1) for name, one in compare(several[i + 1], several[0]).differences.items()}
-    assert actual == holm(alone) != alone
-    assert compare_all(several[:1]) == ([], [{}], []) and not any(effects)
+    actual = {(i, name): difference for i in (0, 1) for name, difference in comparisons[i].differences.items()}
+    uncorrected = {
+        (i, name): difference
+        for i in (0, 1)
+        for name, difference in compare(all_results[i + 1], all_results[0]).differences.items()
+    }
+    assert actual == holm(uncorrected) != uncorrected
+    assert compare_all(all_results[:1]) == ([], [{}], []) and not any(effects)
 
 
-def test_without_accuracy():
+def test_accuracy_is_not_compared_without_scores():
     for scored in [(False, True), (True, False), (False, False)]:
         comparison = compare(results(scored=scored[0]), results("second", rows(1), scored=scored[1]))
         assert list(comparison.differences) == RATES[1:] + MEANS
 
 
-def test_only_images_with_a_focus_and_a_region_in_both():
+def test_only_images_with_focus_and_region_in_both_are_compared():
     first, second = rows(1), rows(2)
     first["constant"][:3], second["constant"][2:7] = True, True
     second["auc"][10:14] = math.nan
@@ -94,48 +98,49 @@ def test_only_images_with_a_focus_and_a_region_in_both():
     assert comparison.differences["auc"].n == N - 11 and comparison.differences["spill"].n == N - 7
 
 
-def test_a_measure_without_numbers_is_left_out():
+def test_measures_without_values_are_left_out():
     first, second = rows(1), rows(2)
     first["auc"][:], second["iou"][1:] = math.nan, math.nan
     comparison = compare(results(columns=first), results("second", second))
     assert list(comparison.differences) == RATES + [name for name in MEANS if name not in ("auc", "iou")]
 
 
-def test_records():
+def test_records_are_json_with_every_measure():
     records = json.loads(json.dumps(compare(results(), results("second", rows(1))).to_records(), allow_nan=False))
     assert [record["measure"] for record in records] == RATES + MEANS
     keys = ["model", "reference", "measure", "value", "low", "high", "p", "p_adjusted", "n", "significant"]
     assert all(list(record) == keys for record in records)
 
 
-# Which images.
+# Matching of images.
 
 KEYS = tuple(f"images/{i}.jpg" for i in range(N))
 
 
-def test_images_in_another_order():
+def test_images_are_matched_in_any_order():
     first, second = rows(1), rows(2)
     order = np.random.default_rng(0).permutation(N)
     expected = compare(results(columns=first, keys=KEYS), results("second", second, keys=KEYS))
-    moved = results("second", taken(second, order), keys=tuple(KEYS[i] for i in order))
+    moved = results("second", select(second, order), keys=tuple(KEYS[i] for i in order))
     actual = compare(results(columns=first, keys=KEYS), moved)
     assert actual == expected
 
 
-def test_images_that_only_one_has():
+def test_images_in_only_one_result_are_left_out():
     first, second = rows(1), rows(2)
-    a = results(columns=taken(first, slice(0, 50)), keys=KEYS[:50])
-    b = results("second", taken(second, slice(10, None)), keys=KEYS[10:])
+    a = results(columns=select(first, slice(0, 50)), keys=KEYS[:50])
+    b = results("second", select(second, slice(10, None)), keys=KEYS[10:])
     actual = compare(a, b)
-    both = slice(10, 50)
-    alone = compare(
-        results(columns=taken(first, both), keys=KEYS[both]), results("second", taken(second, both), keys=KEYS[both])
+    common = slice(10, 50)
+    expected = compare(
+        results(columns=select(first, common), keys=KEYS[common]),
+        results("second", select(second, common), keys=KEYS[common]),
     )
-    assert actual.differences == alone.differences
+    assert actual.differences == expected.differences
     assert len(actual.notes) == 1 and "40 images are compared; 10 are only in the first" in actual.notes[0]
 
 
-def test_results_that_cannot_be_compared():
+def test_incomparable_results_fail():
     other = tuple(f"others/{i}.jpg" for i in range(N))
     with pytest.raises(InputError, match="no image in common .*'images/0.jpg'.*'others/0.jpg'"):
         compare(results(keys=KEYS), results(keys=other))
@@ -151,7 +156,7 @@ def test_results_that_cannot_be_compared():
         compare(results(), results(columns=flat))
 
 
-def test_regions_of_another_size():
+def test_different_region_sizes_are_noted():
     resized = rows()
     resized["region_area"][5:9] *= 1.01
     actual = compare(results(), results("second", resized))
@@ -161,7 +166,7 @@ def test_regions_of_another_size():
     assert compare(results(), results("second", dataset="dots")).notes[0] == "The dataset differs: spots, dots."
 
 
-def test_options_that_differ_are_noted():
+def test_different_options_are_noted():
     changes = {"method": "layercam", "layer": "layer3", "target": "label", "threshold": 0.7}
     notes = compare(results(), results("second", **changes)).notes
     assert notes == (

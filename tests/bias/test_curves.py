@@ -1,4 +1,4 @@
-"""Curves over thresholds: equal to measures at each threshold, on disk, and as a figure."""
+"""Curves over thresholds: their values, on disk, and as a figure."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ from regard.errors import InputError
 from regard.stats import mean, proportion
 
 SIZE = 24
-OF_THRESHOLD = ("position_bias", "range_bias", "spill", "miss", "iou", "focus_area")
+THRESHOLD_MEASURES = ("position_bias", "range_bias", "spill", "miss", "iou", "focus_area")
 
 
 class Network(nn.Module):
@@ -33,7 +33,7 @@ def red(model: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
 
 
 def batches(count: int = 12) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Images whose maps are of all kinds: constant, NaN, with few values, random; regions empty, full, and between."""
+    """Images with constant, NaN, few-valued and random maps, and empty, partial and full regions."""
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(count, 3, SIZE, SIZE, generator=generator)
     images[0] = 0.3
@@ -55,24 +55,24 @@ def results(request: pytest.FixtureRequest) -> Results:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("margin", [0, 3])
-def test_curves_are_the_measures_at_each_threshold(margin: int, dtype: torch.dtype) -> None:
+def test_curves_equal_the_measures_at_each_threshold(margin: int, dtype: torch.dtype) -> None:
     ((images, labels, regions),) = batches()
     results = evaluate(Network().to(dtype), [(images.to(dtype), labels, regions)], method=red, margin=margin)
     maps = red(None, images.to(dtype), labels)
     for level in range(1, 101):
         expected = measure(maps, regions, level / 100, margin=margin)
         rows = results.at(level / 100).rows
-        for name in OF_THRESHOLD:
+        for name in THRESHOLD_MEASURES:
             values = getattr(expected, name).numpy()
             np.testing.assert_array_equal(rows[name], values.astype(rows[name].dtype))
 
 
 @pytest.mark.parametrize("threshold", [0.01, 0.29, 0.5, 0.57, 1.0])
-def test_results_at_another_threshold(results: Results, threshold: float) -> None:
-    """As if evaluated with that threshold, bit for bit."""
+def test_results_at_another_threshold_equal_a_new_evaluation(results: Results, threshold: float) -> None:
+    """Bit for bit."""
     torch.manual_seed(0)
     expected = evaluate(Network(), batches(), method=red, margin=results.margin, threshold=threshold)
-    actual = replace(results, threshold=0.333).at(threshold)  # 0.5 too is from the curves
+    actual = replace(results, threshold=0.333).at(threshold)  # so that 0.5 is read from the curves too
     assert actual.threshold == threshold and list(actual.rows) == list(expected.rows)
     for name, values in expected.rows.items():
         assert actual.rows[name].dtype == values.dtype
@@ -80,9 +80,9 @@ def test_results_at_another_threshold(results: Results, threshold: float) -> Non
     assert actual.position_bias == expected.position_bias and actual.range_bias == expected.range_bias
 
 
-def test_rates_over_thresholds(results: Results) -> None:
+def test_curves_hold_rates_and_means_per_threshold(results: Results) -> None:
     counted = ~results.rows["constant"] & (results.rows["region_area"] > 0)
-    assert list(results.curves) == list(OF_THRESHOLD)
+    assert list(results.curves) == list(THRESHOLD_MEASURES)
     for level in (1, 30, 50, 100):
         rows = results.at(level / 100).rows
         assert results.curves["position_bias"][level] == proportion(rows["position_bias"][counted].sum(), counted.sum())
@@ -91,16 +91,16 @@ def test_rates_over_thresholds(results: Results) -> None:
     assert results.curves["miss"][0].value == 0 and results.curves["focus_area"][0].value == 1
 
 
-def test_a_figure(results: Results) -> None:
+def test_plot_draws_curves_with_intervals(results: Results) -> None:
     axes = results.plot(["position_bias", "iou"]).axes[0]
     line = axes.get_lines()[0]
-    np.testing.assert_allclose(line.get_ydata(), [one.value for one in results.curves["position_bias"][1:]])
+    np.testing.assert_allclose(line.get_ydata(), [rate.value for rate in results.curves["position_bias"][1:]])
     assert len(axes.get_lines()) == len(axes.collections) == 2
     with pytest.raises(InputError, match="unknown measure 'energy'"):
         results.plot(["energy"])
 
 
-def test_thresholds_without_a_curve(results: Results) -> None:
+def test_thresholds_without_a_curve_fail(results: Results) -> None:
     for threshold in (0.333, 0.0, 1.01):
         with pytest.raises(InputError, match=f"threshold (is )?{threshold}"):
             results.at(threshold)
@@ -110,7 +110,7 @@ def test_thresholds_without_a_curve(results: Results) -> None:
         bare.at(0.4)
 
 
-def test_saved_with_curves_and_maps(tmp_path) -> None:
+def test_curves_and_maps_are_saved(tmp_path) -> None:
     torch.manual_seed(0)
     results = evaluate(Network(), batches(), method=red, keep_maps=True)
     loaded = Results.load(results.save(tmp_path / "bias.json"))
@@ -122,15 +122,14 @@ def test_saved_with_curves_and_maps(tmp_path) -> None:
     assert loaded.rows["focus_inside"].dtype == np.uint16 and loaded.rows["focus_inside"].shape == (12, 101)
     ((images, _, _),) = batches()
     expected = (255 * scaled(red(None, images, None))).round().byte().numpy()
-    for one, other in zip(loaded.rows["map"], expected, strict=True):
-        np.testing.assert_array_equal(one, other)
+    for actual_map, expected_map in zip(loaded.rows["map"], expected, strict=True):
+        np.testing.assert_array_equal(actual_map, expected_map)
     table = results.to_arrow()
     assert table.column_names[-3:] == ["map", "map_height", "map_width"]
     assert table.column("focus_outside").type.list_size == 101
 
 
-def test_images_of_many_pixels() -> None:
-    """Counts above 65,535 are not cut."""
+def test_pixel_counts_above_65535_are_not_truncated() -> None:
     images = torch.rand(2, 3, 300, 300, generator=torch.Generator().manual_seed(0))
     regions = torch.zeros(2, 300, 300, dtype=torch.bool)
     regions[0] = True

@@ -15,7 +15,7 @@ from regard.bias.detections import IGNORED, WRONG, match
 from regard.data import ImageDataset, Objects
 from regard.errors import InputError
 
-H, W = 48, 72  # as the detector's transform resizes images, so that maps are exact
+H, W = 48, 72  # the size to which the detector's transform resizes images, so that maps are exact
 BOXES, LABELS = [[8, 4, 28, 24], [40, 20, 60, 44]], [0, 2]  # detected in every image
 
 
@@ -39,20 +39,20 @@ class Scenes(ImageDataset):
         labels, boxes, crowd = zip(*self._objects[index], strict=True) if self._objects[index] else ((), (), ())
         n = len(labels)
         pixels = torch.zeros(n, H, W, dtype=torch.bool)
-        for one, (x0, y0, x1, y1) in zip(pixels, boxes, strict=True):
-            one[(y0 + y1) // 2 : y1, x0:x1] = True
+        for mask, (x0, y0, x1, y1) in zip(pixels, boxes, strict=True):
+            mask[(y0 + y1) // 2 : y1, x0:x1] = True
         corners = torch.tensor(boxes, dtype=torch.float32).reshape(n, 4)
-        known = pixels if masks and self.has_object_masks else None
+        object_masks = pixels if masks and self.has_object_masks else None
         indices = torch.tensor(labels, dtype=torch.int64)
         crowds = torch.tensor(crowd, dtype=torch.bool)
-        return Objects(corners, indices, known, crowds, pixels.sum((1, 2)).float(), torch.arange(n))
+        return Objects(corners, indices, object_masks, crowds, pixels.sum((1, 2)).float(), torch.arange(n))
 
 
 SCENES = Scenes(
     [
-        [(1, [40, 20, 60, 44], False), (0, [8, 4, 28, 22], False)],  # b is no c; a is hit with IoU 0.9
-        [(2, [40, 20, 60, 44], False), (2, [40, 20, 60, 42], False)],  # the first of two, and no a
-        [(2, [30, 10, 70, 48], True)],  # c is in a crowd
+        [(1, [40, 20, 60, 44], False), (0, [8, 4, 28, 22], False)],  # b is detected as c; a matches with IoU 0.9
+        [(2, [40, 20, 60, 44], False), (2, [40, 20, 60, 42], False)],  # c matches the first of two; there is no a
+        [(2, [30, 10, 70, 48], True)],  # c lies in a crowd region
         [],
     ]
 )
@@ -63,7 +63,7 @@ def evaluate(detector: Boxes, **options) -> bias.Results:
 
 
 def test_each_detection_is_measured_against_its_own_object() -> None:
-    """The map is the box of the detection exactly, the mask of its object the lower half of the object's box."""
+    """Each map is exactly the box of its detection; each object mask is the lower half of the object's box."""
     results = evaluate(Boxes(BOXES, LABELS))
     assert results.keys == (
         "0.png object 1",
@@ -83,33 +83,33 @@ def test_each_detection_is_measured_against_its_own_object() -> None:
     np.testing.assert_allclose(rows["region_area"][:2] * H * W, (20 * 9, 20 * 24), rtol=1e-5)
     assert (results.accuracy.value, results.accuracy.n) == (pytest.approx(2 / 7), 7)
     assert (results.right.images, results.wrong.images) == (2, 5)
-    assert {name: one.images for name, one in results.by_class.items()} == {"a": 4, "b": 0, "c": 3}
-    assert {name: one.images for name, one in results.by_size.items()} == {"small": 7, "medium": 0, "large": 0}
+    assert {name: summary.images for name, summary in results.by_class.items()} == {"a": 4, "b": 0, "c": 3}
+    assert {name: summary.images for name, summary in results.by_size.items()} == {"small": 7, "medium": 0, "large": 0}
 
 
-def test_regions_are_boxes_where_wanted_or_where_there_are_no_masks() -> None:
-    own = evaluate(Boxes(BOXES, LABELS), region="box")
-    np.testing.assert_allclose(own.rows["spill"], 0, atol=1e-6)
-    np.testing.assert_allclose(own.rows["iou"], 1, atol=1e-6)
-    without = Scenes([SCENES._objects[0]], masks=False)
-    results = bias.evaluate_detector(Boxes(BOXES, LABELS), without, method="layercam", layer="backbone")
+def test_regions_are_boxes_on_request_or_without_masks() -> None:
+    boxes = evaluate(Boxes(BOXES, LABELS), region="box")
+    np.testing.assert_allclose(boxes.rows["spill"], 0, atol=1e-6)
+    np.testing.assert_allclose(boxes.rows["iou"], 1, atol=1e-6)
+    scenes = Scenes([SCENES._objects[0]], masks=False)
+    results = bias.evaluate_detector(Boxes(BOXES, LABELS), scenes, method="layercam", layer="backbone")
     np.testing.assert_allclose(results.rows["spill"], [1 / 10, 0], atol=1e-6)
 
 
-def test_a_detector_that_looks_elsewhere_differs_object_by_object() -> None:
-    """Only objects that both detect are compared, and whether they are right is no measure then."""
+def test_detectors_are_compared_object_by_object() -> None:
+    """Only objects that both detect are compared, and without accuracy."""
     elsewhere = Boxes(BOXES, LABELS, [[40, 30, 60, 40], [2, 30, 20, 40]])
-    one, other = evaluate(elsewhere), evaluate(Boxes([*BOXES, [0, 0, 9, 9]], [*LABELS, 1]))
-    assert one.position_bias.value == 1 and not one.range_bias.value
-    assert other.position_bias.value == 0 and len(other) == 7 + 4
-    comparison = bias.compare(one, other)
+    first, second = evaluate(elsewhere), evaluate(Boxes([*BOXES, [0, 0, 9, 9]], [*LABELS, 1]))
+    assert first.position_bias.value == 1 and not first.range_bias.value
+    assert second.position_bias.value == 0 and len(second) == 7 + 4
+    comparison = bias.compare(first, second)
     assert comparison.differences["position_bias"].value == 1
     assert comparison.differences["position_bias"].n == 7
     assert "accuracy" not in comparison.differences
     assert "4 only in the second" in comparison.notes[0]
 
 
-def test_scores_and_numbers_of_detections_are_chosen() -> None:
+def test_score_threshold_and_limit_choose_the_detections() -> None:
     detector = Boxes(BOXES, LABELS)
     assert len(evaluate(detector, score_threshold=0.7)) == 4  # red is brighter
     assert len(evaluate(detector, limit=1)) == 4
@@ -118,7 +118,7 @@ def test_scores_and_numbers_of_detections_are_chosen() -> None:
     assert bias.evaluate_detector(detector, SCENES, method=drise).method == "drise"
 
 
-def test_results_are_saved_and_go_on_from_their_shards(tmp_path: Path) -> None:
+def test_results_are_saved_and_resume_from_shards(tmp_path: Path) -> None:
     whole = evaluate(Boxes(BOXES, LABELS))
     counts: list[int] = []
     for _ in range(2):
@@ -137,7 +137,7 @@ def test_results_are_saved_and_go_on_from_their_shards(tmp_path: Path) -> None:
         evaluate(Boxes(BOXES, LABELS), folder=tmp_path / "shards", shard=1, region="box")
 
 
-def test_matching_is_greedy_by_class_and_score_and_leaves_crowds_out() -> None:
+def test_matching_is_greedy_by_class_and_score_and_ignores_crowds() -> None:
     boxes = torch.tensor(
         [[0.0, 0, 10, 10], [0, 0, 10, 9], [1, 0, 11, 10], [30, 0, 40, 10], [50, 0, 60, 10], [0, 0, 9, 9]]
     )
@@ -148,9 +148,9 @@ def test_matching_is_greedy_by_class_and_score_and_leaves_crowds_out() -> None:
     }
     detections = {"boxes": boxes, "labels": torch.tensor([0, 0, 0, 0, 1, 1])}
     assert match(detections, objects).tolist() == [1, 0, WRONG, IGNORED, 3, WRONG]
-    nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0).long(), "crowd": torch.zeros(0).bool()}
-    assert match(detections, nothing).tolist() == [WRONG] * 6
-    assert match(nothing, objects).tolist() == []
+    empty = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0).long(), "crowd": torch.zeros(0).bool()}
+    assert match(detections, empty).tolist() == [WRONG] * 6
+    assert match(empty, objects).tolist() == []
 
 
 @pytest.mark.parametrize(
@@ -163,12 +163,12 @@ def test_matching_is_greedy_by_class_and_score_and_leaves_crowds_out() -> None:
         ({"label_outputs": (0, 0, 1)}, "label_outputs"),
     ],
 )
-def test_wrong_options_are_named(options: dict, message: str) -> None:
+def test_wrong_options_fail(options: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         evaluate(Boxes(BOXES, LABELS), **options)
 
 
-def test_data_without_objects_are_refused() -> None:
+def test_data_without_objects_fail() -> None:
     scenes = Scenes([[]])
     scenes.has_objects = False
     with pytest.raises(InputError, match="no objects"):

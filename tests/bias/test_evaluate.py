@@ -1,4 +1,4 @@
-"""Evaluation over a data set, its results on disk and in print, and the comparison of two."""
+"""Evaluation over a data set, and its results on disk."""
 
 import json
 import math
@@ -58,9 +58,9 @@ def normalised(images, mean=MEAN, std=STD):
     return (images.images.float() / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
 
 
-def assert_close(ours, expected, name):
-    """Up to rounding, which may exchange the ranks of pixels of nearly the same value."""
-    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=2e-3 if name in ("auc", "rank_accuracy") else 1e-5)
+def assert_close(actual, expected, name):
+    """Up to rounding, which may swap the ranks of pixels with nearly equal values."""
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=2e-3 if name in ("auc", "rank_accuracy") else 1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def results():
     return evaluate(network(), image_set(), batch_size=10)
 
 
-def test_rows_are_those_of_maps_and_measures(results):
+def test_rows_hold_the_measures_of_the_maps(results):
     images, cam = image_set(), GradCAM(network())
     measures = measure(cam(normalised(images)), images.regions)
     for name, values in measures.items():
@@ -81,7 +81,7 @@ def test_rows_are_those_of_maps_and_measures(results):
     assert len(results) == 37 and results.classes == CLASSES
 
 
-def test_rates_leave_out_what_cannot_be_compared(results):
+def test_rates_leave_out_constant_maps_and_empty_regions(results):
     rows = results.rows
     counted = ~rows["constant"] & (rows["region_area"] > 0)
     assert results.overall.empty_regions == 1 and results.overall.constant_maps == rows["constant"].sum()
@@ -97,14 +97,14 @@ def test_parts_add_up(results):
     assert results.right.images + results.wrong.images == 37
     assert results.right.accuracy.value == 1 and results.wrong.accuracy.value == 0
     for name in ("position_bias", "range_bias", "pointing"):
-        whole = getattr(results.overall, name)
+        overall = getattr(results.overall, name)
         for parts in ([results.right, results.wrong], results.by_class.values()):
             rates = [rate for part in parts if (rate := getattr(part, name)).n]
-            assert sum(rate.n for rate in rates) == whole.n
-            assert sum(rate.n * rate.value for rate in rates) == pytest.approx(whole.n * whole.value)
+            assert sum(rate.n for rate in rates) == overall.n
+            assert sum(rate.n * rate.value for rate in rates) == pytest.approx(overall.n * overall.value)
 
 
-def test_batches_give_what_an_image_set_gives(results):
+def test_batches_give_the_same_rows_as_a_dataset(results):
     images = image_set()
     parts = zip(normalised(images).split(8), images.labels.split(8), images.regions.split(8), strict=True)
     other = evaluate(network(), ([*part] for part in parts))
@@ -113,9 +113,9 @@ def test_batches_give_what_an_image_set_gives(results):
         assert_close(other.rows[name], values, name)
 
 
-def test_options():
+def test_options_take_effect():
     model, images = network(), image_set()
-    done = []
+    calls = []
     results = evaluate(
         model,
         images,
@@ -126,7 +126,7 @@ def test_options():
         mean=(0.1, 0.1, 0.1),
         std=(0.5, 0.5, 0.5),
         device="cpu",
-        progress=lambda *counts: done.append(counts),
+        progress=lambda *counts: calls.append(counts),
         name="mine",
     )
     maps = GradCAM(model, "layer1")(normalised(images, (0.1,) * 3, (0.5,) * 3), images.labels)
@@ -134,28 +134,28 @@ def test_options():
     np.testing.assert_allclose(results.rows["focus_area"], expected.focus_area, atol=1e-5)
     np.testing.assert_allclose(results.rows["auc"], expected.auc, atol=1e-4)
     assert (results.model, results.layer, results.target, results.threshold) == ("mine", "layer1", "label", 0.3)
-    assert done == [(20, 37), (37, 37)]
+    assert calls == [(20, 37), (37, 37)]
 
 
-def test_methods_of_ones_own():
+def test_custom_methods():
     model, images = network().train(), image_set()
-    seen = []
+    received = []
 
     def by_red(model, batch, classes):
-        seen.append(classes)
+        received.append(classes)
         return batch[:, 0]
 
     results = evaluate(model, images, method=by_red)
     expected = measure(normalised(images)[:, 0], images.regions)
     np.testing.assert_allclose(results.rows["auc"], expected.auc, atol=1e-5)
     assert (results.method, results.layer) == (f"{__name__}:{by_red.__qualname__}", "")
-    assert np.array_equal(seen[0], results.rows["predicted"]) and model.training
+    assert np.array_equal(received[0], results.rows["predicted"]) and model.training
     again = evaluate(model, images, method=GradCAM(model, "layer1"))
     assert (again.method, again.layer) == ("gradcam", "layer1")
 
 
-def test_labels_that_are_other_outputs():
-    """Output 4 - i stands for class i of three."""
+def test_labels_are_mapped_to_other_outputs():
+    """Class i of three is output 4 - i of five."""
     images = image_set()
     results = evaluate(network(outputs=5), images, label_outputs=[4, 3, 2], outputs=list("abcde"))
     assert results.scored and results.classes == CLASSES and results.outputs == tuple("abcde")
@@ -165,14 +165,14 @@ def test_labels_that_are_other_outputs():
     assert by_label.rows["explained"].tolist() == [4 - int(label) for label in images.labels[:2]]
 
 
-def test_labels_that_are_no_outputs():
+def test_results_are_unscored_when_labels_are_not_outputs():
     results = evaluate(network(outputs=5), image_set(), label_outputs=[-1, -1, -1])
     assert not results.scored and not results.rows["correct"].any() and results.outputs[4] == "class 4"
     assert results.accuracy.n == 0 and results.right.images == results.wrong.images == 0
     assert not any(record["part"] == "prediction" for record in results.to_records())
 
 
-def test_images_without_a_label_are_neither_right_nor_wrong():
+def test_unlabelled_images_are_neither_right_nor_wrong():
     images = image_set(12)
     labels = images.labels.clone()
     labels[::3] = -1
@@ -181,33 +181,33 @@ def test_images_without_a_label_are_neither_right_nor_wrong():
     assert results.right.images + results.wrong.images == 8 and not results.rows["correct"][::3].any()
 
 
-def test_kept_in_a_folder(results, tmp_path):
-    images, done = image_set(), []
-    kept = evaluate(network(), images, batch_size=10, folder=tmp_path / "shards", shard=20)
+def test_shards_are_kept_in_a_folder_and_reused(results, tmp_path):
+    images, calls = image_set(), []
+    first = evaluate(network(), images, batch_size=10, folder=tmp_path / "shards", shard=20)
     assert sorted(path.name for path in (tmp_path / "shards").iterdir()) == [
         "000000.parquet",
         "000001.parquet",
         "plan.json",
     ]
-    again = evaluate(
+    second = evaluate(
         network(),
         images,
         batch_size=10,
         folder=tmp_path / "shards",
         shard=20,
-        progress=lambda *counts: done.append(counts),
+        progress=lambda *counts: calls.append(counts),
     )
-    assert done == [(20, 37), (37, 37)] and again.provenance["weights"] == kept.provenance["weights"]
+    assert calls == [(20, 37), (37, 37)] and second.provenance["weights"] == first.provenance["weights"]
     for name, values in results.rows.items():
-        np.testing.assert_array_equal(kept.rows[name], values)
-        np.testing.assert_array_equal(again.rows[name], values)
-    for changes, what in (({"seed": 1}, "weights"), ({"n": 36}, "data")):
+        np.testing.assert_array_equal(first.rows[name], values)
+        np.testing.assert_array_equal(second.rows[name], values)
+    for changes, field in (({"seed": 1}, "weights"), ({"n": 36}, "data")):
         model = network(changes.get("seed", 0))
-        with pytest.raises(InputError, match=f"another evaluation: {what} differs"):
+        with pytest.raises(InputError, match=f"another evaluation: {field} differs"):
             evaluate(model, image_set(changes.get("n", 37)), batch_size=10, folder=tmp_path / "shards", shard=20)
 
 
-def test_a_model_in_float64():
+def test_float64_models_give_float32_rows():
     results = evaluate(network().double(), image_set())
     assert results.rows["auc"].dtype == np.float32
 
@@ -254,7 +254,7 @@ def test_constant_maps_are_counted():
         ),
     ],
 )
-def test_wrong_input(model, dataset, options, message):
+def test_wrong_input_fails(model, dataset, options, message):
     with pytest.raises(InputError, match=message) as error:
         evaluate(model, dataset, **options)
     assert "\n" not in str(error.value)
@@ -263,7 +263,7 @@ def test_wrong_input(model, dataset, options, message):
 # Results on disk.
 
 
-def test_saved_and_loaded(results, tmp_path):
+def test_results_are_saved_and_loaded(results, tmp_path):
     path = results.save(tmp_path / "deep" / "bias.json")
     loaded = Results.load(path)
     for name, values in results.rows.items():
@@ -275,7 +275,7 @@ def test_saved_and_loaded(results, tmp_path):
     results.save(path)
 
 
-def test_a_failed_save_loses_nothing(results, tmp_path, monkeypatch):
+def test_a_failed_save_keeps_the_previous_file(results, tmp_path, monkeypatch):
     path = results.save(tmp_path / "bias.json")
     before = path.read_bytes()
     monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
@@ -284,7 +284,7 @@ def test_a_failed_save_loses_nothing(results, tmp_path, monkeypatch):
     assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 2
 
 
-def test_files_that_are_no_results(results, tmp_path):
+def test_loading_other_files_fails(results, tmp_path):
     path = tmp_path / "bias.json"
     with pytest.raises(InputError, match="cannot read"):
         Results.load(path)
@@ -303,7 +303,7 @@ def test_files_that_are_no_results(results, tmp_path):
     }
     settings = [json.dumps({**results.to_dict(), name: value}) for name, value in bad.items()]
     nan = text.replace('"threshold": 0.5', '"threshold": NaN')
-    for wrong in (
+    for content in (
         text[:-9],
         "[]",
         "[" * 10**5,
@@ -315,7 +315,7 @@ def test_files_that_are_no_results(results, tmp_path):
         *settings,
         nan,
     ):
-        path.write_text(wrong)
+        path.write_text(content)
         with pytest.raises(InputError, match="bias.json") as error:
             Results.load(path)
         assert "\n" not in str(error.value)
@@ -332,7 +332,7 @@ def test_files_that_are_no_results(results, tmp_path):
         Results.load(path)
 
 
-def test_records(results):
+def test_records_agree_with_the_summaries(results):
     records = json.loads(json.dumps(results.to_records(), allow_nan=False))
     assert all({"model", "part", "name", "measure", "value", "low", "high", "n"} == set(record) for record in records)
     by_name = {(record["part"], record["name"], record["measure"]): record for record in records}
@@ -346,12 +346,12 @@ def test_records(results):
     assert by_name["all", "", "empty_regions"]["value"] == 1 and by_name["all", "", "images"]["low"] is None
 
 
-def test_arrow(results):
+def test_arrow_table_holds_the_rows(results):
     table = results.to_arrow()
     assert table.column("image").to_pylist() == list(results.keys) and table.column("miss").null_count == 1
     assert table.column("position_bias").to_pylist() == results.rows["position_bias"].tolist()
 
 
-def test_classes_of_the_same_name():
+def test_classes_with_equal_names_are_numbered():
     results = evaluate(network(), image_set(classes=("crane", "crane", "cat")))
     assert list(results.by_class) == ["crane (0)", "crane (1)", "cat"]

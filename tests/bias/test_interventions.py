@@ -1,4 +1,4 @@
-"""Interventions: the changed images, pixel by pixel, their effect on accuracy, and which background each image gets."""
+"""Interventions: the changed images, their effect on accuracy, and the choice of backgrounds."""
 
 import json
 
@@ -17,7 +17,7 @@ SIDE = 8
 
 
 class Mean(nn.Module):
-    """Whether the middle, or all but the middle, is bright or dark in the mean: looks at the object, or away."""
+    """Classifies the mean of the centre (the object), or of all but the centre, as dark or bright."""
 
     def __init__(self, away=False):
         super().__init__()
@@ -32,7 +32,7 @@ class Mean(nn.Module):
 
 
 def squares(count=40, agree=1.0):
-    """Dark (0) or bright (1) squares of 4 x 4 on a background that is as bright as the square with this share."""
+    """Dark (0) or bright (1) 4 x 4 squares; a share `agree` of the backgrounds is as bright as the square."""
     labels = torch.arange(count) % 2
     backgrounds = torch.where(torch.arange(count) < agree * count, labels, 1 - labels)
     regions = torch.zeros(count, SIDE, SIDE, dtype=torch.bool)
@@ -58,7 +58,7 @@ def by_hand(image, region):
         "left": (left * height, image[:, :, :left]),
         "right": ((width - right) * height, image[:, :, right:]),
     }
-    tile = max(strips.values(), key=lambda one: one[0])[1]
+    tile = max(strips.values(), key=lambda strip: strip[0])[1]
     result = image.copy()
     for y in range(top, bottom):
         for x in range(left, right):
@@ -66,42 +66,42 @@ def by_hand(image, region):
     return result
 
 
-def test_variants_are_those_of_the_paper_pixel_by_pixel():
+def test_variants_match_the_paper_pixel_by_pixel():
     draws = np.random.default_rng(0)
     images, others = torch.from_numpy(draws.normal(size=(2, 30, 3, 9, 13)))
     regions = torch.zeros(2, 30, 9, 13, dtype=torch.bool)
-    for which in regions.flatten(0, 1)[:-1]:
+    for mask in regions.flatten(0, 1)[:-1]:
         (top, left), (height, width) = draws.integers(0, (8, 12)), draws.integers(1, 9, 2)
-        which[top : top + height, left : left + width] = torch.from_numpy(draws.random((9, 13)) < 0.7)[
+        mask[top : top + height, left : left + width] = torch.from_numpy(draws.random((9, 13)) < 0.7)[
             top : top + height, left : left + width
         ]
     regions[0, 0] = True
-    everything = {"mixed_same": (others, regions[1], torch.ones(30, dtype=torch.bool))}
-    changed = {name: (pixels, known) for name, pixels, known in interventions.variants(images, regions[0], everything)}
+    partners = {"mixed_same": (others, regions[1], torch.ones(30, dtype=torch.bool))}
+    changed = {name: (pixels, valid) for name, pixels, valid in interventions.variants(images, regions[0], partners)}
     for i in range(30):
         image, region, (top, bottom, left, right) = (
             images[i],
             regions[0, i],
-            (one[i] for one in interventions._boxes(regions[0])),
+            (values[i] for values in interventions._boxes(regions[0])),
         )
-        only_fg, marked = (one[i] for one in changed["only_fg"])
+        only_fg, marked = (values[i] for values in changed["only_fg"])
         assert bool(marked) is bool(region.any())
         assert torch.equal(only_fg[:, region], image[:, region]) and not only_fg[:, ~region].any()
         blurred = changed["only_fg_blur"][0][i]
         assert torch.equal(blurred[:, region], image[:, region])
-        grey, has_background = (one[i] for one in changed["only_bg_b"])
+        grey, has_background = (values[i] for values in changed["only_bg_b"])
         assert bool(has_background) is (int((bottom - top) * (right - left)) <= 0.9 * 9 * 13)
         assert not grey[:, top:bottom, left:right].any() or not has_background
         if has_background and marked:
             np.testing.assert_array_equal(changed["only_bg_t"][0][i], by_hand(image.numpy(), region.numpy()))
-        mixed, known = (one[i] for one in changed["mixed_same"])
-        if known:
+        mixed, valid = (values[i] for values in changed["mixed_same"])
+        if valid:
             tiles = torch.from_numpy(by_hand(others[i].numpy(), regions[1, i].numpy()))
             assert torch.equal(mixed, torch.where(region, image, tiles))
     assert not changed["only_bg_t"][1][0] and changed["mixed_same"][1].sum() > 15
 
 
-def test_blur_takes_no_colour_from_the_object():
+def test_blur_excludes_the_colours_of_the_object():
     images = torch.zeros(1, 3, 32, 32)
     regions = torch.zeros(1, 32, 32, dtype=torch.bool)
     regions[:, 10:20, 10:20] = True
@@ -112,9 +112,9 @@ def test_blur_takes_no_colour_from_the_object():
     assert outside.min() >= -1e-6 and outside.max() <= 1 + 1e-5 and 0.3 < float(blurred[0, 0, 2, 19]) < 0.7
 
 
-def test_partners_are_of_the_right_class_and_keyed_by_the_seed():
+def test_partners_depend_on_class_and_seed():
     labels = np.array([0, 1, 2, -1, 0, 1, 0, 1, 0, 3] * 50)
-    labels[-1] = 4  # one image alone
+    labels[-1] = 4  # a class of one image
     same, other = interventions.partners(labels, 0)
     labelled = labels >= 0
     assert (same[~labelled] == -1).all() and (other[~labelled] == -1).all()
@@ -123,19 +123,21 @@ def test_partners_are_of_the_right_class_and_keyed_by_the_seed():
     assert (labels[same[paired]] == labels[paired]).all() and (same[paired] != np.flatnonzero(paired)).all()
     assert (labels[other[labelled]] != labels[labelled]).all()
     counts = np.bincount(labels[other[labels == 0]], minlength=5)
-    assert counts[0] == 0 and (counts[1:] > 0.15 * counts.sum()).all()  # classes alike, large or small
+    # Other classes are equally likely, whatever their size.
+    assert counts[0] == 0 and (counts[1:] > 0.15 * counts.sum()).all()
     assert np.array_equal(other, interventions.partners(labels, 0)[1])
     assert not np.array_equal(other, interventions.partners(labels, 1)[1])
     assert len(set(same[labels == 3])) > 20
 
 
-def test_models_that_look_at_the_object_and_away_are_told_apart():
+def test_interventions_distinguish_object_and_background_models():
     at_object, away = (
         evaluate(Mean(away), squares(), name=name, batch_size=7) for away, name in ((False, "object"), (True, "away"))
     )
-    assert at_object.accuracy.value == away.accuracy.value == 1  # the original does not tell
+    assert at_object.accuracy.value == away.accuracy.value == 1  # the original images do not distinguish them
     accuracies = {
-        one.model: {name: rate.value for name, rate in one.overall.interventions.items()} for one in (at_object, away)
+        result.model: {name: rate.value for name, rate in result.overall.interventions.items()}
+        for result in (at_object, away)
     }
     assert accuracies["object"] == {
         "only_fg": 1, "only_fg_blur": 1, "only_bg_b": 0.5, "only_bg_t": 1, "mixed_same": 1, "mixed_other": 1
@@ -151,12 +153,14 @@ def test_models_that_look_at_the_object_and_away_are_told_apart():
     assert effects[0]["drop_mixed_other"].value == 0 and effects[1]["background_gap"].value == 1
     between = comparisons[0].differences["drop_mixed_other"]
     assert between.value == 1 and between.n == 40
-    family = [one for group in (comparisons[0].differences, *effects) for one in group.values() if one.p is not None]
-    least = min(family, key=lambda one: one.p)
-    assert least.p_adjusted == pytest.approx(len(family) * least.p)
+    family = [
+        result for group in (comparisons[0].differences, *effects) for result in group.values() if result.p is not None
+    ]
+    smallest = min(family, key=lambda result: result.p)
+    assert smallest.p_adjusted == pytest.approx(len(family) * smallest.p)
 
 
-def test_right_predictions_are_lost_where_the_model_looks_away():
+def test_lost_predictions_are_compared_by_position_bias():
     rows = dict(evaluate(Mean(), squares(60)).rows)
     draws = np.random.default_rng(0)
     rows["position_bias"] = np.arange(60) < 20
@@ -176,13 +180,15 @@ def test_right_predictions_are_lost_where_the_model_looks_away():
     assert effect.p == pytest.approx(fisher_exact(table).pvalue)
     assert effect.low < effect.value < effect.high
     record = next(
-        one for one in bias.effect_records(results, bias.effects(results)) if one["measure"] == "lost_mixed_other"
+        candidate
+        for candidate in bias.effect_records(results, bias.effects(results))
+        if candidate["measure"] == "lost_mixed_other"
     )
     assert (record["first"], record["second"]) == tuple(shares) and record["first_n"] + record["second_n"] == effect.n
     assert json.dumps(record)
 
 
-def test_interventions_are_kept_with_the_results_and_in_shards(tmp_path):
+def test_interventions_are_saved_in_results_and_shards(tmp_path):
     images = squares(30, agree=0.5)
     whole = evaluate(Mean(), images)
     sharded = evaluate(Mean(), images, batch_size=4, shard=9, folder=tmp_path / "shards")
@@ -196,11 +202,11 @@ def test_interventions_are_kept_with_the_results_and_in_shards(tmp_path):
         evaluate(Mean(), images, seed=1, batch_size=4, shard=9, folder=tmp_path / "shards")
 
 
-def test_groups_are_summarised_on_their_own():
+def test_groups_are_summarised_separately():
     results = evaluate(Mean(away=True), squares(40, agree=0.75))
     groups = ["agrees" if i < 30 else "differs" for i in range(40)]
     by_group = results.by_group(groups)
-    assert {name: (one.accuracy.value, one.images) for name, one in by_group.items()} == {
+    assert {name: (summary.accuracy.value, summary.images) for name, summary in by_group.items()} == {
         "agrees": (1, 30),
         "differs": (0, 10),
     }
@@ -208,25 +214,25 @@ def test_groups_are_summarised_on_their_own():
         results.by_group(groups[:3])
 
 
-def test_images_without_a_background_or_a_partner_are_left_out():
+def test_images_without_background_or_partner_are_left_out():
     images = squares(9)
     images.regions[0], images.regions[1] = True, False
     images.labels[2:] = 0
     rows = evaluate(Mean(), images).rows
-    known = {name: ~np.isnan(rows[name]) for name in bias.VARIANTS}
-    assert known["only_fg"].tolist() == [True, False] + 7 * [True]
-    assert known["only_bg_t"].tolist() == [False, False] + 7 * [True]
-    assert not known["mixed_other"].any()  # the only image of class 1 has no region
+    valid = {name: ~np.isnan(rows[name]) for name in bias.VARIANTS}
+    assert valid["only_fg"].tolist() == [True, False] + 7 * [True]
+    assert valid["only_bg_t"].tolist() == [False, False] + 7 * [True]
+    assert not valid["mixed_other"].any()  # the only image of class 1 has no region
 
 
-def test_wrong_input():
+def test_wrong_input_fails():
     batches = [(torch.zeros(2, 3, 8, 8), torch.zeros(2, dtype=torch.long), torch.ones(2, 8, 8, dtype=torch.bool))]
     with pytest.raises(InputError, match="batches are read once"):
         evaluate(Mean(), batches)
-    alike = squares(4)
-    alike.labels[:] = 0
+    single_class = squares(4)
+    single_class.labels[:] = 0
     with pytest.raises(InputError, match="fewer than two"):
-        evaluate(Mean(), alike)
+        evaluate(Mean(), single_class)
     with pytest.raises(InputError, match="not outputs"):
         evaluate(Mean(), squares(4), label_outputs=[-1, -1])
     with pytest.raises(InputError, match="seed"):

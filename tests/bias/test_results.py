@@ -22,16 +22,16 @@ def rows(n=40, **changes):
 
 
 def results_of(columns):
-    every = {name: np.zeros(len(columns["label"]), dtype) for name, dtype in COLUMNS.items()}
-    return Results("net", "set", "", "gradcam", "", "predicted", 0.5, ("a",), {**every, **columns})
+    defaults = {name: np.zeros(len(columns["label"]), dtype) for name, dtype in COLUMNS.items()}
+    return Results("net", "set", "", "gradcam", "", "predicted", 0.5, ("a",), {**defaults, **columns})
 
 
-def test_every_measure_that_is_a_number_has_a_mean():
+def test_every_numeric_measure_has_a_mean():
     numbers = set(Measures.__dataclass_fields__) - {"position_bias", "range_bias", "pointing", "constant", "curves"}
     assert set(MEANS) == numbers
 
 
-def test_what_cannot_be_compared_is_left_out_of_all_but_accuracy():
+def test_constant_maps_and_empty_regions_count_only_for_accuracy():
     columns = rows()
     columns["constant"][:4], columns["region_area"][2:7] = True, 0
     summary, counted = Summary.of(columns), slice(7, None)
@@ -43,17 +43,16 @@ def test_what_cannot_be_compared_is_left_out_of_all_but_accuracy():
     assert summary.means == {name: mean(columns[name][counted], 0, 1) for name in MEANS}
 
 
-def test_of_some_images():
+def test_summaries_of_a_subset():
     columns = rows()
-    which = np.arange(40) % 3 == 0
-    indices = np.flatnonzero(which)
+    mask = np.arange(40) % 3 == 0
+    indices = np.flatnonzero(mask)
     expected = Summary.of({name: values[indices] for name, values in columns.items()})
-    assert Summary.of(columns, which) == Summary.of(columns, indices) == expected
+    assert Summary.of(columns, mask) == Summary.of(columns, indices) == expected
     assert expected.images == 14
 
 
-def test_without_scores_or_images():
-    """There is no accuracy, and no number of nothing."""
+def test_values_are_nan_without_scores_or_images():
     for summary in (Summary.of(rows(), scored=False), Summary.of(rows(), np.zeros(40, bool))):
         assert summary.accuracy.n == 0 and math.isnan(summary.accuracy.value)
     assert summary.images == summary.means["spill"].n == 0 and math.isnan(summary.means["spill"].high)
@@ -71,13 +70,13 @@ def test_without_scores_or_images():
         (1, "large"),
     ],
 )
-def test_sizes(area, size):
+def test_sizes_depend_on_the_region_area(area, size):
     parts = results_of(rows(1, region_area=np.array([area], np.float32))).by_size
     assert list(parts) == ["small", "medium", "large"] == list(SIZES)
     assert [name for name, summary in parts.items() if summary.images] == ([size] if size else [])
 
 
-def test_sizes_are_parts():
+def test_sizes_leave_out_empty_regions():
     columns = rows()
     columns["region_area"][:5] = 0
     assert sum(summary.images for summary in results_of(columns).by_size.values()) == 35

@@ -1,4 +1,4 @@
-"""Evaluations in shards: resumed, shared between processes, refused."""
+"""Evaluations in shards: written, resumed, and shared between processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def rows_of(images: range) -> Rows:
 
 
 class Work:
-    """Counts what it is asked for; stops after some shards if told to."""
+    """Records the shards it evaluates; raises KeyboardInterrupt after `stop_after` of them."""
 
     def __init__(self, stop_after: int | None = None) -> None:
         self.done: list[range] = []
@@ -39,31 +39,31 @@ def run(work: Work, folder: Path | None, *, plan: dict | None = None, count: int
     return in_shards(count, 5, work, folder=folder, plan={"a": (1, 2)} if plan is None else plan)
 
 
-def same(a: Rows, b: Rows) -> None:
+def assert_equal(a: Rows, b: Rows) -> None:
     assert a.keys == b.keys
     for name in COLUMNS:
         assert a.columns[name].dtype == COLUMNS[name]
         np.testing.assert_array_equal(a.columns[name], b.columns[name])
 
 
-def test_rows_on_disk_are_the_rows(tmp_path: Path) -> None:
+def test_rows_are_written_and_read(tmp_path: Path) -> None:
     rows = rows_of(range(9))
     replace(rows, skipped=("a: broken",), outputs=7).write(tmp_path / "x.parquet")
     actual = Rows.read(tmp_path / "x.parquet")
-    same(actual, rows)
+    assert_equal(actual, rows)
     assert actual.skipped == ("a: broken",) and actual.outputs == 7 and np.isnan(actual.columns["spill"][0])
 
 
-def test_rows_on_disk_read_without_regard(tmp_path: Path) -> None:
+def test_rows_are_plain_parquet(tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     rows_of(range(6)).write(tmp_path / "x.parquet")
     table = parquet.read_table(tmp_path / "x.parquet")
     assert table.column_names == ["image", *COLUMNS]
-    assert table.column("spill").null_count == 2  # what is no number
+    assert table.column("spill").null_count == 2  # the NaN values
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1 and no more"])
-def test_rows_cut_short(tmp_path: Path, content: bytes) -> None:
+def test_truncated_and_missing_files_fail(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.parquet").write_bytes(content)
     with pytest.raises(InputError, match="cannot be read as Parquet"):
         Rows.read(tmp_path / "x.parquet")
@@ -72,14 +72,14 @@ def test_rows_cut_short(tmp_path: Path, content: bytes) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 4, 5, 6, 23])
-def test_all_images_once_with_and_without_a_folder(tmp_path: Path, count: int) -> None:
+def test_every_image_is_evaluated_once(tmp_path: Path, count: int) -> None:
     for folder in (None, tmp_path):
         shard = run(Work(), folder, count=count)
-        same(shard, rows_of(range(count)))
+        assert_equal(shard, rows_of(range(count)))
         assert shard.outputs == 10 and len(shard.skipped) == -(-count // 5)
 
 
-def test_stopped_and_resumed(tmp_path: Path) -> None:
+def test_interrupted_evaluations_resume(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(Work(stop_after=2), tmp_path)
     counts: list[tuple[int, int | None]] = []
@@ -89,20 +89,20 @@ def test_stopped_and_resumed(tmp_path: Path) -> None:
     )
     assert [images.start for images in again.done] == [10, 15, 20]
     assert counts == [(5, 23), (10, 23), (15, 23), (20, 23), (23, 23)]
-    same(shard, rows_of(range(23)))
+    assert_equal(shard, rows_of(range(23)))
     assert shard.skipped == tuple(f"{i}: broken" for i in range(0, 23, 5))
 
 
-def test_a_broken_shard_is_worked_out_again(tmp_path: Path) -> None:
+def test_broken_and_missing_shards_are_evaluated_again(tmp_path: Path) -> None:
     run(Work(), tmp_path)
     (tmp_path / "000001.parquet").write_bytes((tmp_path / "000001.parquet").read_bytes()[:100])
     (tmp_path / "000003.parquet").unlink()
     again = Work()
-    same(run(again, tmp_path), rows_of(range(23)))
+    assert_equal(run(again, tmp_path), rows_of(range(23)))
     assert [images.start for images in again.done] == [5, 15]
 
 
-def test_another_plan_is_refused(tmp_path: Path) -> None:
+def test_a_different_plan_fails(tmp_path: Path) -> None:
     run(Work(), tmp_path, plan={"method": "gradcam", "layer": "layer4"})
     work = Work()
     with pytest.raises(InputError, match="another evaluation: method differs; "):
@@ -113,7 +113,7 @@ def test_another_plan_is_refused(tmp_path: Path) -> None:
 
 
 def test_processes_share_the_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first of two processes does every second shard, and takes those of the other."""
+    """Each of two processes evaluates every second shard; the first reads the shards of the second."""
     import regard.bias.shards as module
 
     monkeypatch.setattr(module, "_process", lambda: (1, 2))
@@ -124,7 +124,7 @@ def test_processes_share_the_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert [images.start for images in second.done] == [5, 15]
     monkeypatch.setattr(module, "_process", lambda: (0, 2))
     first = Work()
-    same(run(first, tmp_path), rows_of(range(23)))
+    assert_equal(run(first, tmp_path), rows_of(range(23)))
     assert [images.start for images in first.done] == [0, 10, 20]
     with pytest.raises(InputError, match="needs a shared folder"):
         run(Work(), None)

@@ -25,7 +25,7 @@ def _unchanged(model: nn.Module) -> Iterator[None]:
 
 
 def _state(model: nn.Module):
-    """Modes, hooks and parts of every module; parameters with `requires_grad` and gradients; buffers."""
+    """Modes, hooks and children of every module; parameters with `requires_grad` and gradients; buffers."""
     modules = [
         (name, m.training, [*m._forward_hooks], [*m._forward_pre_hooks], [*m._backward_hooks], [*m._modules.items()])
         for name, m in model.named_modules()
@@ -35,7 +35,7 @@ def _state(model: nn.Module):
 
 @pytest.fixture
 def unchanged():
-    """`with unchanged(model):`, inside which the model must come to be as it was."""
+    """`with unchanged(model):` checks that the block leaves the model unchanged."""
     return _unchanged
 
 

@@ -1,4 +1,4 @@
-"""The activation map against its plain formula, forward, backward and twice backward."""
+"""The activation map against its plain formula: forward, first and second derivatives."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def features(*shape, seed=0, dtype=torch.float64):
 
 
 def test_known_values():
-    a = torch.tensor([[1.0, -2.0], [3.0, 0.0]]).reshape(1, 2, 1, 2)  # two channels, two places
+    a = torch.tensor([[1.0, -2.0], [3.0, 0.0]]).reshape(1, 2, 1, 2)  # two channels, two pixels
     assert activation_map(a).tolist() == [[[5.0, 2.0]]]
     assert activation_map(a, 1).tolist() == [[[2.0, 1.0]]]
     assert activation_map(a, 2, "sum").tolist() == [[[10.0, 4.0]]]
@@ -30,11 +30,11 @@ def test_known_values():
 @pytest.mark.parametrize("reduce", ["mean", "sum", "max"])
 def test_forward_and_backward_agree_with_the_formula(power, reduce):
     fast, plain = (features(5, 7, 3, 4).requires_grad_() for _ in range(2))
-    ours, expected = activation_map(fast, power, reduce), reference(plain, power, reduce)
+    actual, expected = activation_map(fast, power, reduce), reference(plain, power, reduce)
     weights = features(5, 3, 4, seed=1)
-    (ours * weights).sum().backward()
+    (actual * weights).sum().backward()
     (expected * weights).sum().backward()
-    torch.testing.assert_close(ours, expected, rtol=1e-14, atol=0)
+    torch.testing.assert_close(actual, expected, rtol=1e-14, atol=0)
     torch.testing.assert_close(fast.grad, plain.grad, rtol=1e-13, atol=1e-15)
 
 
@@ -54,7 +54,7 @@ def test_second_derivative_where_all_channels_are_zero():
     assert second.flatten().tolist() == [2.0, 2.0, 2.0]
 
 
-def test_nothing_but_the_features_is_saved():
+def test_only_the_features_are_saved_for_backward():
     a = features(2, 16, 8, 8).requires_grad_()
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
@@ -64,7 +64,7 @@ def test_nothing_but_the_features_is_saved():
 
 @pytest.mark.parametrize("power", POWERS)
 @pytest.mark.parametrize("kernel", [_in_one_pass, _in_parts])
-def test_the_kernels_of_every_device(kernel, power):
+def test_kernels_agree_with_the_formula(kernel, power):
     a = features(5, 7, 3, 4)
     a[0, :, 0, 0] = 0
     torch.testing.assert_close(kernel(a, power), reference(a, power, "sum"), rtol=1e-13, atol=0)
@@ -72,7 +72,7 @@ def test_the_kernels_of_every_device(kernel, power):
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_large_batches_in_parts(layout):
+def test_large_batches_agree_with_the_formula(layout):
     a = features(9, 64, 40, 40, dtype=torch.float32).to(memory_format=layout)
     torch.testing.assert_close(activation_map(a), reference(a, 2, "mean"))
 
@@ -89,7 +89,7 @@ def test_half_precision_is_summed_in_float32():
 
 
 @pytest.mark.slow
-def test_compiled():
+def test_compiled_maps_agree_with_the_formula():
     a = features(2, 3, 4, 4).requires_grad_()
     map_ = torch.compile(activation_map, backend="aot_eager", fullgraph=True)(a)
     torch.testing.assert_close(map_, reference(a, 2, "mean"))
@@ -97,9 +97,9 @@ def test_compiled():
 
 @pytest.mark.parametrize("power", POWERS)
 @pytest.mark.parametrize("reduce", ["mean", "sum", "max"])
-def test_under_torch_func(power, reduce):
-    """All transforms, alone and in one another, against those of the formula."""
-    a, tangent, several = features(2, 3, 2, 2), features(2, 3, 2, 2, seed=1), features(4, 2, 3, 2, 2, seed=2)
+def test_torch_func_transforms_agree_with_the_formula(power, reduce):
+    """All transforms, alone and nested."""
+    a, tangent, batches = features(2, 3, 2, 2), features(2, 3, 2, 2, seed=1), features(4, 2, 3, 2, 2, seed=2)
     weights = features(2, 2, 2, seed=3)
 
     def results(function):
@@ -107,11 +107,11 @@ def test_under_torch_func(power, reduce):
             return (function(x) * weights).sum()
 
         return [
-            vmap(function)(several),
-            vmap(function, in_dims=2, out_dims=1)(several.movedim(0, 2)),
+            vmap(function)(batches),
+            vmap(function, in_dims=2, out_dims=1)(batches.movedim(0, 2)),
             grad(total)(a),
-            vmap(grad(total))(several),
-            grad(lambda x: vmap(total)(x).sum())(several),
+            vmap(grad(total))(batches),
+            grad(lambda x: vmap(total)(x).sum())(batches),
             *jvp(function, (a,), (tangent,)),
             jacrev(function)(a),
             jacfwd(function)(a),
@@ -121,19 +121,19 @@ def test_under_torch_func(power, reduce):
             jacobian(function, a, vectorize=True, strategy="forward-mode"),
         ]
 
-    ours = results(lambda x: activation_map(x, power, reduce))
+    actual = results(lambda x: activation_map(x, power, reduce))
     expected = results(lambda x: reference(x, power, reduce))
-    for own, other in zip(ours, expected, strict=True):
-        torch.testing.assert_close(own, other, rtol=1e-12, atol=1e-12)
+    for actual_result, expected_result in zip(actual, expected, strict=True):
+        torch.testing.assert_close(actual_result, expected_result, rtol=1e-12, atol=1e-12)
 
 
-def test_no_images():
+def test_empty_batches():
     assert activation_map(torch.zeros(0, 3, 4, 5)).shape == (0, 4, 5)
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**31), st.floats(0.25, 4), st.sampled_from([1, 2, 3]))
-def test_scaling_features_scales_maps_by_its_power(seed, scale, power):
+def test_maps_scale_with_a_power_of_the_features(seed, scale, power):
     a = features(2, 5, 3, 3, seed=seed)
     torch.testing.assert_close(activation_map(scale * a, power), scale**power * activation_map(a, power))
 
@@ -149,6 +149,6 @@ def test_scaling_features_scales_maps_by_its_power(seed, scale, power):
         ((torch.zeros(1, 1, 2, 2), 2, "median"), "unknown reduce 'median'"),
     ],
 )
-def test_wrong_input(arguments, message):
+def test_wrong_input_fails(arguments, message):
     with pytest.raises(InputError, match=message):
         activation_map(*arguments)

@@ -21,53 +21,53 @@ def regions_of(boxes: list[list[int]]) -> torch.Tensor:
     return regions
 
 
-def test_maps_are_where_the_score_comes_from_and_not_in_the_box() -> None:
+def test_maps_highlight_the_evidence_and_not_the_box() -> None:
     drise = maps.DRISE(Boxes(BOXES, [0, 2], EVIDENCE), masks=200, cells=6, batch_size=50)
-    found = drise(IMAGE)
+    result = drise(IMAGE)
     assert drise.detections is not None and drise.detections["labels"].tolist() == [0, 2]
     torch.testing.assert_close(drise.detections["boxes"], torch.tensor(BOXES, dtype=torch.float32))
-    at_evidence, in_box = (bias.measure(found, regions_of(boxes)) for boxes in (EVIDENCE, BOXES))
+    at_evidence, in_box = (bias.measure(result, regions_of(boxes)) for boxes in (EVIDENCE, BOXES))
     assert at_evidence.pointing.all() and (at_evidence.auc > 0.98).all() and (at_evidence.spill < 0.4).all()
     assert (in_box.energy_inside < 0.1).all() and in_box.position_bias.all()
 
 
-def test_masks_come_from_the_seed_and_not_from_the_batches() -> None:
+def test_masks_depend_on_the_seed_and_not_the_batch_size() -> None:
     detector = Boxes(BOXES, [0, 2])
     torch.manual_seed(7)
-    one = maps.DRISE(detector, masks=40, batch_size=8)(IMAGE)
-    two = maps.DRISE(detector, masks=40, batch_size=7)(IMAGE)
-    torch.testing.assert_close(one, two)
-    assert not torch.allclose(one, maps.DRISE(detector, masks=40, seed=1)(IMAGE))
+    first = maps.DRISE(detector, masks=40, batch_size=8)(IMAGE)
+    second = maps.DRISE(detector, masks=40, batch_size=7)(IMAGE)
+    torch.testing.assert_close(first, second)
+    assert not torch.allclose(first, maps.DRISE(detector, masks=40, seed=1)(IMAGE))
     assert torch.initial_seed() == 7 and torch.equal(
         torch.rand(3), torch.rand(3, generator=torch.Generator().manual_seed(7))
     )
 
 
 def test_similarity() -> None:
-    """IoU x cosine x objectness, the highest; the label and the score where there are no class scores."""
+    """The highest IoU x cosine x objectness; without class scores, label and score replace the cosine."""
     targets = {"boxes": torch.tensor([[0.0, 0, 10, 10]]), "labels": torch.tensor([1]), "scores": torch.tensor([0.9])}
-    found = {
+    detections = {
         "boxes": torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 5], [0, 0, 10, 10]]),
         "labels": torch.tensor([1, 1, 2]),
         "scores": torch.tensor([0.2, 0.8, 1.0]),
     }
-    torch.testing.assert_close(similarity(targets, found), torch.tensor([0.4]))  # the second: 0.5 x 0.8
+    torch.testing.assert_close(similarity(targets, detections), torch.tensor([0.4]))  # the second: 0.5 x 0.8
     targets["class_scores"] = torch.tensor([[3.0, 4.0]])
-    found["class_scores"] = torch.tensor([[4.0, 3.0], [3.0, 4.0], [0.0, 1.0]])
-    torch.testing.assert_close(similarity(targets, found), torch.tensor([0.96]))
-    found["objectness"] = torch.tensor([0.5, 0.98, 0.1])
-    torch.testing.assert_close(similarity(targets, found), torch.tensor([0.49]))
-    assert similarity(targets, {name: values[:0] for name, values in found.items()}).tolist() == [0]
+    detections["class_scores"] = torch.tensor([[4.0, 3.0], [3.0, 4.0], [0.0, 1.0]])
+    torch.testing.assert_close(similarity(targets, detections), torch.tensor([0.96]))
+    detections["objectness"] = torch.tensor([0.5, 0.98, 0.1])
+    torch.testing.assert_close(similarity(targets, detections), torch.tensor([0.49]))
+    assert similarity(targets, {name: values[:0] for name, values in detections.items()}).tolist() == [0]
 
 
-def test_a_detector_of_torchvision_is_unchanged_and_detections_are_chosen(unchanged) -> None:
+def test_detectors_are_unchanged_and_detections_limited(unchanged) -> None:
     detector = two_stage().train()
     drise = maps.DRISE(detector, masks=6, batch_size=4)
     image = torch.rand(3, 40, 50)
     calls: list[tuple[int, int]] = []
     with unchanged(detector):
-        found = drise(image, limit=3, progress=lambda done, total: calls.append((done, total)))
-    assert found.shape == (3, 40, 50) and not found.requires_grad and found.min() >= 0
+        result = drise(image, limit=3, progress=lambda done, total: calls.append((done, total)))
+    assert result.shape == (3, 40, 50) and not result.requires_grad and result.min() >= 0
     assert calls == [(4, 6), (6, 6)]
     assert drise(image, score_threshold=1.1).shape == (0, 40, 50)
 
@@ -76,6 +76,6 @@ def test_a_detector_of_torchvision_is_unchanged_and_detections_are_chosen(unchan
     ("options", "message"),
     [({"masks": 0}, "masks is 0"), ({"cells": -1}, "cells"), ({"probability": 1}, "probability is 1")],
 )
-def test_numbers_out_of_range_are_refused(options: dict, message: str) -> None:
+def test_options_out_of_range_fail(options: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         maps.DRISE(Boxes(BOXES, [0, 2]), **options)

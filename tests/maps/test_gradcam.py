@@ -1,4 +1,4 @@
-"""Grad-CAM against plain autograd, and the model unchanged afterwards."""
+"""Grad-CAM against plain autograd."""
 
 import pytest
 import torch
@@ -11,50 +11,50 @@ from regard.maps import GradCAM
 
 
 def plain_gradcam(model, layer, image, class_):
-    """One image at a time, with the whole graph, as in the paper."""
-    kept = {}
-    handle = layer.register_forward_hook(lambda module, args, output: kept.setdefault("a", output.clone()))
-    replace = layer.register_forward_hook(lambda module, args, output: kept["a"].clone())
+    """Grad-CAM of one image (H, W) as in the paper, with the graph of the full network."""
+    saved = {}
+    handle = layer.register_forward_hook(lambda module, args, output: saved.setdefault("a", output.clone()))
+    replace = layer.register_forward_hook(lambda module, args, output: saved["a"].clone())
     logits = model(image[None])
     handle.remove()
     replace.remove()
     class_ = int(logits.argmax()) if class_ is None else class_
-    (gradient,) = torch.autograd.grad(logits[0, class_], kept["a"])
-    cam = F.relu(sum(g.mean() * a for g, a in zip(gradient[0], kept["a"][0], strict=True))).detach()
+    (gradient,) = torch.autograd.grad(logits[0, class_], saved["a"])
+    cam = F.relu(sum(g.mean() * a for g, a in zip(gradient[0], saved["a"][0], strict=True))).detach()
     return F.interpolate(cam[None, None], image.shape[1:], mode="bilinear", align_corners=False)[0, 0]
 
 
 @pytest.mark.parametrize("layer", ["layer1", "layer2.0", "layer2.1", "layer3"])
 @pytest.mark.parametrize("classes", [None, 2, [4, 0, 1, 1]])
 def test_agrees_with_plain_autograd(model, x, layer, classes):
-    ours = GradCAM(model, layer)(x, classes)
+    maps = GradCAM(model, layer)(x, classes)
     chosen = classes if isinstance(classes, list) else [classes] * len(x)
     for i, class_ in enumerate(chosen):
         expected = plain_gradcam(model, model.get_submodule(layer), x[i], class_)
-        torch.testing.assert_close(ours[i], expected, rtol=1e-10, atol=1e-13)
-    assert ours.shape == (4, 16, 16) and ours.dtype == torch.float64 and not ours.requires_grad
-    assert ours.max() > 0
+        torch.testing.assert_close(maps[i], expected, rtol=1e-10, atol=1e-13)
+    assert maps.shape == (4, 16, 16) and maps.dtype == torch.float64 and not maps.requires_grad
+    assert maps.max() > 0
 
 
 def test_agrees_on_resnet18():
     torch.manual_seed(0)
     model = torchvision.models.resnet18(num_classes=7).double().eval()
     x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
-    ours = GradCAM(model)(x)
+    maps = GradCAM(model)(x)
     for i in range(2):
-        torch.testing.assert_close(ours[i], plain_gradcam(model, model.layer4, x[i], None), rtol=1e-9, atol=1e-13)
+        torch.testing.assert_close(maps[i], plain_gradcam(model, model.layer4, x[i], None), rtol=1e-9, atol=1e-13)
 
 
-def test_a_batch_is_its_parts(model, x):
+def test_batches_equal_single_images(model, x):
     cam = GradCAM(model)
-    whole = cam(x)
+    batch = cam(x)
     logits = cam.logits
     for i in range(4):
-        torch.testing.assert_close(whole[i : i + 1], cam(x[i : i + 1]), rtol=1e-10, atol=1e-14)
+        torch.testing.assert_close(batch[i : i + 1], cam(x[i : i + 1]), rtol=1e-10, atol=1e-14)
         torch.testing.assert_close(logits[i : i + 1], cam.logits, rtol=1e-10, atol=1e-14)
 
 
-def test_size_of_the_features(model, x):
+def test_maps_without_upsampling_have_the_feature_size(model, x):
     cam = GradCAM(model, "layer3")
     coarse = cam(x, upsample=False)
     assert coarse.shape == (4, 4, 4)
@@ -62,25 +62,25 @@ def test_size_of_the_features(model, x):
     torch.testing.assert_close(cam(x), enlarged)
 
 
-def test_a_map_of_one_pixel_stays_the_same_everywhere(x):
+def test_one_pixel_maps_are_constant_with_a_warning(x):
     model = nn.Sequential(nn.Conv2d(3, 4, 16), nn.Flatten(), nn.Linear(4, 3)).double()
     with pytest.warns(DataWarning, match="have a single pixel"):
         maps = GradCAM(model, "0")(x)
     assert (maps == maps[:, :1, :1]).all() and maps.max() > 0
 
 
-def test_no_graph_below_the_layer(model, x):
-    seen = {}
+def test_no_graph_is_built_below_the_layer(model, x):
+    requires_grad = {}
     for name in ("layer1", "layer2", "layer3"):
         model.get_submodule(name).register_forward_hook(
-            lambda module, args, output, name=name: seen.__setitem__(name, output.requires_grad)
+            lambda module, args, output, name=name: requires_grad.__setitem__(name, output.requires_grad)
         )
     GradCAM(model, "layer2")(x.requires_grad_())
-    assert seen == {"layer1": False, "layer2": False, "layer3": True}
+    assert requires_grad == {"layer1": False, "layer2": False, "layer3": True}
 
 
 class Silent(nn.Module):
-    """A branch without effect, and a layer under no_grad."""
+    """A network with an unused branch, and with a layer under no_grad."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,18 +97,18 @@ class Silent(nn.Module):
     ("layer", "message"),
     [("side", "do not depend on layer 'side'|no gradient reaches layer 'side'"), ("inner", "no gradient reaches")],
 )
-def test_layers_without_a_part_in_the_scores(x, layer, message):
+def test_layers_without_effect_on_the_scores_fail(x, layer, message):
     with pytest.raises(InputError, match=message):
         GradCAM(Silent().double(), layer)(x)
 
 
-def test_wrong_images(model, x):
-    for images, found in [(x[0], r"torch.float64 \(3, 16, 16\)"), (x.byte(), "uint8"), ([x], "list")]:
-        with pytest.raises(InputError, match=found):
+def test_wrong_images_fail(model, x):
+    for images, message in [(x[0], r"torch.float64 \(3, 16, 16\)"), (x.byte(), "uint8"), ([x], "list")]:
+        with pytest.raises(InputError, match=message):
             GradCAM(model)(images)
 
 
-def test_wrong_layers_and_models(model, x):
+def test_wrong_layers_and_models_fail(model, x):
     with pytest.raises(InputError, match="near: layer3"):
         GradCAM(model, "layer4")
     with pytest.raises(InputError, match="'unused' did not run"):

@@ -31,7 +31,7 @@ def test_agrees_with_plain_autograd(model, x, loss, power, reduce):
     torch.testing.assert_close(method.logits, model(x).detach())
 
 
-def test_at_a_layer(model, x):
+def test_gradients_at_a_layer(model, x):
     maps = GradientMap(model, "layer3")(x, 2, upsample=False)
     head = nn.Sequential(*list(model.children())[3:6])
     with Taps(model, "layer3") as taps, torch.no_grad():
@@ -42,7 +42,7 @@ def test_at_a_layer(model, x):
     torch.testing.assert_close(maps, gradient.abs().mean(1), rtol=1e-9, atol=1e-14)
 
 
-def test_symmetric(model, x):
+def test_symmetric_maps_average_both_flips(model, x):
     plain, method = GradientMap(model), GradientMap(model, symmetric=True)
     maps = method(x)
     expected = (plain(x, model(x).argmax(1)) + plain(x.flip(3), model(x).argmax(1)).flip(2)) / 2
@@ -53,8 +53,8 @@ def test_symmetric(model, x):
     assert at_layer.shape == (4, 2, 16, 16)
 
 
-def test_a_sure_network_still_has_a_gradient():
-    """The probability rounds to 1, the loss to 0; the gradient is that of the other classes."""
+def test_saturated_probabilities_still_have_gradients():
+    """The probability rounds to 1 and the loss to 0; the gradient of the other class remains."""
     model = nn.Sequential(nn.Conv2d(3, 2, 1, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     with torch.no_grad():
         model[0].weight[:] = torch.tensor([5.0, -5])[:, None, None, None]
@@ -65,7 +65,7 @@ def test_a_sure_network_still_has_a_gradient():
     torch.testing.assert_close(GradientMap(model)(x), expected, rtol=1e-5, atol=0)
 
 
-def test_wrong_options(model):
+def test_wrong_options_fail(model):
     for options, message in [
         ({"loss": "hinge"}, "unknown loss 'hinge'"),
         ({"power": 0}, "power is 0"),
@@ -79,7 +79,7 @@ def test_wrong_options(model):
 
 @pytest.mark.parametrize(("power", "reduce"), [(2, "mean"), (1, "sum"), (3, "max")])
 def test_activation_map_as_a_method(model, x, power, reduce):
-    """Of the layer's own output, also where an in-place ReLU follows."""
+    """Reads the output of the layer itself, also where an in-place ReLU follows."""
     method = ActivationMap(model, "layer2.1", power=power, reduce=reduce)
     maps = method(x, upsample=False)
     features = model.layer2[1](model.layer2[0](model.layer1(x))).detach()

@@ -11,13 +11,13 @@ from regard.maps import group_activation
 
 def published(model, layer, image, class_, groups):
     """SA-Net's procedure for one image."""
-    kept = []
-    handle = layer.register_forward_hook(lambda module, args, output: kept.append(output.detach().clone()))
+    saved = []
+    handle = layer.register_forward_hook(lambda module, args, output: saved.append(output.detach().clone()))
     with torch.no_grad():
         model(image[None])
         handle.remove()
         scores = []
-        for group in kept[0].chunk(groups, 1):
+        for group in saved[0].chunk(groups, 1):
             mask = group.mean(1, keepdim=True)
             mask = F.interpolate(mask, image.shape[1:], mode="bilinear", align_corners=False)
             mask = (mask - mask.min()) / (mask.max() - mask.min())
@@ -35,14 +35,14 @@ def test_agrees_with_the_published_procedure(model, x, batch_size):
         torch.testing.assert_close(scores[i], expected, rtol=1e-10, atol=0)
 
 
-def test_predicted_classes_and_training_mode(model, x):
+def test_default_classes_are_predicted_in_evaluation_mode(model, x):
     expected = group_activation(model, model.layer3, x, model(x).argmax(1), 4)
     assert torch.equal(group_activation(model.train(), "layer3", x, None, 4), expected)
     assert model.training and not expected.requires_grad
     assert not model.layer3._forward_hooks
 
 
-def test_a_flat_group_has_no_score(x):
+def test_constant_groups_score_nan(x):
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 2)).double()
     with torch.no_grad():
         model[0].weight[:2] = 0
@@ -50,7 +50,7 @@ def test_a_flat_group_has_no_score(x):
     assert scores[:, 0].isnan().all() and not scores[:, 1].isnan().any()
 
 
-def test_wrong_input(model, x):
+def test_wrong_input_fails(model, x):
     with pytest.raises(InputError, match="5 groups do not divide 16 channels; expected one of 1, 2, 4, 8, 16"):
         group_activation(model, "layer2", x, 0, 5)
     with pytest.raises(InputError, match="class 7"):

@@ -23,12 +23,12 @@ TIMM = {
     "convnext_atto": "stages.3",
     "efficientnet_lite0": "bn2",
     "mobilenetv2_050": "bn2",
-    "mobilenetv3_small_050": "blocks.5",  # its last convolution comes behind the pooling
+    "mobilenetv3_small_050": "blocks.5",  # its last convolution comes after the pooling
     "rexnet_100": "features.16",
     "eca_nfnet_l0": "final_act",
     "hrnet_w18_small": "final_layer",
     "dla34": "level5",
-    "mobilevit_xxs": "final_conv",  # convolutions behind the last attention
+    "mobilevit_xxs": "final_conv",  # convolutions after the last attention
     "vit_tiny_patch16_224": "blocks.11.norm1",
     "deit_tiny_distilled_patch16_224": "blocks.11.norm1",
     "eva02_tiny_patch14_224": "blocks.11.norm1",
@@ -60,8 +60,8 @@ TORCHVISION = {
 
 
 @pytest.mark.parametrize("name", TIMM)
-def test_of_timm(name, monkeypatch):
-    # Some versions look at these values while they make a network.
+def test_last_features_of_timm_models(name, monkeypatch):
+    # Some versions read these values while they create a network.
     monkeypatch.setattr(torch, "linspace", partial(torch.linspace, device="cpu"))
     with torch.device("meta"):
         model = timm.create_model(name, num_classes=5)
@@ -70,7 +70,7 @@ def test_of_timm(name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", TORCHVISION)
-def test_of_torchvision(name):
+def test_last_features_of_torchvision_models(name):
     options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
     with torch.device("meta"):
         model = torchvision.models.get_model(name, num_classes=5, **options)
@@ -80,12 +80,12 @@ def test_of_torchvision(name):
 @pytest.mark.parametrize(
     ("name", "layer"), [("cifar-resnet11", "layer3"), ("wrn-10-1", "group2"), ("preact-resnet18", "group3")]
 )
-def test_of_regard(name, layer):
+def test_last_features_of_regard_models(name, layer):
     assert last_features(models.create(name, 5)) == layer
 
 
 @pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0", "convnext_atto", "cifar-resnet11"])
-def test_attention_built_in_changes_nothing(name):
+def test_attached_attention_does_not_change_the_layer(name):
     model = models.create(name, 5)
     before = last_features(model)
     attention.attach(model, "cbam")
@@ -93,7 +93,7 @@ def test_attention_built_in_changes_nothing(name):
     assert last_features(model) == before
 
 
-def test_a_network_behind_a_normalisation():
+def test_networks_in_a_sequential_need_a_layer_name():
     model = nn.Sequential(nn.BatchNorm2d(3), models.create("resnet18", 5))
     with pytest.raises(InputError, match="name the layers instead"):
         last_features(nn.Sequential(nn.BatchNorm2d(3), nn.Flatten()))
@@ -101,8 +101,8 @@ def test_a_network_behind_a_normalisation():
 
 
 @pytest.mark.parametrize("name", ["coat_tiny", "resmlp_12_224"])
-def test_what_is_not_known_is_refused_or_runs(name):
-    """A network of several branches has no last features; one without attention is read behind its last block."""
+def test_networks_without_stages(name):
+    """A network with several branches fails; one without attention uses its last block."""
     with torch.device("meta"):
         model = timm.create_model(name, num_classes=5)
     if name == "coat_tiny":
@@ -113,7 +113,7 @@ def test_what_is_not_known_is_refused_or_runs(name):
 
 
 @pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0", "mobilenetv3_small_050", "convnext_atto"])
-def test_every_place_of_it_speaks_for_the_class(name):
+def test_default_layer_gives_maps_of_feature_size(name):
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=5).eval()
     assert GradCAM(model)(torch.randn(1, 3, 64, 64), upsample=False).shape == (1, 2, 2)

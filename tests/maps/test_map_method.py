@@ -1,4 +1,4 @@
-"""Shared by all methods: classes, layers, and the model unchanged afterwards."""
+"""Behaviour shared by all methods: classes, layers, precision, and the unchanged model."""
 
 import pytest
 import torch
@@ -9,11 +9,11 @@ from regard import maps
 from regard.errors import InputError
 from regard.maps import GradCAM, HiResCAM, MapMethod
 
-OWN = maps.names()
+NAMES = maps.names()
 
 
-@pytest.mark.parametrize("name", OWN)
-def test_the_model_is_left_as_it_was(used, unchanged, x, name):
+@pytest.mark.parametrize("name", NAMES)
+def test_the_model_is_unchanged(used, unchanged, x, name):
     method = maps.create(name, used)
     with unchanged(used):
         method(x, top=2)
@@ -24,46 +24,46 @@ def test_the_model_is_left_as_it_was(used, unchanged, x, name):
         method(x, 99)
 
 
-@pytest.mark.parametrize("name", OWN)
-def test_one_shape_and_kind_for_all(model, x, name):
+@pytest.mark.parametrize("name", NAMES)
+def test_methods_share_shape_dtype_and_attributes(model, x, name):
     method = maps.create(name, model, "layer2")
     assert isinstance(method, MapMethod) and method.layer == "layer2" and method.layers == ("layer2",)
     assert method.logits is None and method.classes is None and method.model is model
-    found = method(x)
-    assert found.shape == (4, 16, 16) and found.dtype == torch.float64
-    assert not found.requires_grad and found.min() >= 0 and found.max() > 0
+    result = method(x)
+    assert result.shape == (4, 16, 16) and result.dtype == torch.float64
+    assert not result.requires_grad and result.min() >= 0 and result.max() > 0
     assert method(x, upsample=False).shape == (4, 8, 8)
     torch.testing.assert_close(method.logits, model(x).detach())
     assert torch.equal(method.classes, model(x).argmax(1)) and not method.logits.requires_grad
-    found = maps.create(name, model.float(), "layer2")(x.float())
-    assert found.dtype == torch.float32
+    result = maps.create(name, model.float(), "layer2")(x.float())
+    assert result.dtype == torch.float32
 
 
-@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode, torch.enable_grad])
-def test_frozen_in_training_mode_and_under_any_gradients(model, x, name, context):
+def test_maps_do_not_depend_on_training_or_gradient_mode(model, x, name, context):
     method = maps.create(name, model)
     expected = method(x)
     model.requires_grad_(False).train()
     with context():
-        found = method(x + 0)
+        result = method(x + 0)
         assert torch.is_inference_mode_enabled() == (context is torch.inference_mode)
         assert torch.is_grad_enabled() == (context is torch.enable_grad)
-    assert torch.equal(found, expected) and not found.is_inference()
+    assert torch.equal(result, expected) and not result.is_inference()
 
 
-@pytest.mark.parametrize("name", OWN)
-def test_several_classes_are_the_single_ones(model, x, name):
+@pytest.mark.parametrize("name", NAMES)
+def test_several_classes_equal_single_classes(model, x, name):
     method = maps.create(name, model)
     classes = torch.tensor([[0, 4], [1, 1], [2, 3], [4, 0]])
-    found = method(x, classes)
-    assert found.shape == (4, 2, 16, 16) and torch.equal(method.classes, classes)
+    result = method(x, classes)
+    assert result.shape == (4, 2, 16, 16) and torch.equal(method.classes, classes)
     for k in range(2):
-        torch.testing.assert_close(found[:, k], method(x, classes[:, k]), rtol=1e-10, atol=1e-15)
-    best = method(x, top=3)
+        torch.testing.assert_close(result[:, k], method(x, classes[:, k]), rtol=1e-10, atol=1e-15)
+    top_maps = method(x, top=3)
     ranks = model(x).argsort(1, descending=True)[:, :3]
     assert torch.equal(method.classes, ranks)
-    torch.testing.assert_close(best, method(x, ranks.tolist()), rtol=1e-10, atol=1e-15)
+    torch.testing.assert_close(top_maps, method(x, ranks.tolist()), rtol=1e-10, atol=1e-15)
     assert method(x, top=1).shape == (4, 1, 16, 16) and method(x, [[0], [1], [2], [3]]).shape == (4, 1, 16, 16)
 
 
@@ -95,7 +95,7 @@ def test_several_classes_take_one_forward(model, x):
         (1, 2, "classes and top are both given"),
     ],
 )
-def test_wrong_classes(model, x, classes, top, message):
+def test_wrong_classes_fail(model, x, classes, top, message):
     with pytest.raises(InputError, match=message) as error:
         GradCAM(model)(x, classes, top=top)
     assert "\n" not in str(error.value)
@@ -110,45 +110,45 @@ def enlarged(map_, size):
     return F.interpolate(map_[:, None], size, mode="bilinear", align_corners=False)[:, 0]
 
 
-@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("fuse", ["mean", "max"])
 def test_layers_are_fused(model, x, name, fuse):
     layers = ["layer1", model.layer2[1], "layer3"]
     method = maps.create(name, model, layers, fuse=fuse)
     assert method.layers == ("layer1", "layer2.1", "layer3") and method.layer == "layer1+layer2.1+layer3"
-    alone = [maps.create(name, model, layer)(x, 1, upsample=False) for layer in layers]
+    single_maps = [maps.create(name, model, layer)(x, 1, upsample=False) for layer in layers]
     for upsample, size in [(True, (16, 16)), (False, (16, 16))]:
-        parts = torch.stack([enlarged(scaled(map_), size) for map_ in alone])
+        parts = torch.stack([enlarged(scaled(map_), size) for map_ in single_maps])
         expected = parts.mean(0) if fuse == "mean" else parts.amax(0)
         torch.testing.assert_close(method(x, 1, upsample=upsample), expected, rtol=1e-9, atol=1e-12)
     several = method(x, [[1, 0]] * 4)
     torch.testing.assert_close(several[:, 0], method(x, 1), rtol=1e-9, atol=1e-12)
     by_layer = method.by_layer(x, 1, upsample=False)
     assert list(by_layer) == list(method.layers)
-    for found, expected in zip(by_layer.values(), alone, strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-14)
+    for result, expected in zip(by_layer.values(), single_maps, strict=True):
+        torch.testing.assert_close(result, expected, rtol=1e-9, atol=1e-14)
     assert method.by_layer(x, top=2)["layer3"].shape == (4, 2, 16, 16)
 
 
 def test_several_layers_take_one_forward_and_one_backward(model, x):
-    """And the graph begins at the first of them to run, whatever the order asked."""
-    seen = {}
+    """The graph starts at the first layer that runs, whatever the order of the names."""
+    requires_grad = {}
     for name in ("layer1", "layer2", "layer3"):
         model.get_submodule(name).register_forward_hook(
-            lambda module, args, output, name=name: seen.setdefault(name, []).append(output.requires_grad)
+            lambda module, args, output, name=name: requires_grad.setdefault(name, []).append(output.requires_grad)
         )
     GradCAM(model, ["layer3", "layer2"])(x)
-    assert seen == {"layer1": [False], "layer2": [False], "layer3": [True]}
+    assert requires_grad == {"layer1": [False], "layer2": [False], "layer3": [True]}
 
 
-def test_a_flat_map_counts_as_zero_when_fused(x):
+def test_constant_maps_count_as_zero_when_fused(x):
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)).double()
-    found = GradCAM(model, ["0", "1"])(x, 0)
-    torch.testing.assert_close(found, scaled(GradCAM(model, "0")(x, 0)) / 2)
+    result = GradCAM(model, ["0", "1"])(x, 0)
+    torch.testing.assert_close(result, scaled(GradCAM(model, "0")(x, 0)) / 2)
 
 
 class Branches(nn.Module):
-    """Two layers side by side, one that runs twice, one whose parts depend on nothing."""
+    """Two parallel layers, and one that runs twice."""
 
     def __init__(self):
         super().__init__()
@@ -159,12 +159,12 @@ class Branches(nn.Module):
         return (self.twice(first.relu()) * self.right(x)).mean((2, 3))
 
 
-def test_branches_and_a_layer_that_runs_twice(x):
+def test_branches_and_repeated_layers(x):
     model = Branches().double()
     for layers in (["left", "right"], ["right", "left"], ["left", "twice"], ["twice", "right"]):
-        found = HiResCAM(model, layers).by_layer(x, 0)
+        result = HiResCAM(model, layers).by_layer(x, 0)
         for layer in layers:
-            torch.testing.assert_close(found[layer], HiResCAM(model, layer)(x, 0), rtol=1e-9, atol=1e-14)
+            torch.testing.assert_close(result[layer], HiResCAM(model, layer)(x, 0), rtol=1e-9, atol=1e-14)
     with torch.no_grad():
         last = model.twice(model.twice(model.left(x)).relu())
         right = model.right(x)
@@ -172,32 +172,32 @@ def test_branches_and_a_layer_that_runs_twice(x):
     torch.testing.assert_close(HiResCAM(model, "twice")(x, 0), expected, rtol=1e-9, atol=1e-14)
 
 
-@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("name", NAMES)
 def test_half_precision_and_channels_last(model, x, name):
     expected = maps.create(name, model, "layer3")(x, 1)
     model = model.float().to(memory_format=torch.channels_last)
     x = x.float().to(memory_format=torch.channels_last)
-    found = maps.create(name, model, "layer3")(x, 1)
-    torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-4 * float(expected.max()))
+    result = maps.create(name, model, "layer3")(x, 1)
+    torch.testing.assert_close(result.double(), expected, rtol=0, atol=1e-4 * float(expected.max()))
     with torch.autocast("cpu", torch.bfloat16):
         method = maps.create(name, model, "layer3")
-        found = method(x, 1)
+        result = method(x, 1)
         assert torch.is_autocast_cache_enabled()
-    assert found.dtype == torch.float32 and method.logits.dtype == torch.bfloat16
-    likeness = F.cosine_similarity(found.double().flatten(), expected.flatten(), 0)
-    assert likeness > 0.95
+    assert result.dtype == torch.float32 and method.logits.dtype == torch.bfloat16
+    cosine = F.cosine_similarity(result.double().flatten(), expected.flatten(), 0)
+    assert cosine > 0.95
 
 
-@pytest.mark.parametrize("name", OWN)
-def test_a_model_in_bfloat16(model, x, name):
+@pytest.mark.parametrize("name", NAMES)
+def test_bfloat16_models(model, x, name):
     expected = maps.create(name, model, "layer3")(x, 1)
-    found = maps.create(name, model.bfloat16(), "layer3")(x.bfloat16(), 1)
-    assert found.dtype == torch.float32
-    assert F.cosine_similarity(found.double().flatten(), expected.flatten(), 0) > 0.95
+    result = maps.create(name, model.bfloat16(), "layer3")(x.bfloat16(), 1)
+    assert result.dtype == torch.float32
+    assert F.cosine_similarity(result.double().flatten(), expected.flatten(), 0) > 0.95
 
 
-def test_training_goes_on_within_the_same_autocast(model, x):
-    """Weights cast for the maps, without a graph, are not what the next step trains."""
+def test_training_works_in_the_same_autocast_context(model, x):
+    """The next step does not reuse the weights that autocast cached, without a graph, for the maps."""
     model = model.float()
     with torch.autocast("cpu", torch.bfloat16):
         GradCAM(model, "layer3")(x.float())
@@ -206,8 +206,8 @@ def test_training_goes_on_within_the_same_autocast(model, x):
     assert all(p.grad is not None for name, p in model.named_parameters() if "unused" not in name)
 
 
-@pytest.mark.parametrize("name", OWN)
-def test_compiled(model, x, name):
+@pytest.mark.parametrize("name", NAMES)
+def test_compiled_models(model, x, name):
     expected = maps.create(name, model, ["layer2", "layer3"])(x)
     compiled = torch.compile(model, backend="eager")
     assert torch.equal(maps.create(name, compiled, ["layer2", "layer3"])(x), expected)
@@ -215,12 +215,12 @@ def test_compiled(model, x, name):
     assert torch.equal(maps.create(name, model, ["layer2", "layer3"])(x), expected)
 
 
-def test_no_images(model, x):
-    for name in OWN:
+def test_empty_batches(model, x):
+    for name in NAMES:
         assert maps.create(name, model)(x[:0]).shape == (0, 16, 16)
 
 
-def test_a_model_made_in_inference_mode_has_activations_only(x):
+def test_inference_mode_models_support_activation_maps_only(x):
     with torch.inference_mode():
         model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 14 * 14, 2)).double()
     assert maps.create("activation", model, "0")(x).max() > 0
@@ -229,7 +229,7 @@ def test_a_model_made_in_inference_mode_has_activations_only(x):
             maps.create(name, model, "0")(x)
 
 
-def test_wrong_options(model):
+def test_wrong_options_fail(model):
     with pytest.raises(InputError, match="unknown fuse 'sum'"):
         GradCAM(model, fuse="sum")
     with pytest.raises(InputError, match="reshape is a int"):

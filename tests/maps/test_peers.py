@@ -29,13 +29,14 @@ def network(name):
         model = torchvision.models.get_model(name, num_classes=7)
     else:
         model = timm.create_model(name, num_classes=7, **({"img_size": 64} if "vit" in name else {}))
-    model.double().train().requires_grad_(False)  # the packages are quicker without gradients of weights
+    model.double().train().requires_grad_(False)  # the packages are faster without gradients of weights
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.momentum = 1
-        model(torch.randn(4, 3, 64, 64, dtype=torch.float64))  # running statistics that fit, or activations are tiny
-        # Large gradients: next to small ones, what the packages add to a denominator is not small.
+        # Running statistics that match the input; otherwise activations are tiny.
+        model(torch.randn(4, 3, 64, 64, dtype=torch.float64))
+        # Large gradients, so that the constants that the packages add to denominators are negligible.
         head = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
         head.weight.normal_(0, 1e6)
     return model.eval(), torch.randn(2, 3, 64, 64, dtype=torch.float64, requires_grad=True)
@@ -45,24 +46,24 @@ def grid(tokens):
     return tokens[:, 1:].transpose(1, 2).unflatten(2, (4, 4))
 
 
-def as_the_package_scales(map_):
+def scaled_like_grad_cam(map_):
     map_ = map_ - map_.amin((1, 2), keepdim=True)
     return map_ / (1e-7 + map_.amax((1, 2), keepdim=True))
 
 
-def of_grad_cam(method, model, layers, x, classes, size=None, reshape=None):
+def grad_cam_maps(method, model, layers, x, classes, size=None, reshape=None):
     package = pytest.importorskip("pytorch_grad_cam")
     targets = [package.utils.model_targets.ClassifierOutputTarget(class_) for class_ in classes]
     with getattr(package, method)(model, layers, reshape_transform=reshape) as cam:
         if size is not None:
             cam.get_target_width_height = lambda _: size[::-1]
-        found = cam(x, targets)
-    return torch.from_numpy(found).double()
+        result = cam(x, targets)
+    return torch.from_numpy(result).double()
 
 
 def tolerance(method, name):
-    # XGrad-CAM divides by sums of activations, to which the packages add 1e-7 and 1e-8; where there is no ReLU, some of
-    # the sums nearly vanish.
+    # XGrad-CAM divides by sums of activations, to which the packages add 1e-7 and 1e-8; without a ReLU, some sums are
+    # nearly zero.
     return 3e-4 if method == "XGradCAM" and name != "resnet50" else 1e-5
 
 
@@ -72,13 +73,13 @@ def tolerance(method, name):
 def test_agrees_with_the_grad_cam_package(name, method):
     model, x = network(name)
     layer, reshape = model.get_submodule(LAYERS[name]), grid if "vit" in name else None
-    ours = getattr(maps, method)(model)
-    assert ours.layer == LAYERS[name]
-    found = ours(x, CLASSES, upsample=False)
-    theirs = of_grad_cam(method, model, [layer], x, CLASSES, found.shape[-2:], reshape)
-    scaled = as_the_package_scales(as_the_package_scales(found))  # it scales before and after it fuses layers
-    assert found.max() > 0
-    torch.testing.assert_close(scaled, theirs, rtol=0, atol=tolerance(method, name))
+    cam = getattr(maps, method)(model)
+    assert cam.layer == LAYERS[name]
+    result = cam(x, CLASSES, upsample=False)
+    expected = grad_cam_maps(method, model, [layer], x, CLASSES, result.shape[-2:], reshape)
+    scaled = scaled_like_grad_cam(scaled_like_grad_cam(result))  # the package scales before and after it fuses layers
+    assert result.max() > 0
+    torch.testing.assert_close(scaled, expected, rtol=0, atol=tolerance(method, name))
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -87,35 +88,37 @@ def test_agrees_with_torchcam(name, method):
     pytest.importorskip("torchcam", minversion="0.5")  # which needs numpy 2
     peer = pytest.importorskip("torchcam.methods")
     model, x = network(name)
-    found = getattr(maps, method)(model)(x, CLASSES, upsample=False)
+    result = getattr(maps, method)(model)(x, CLASSES, upsample=False)
     layer, reshape = model.get_submodule(LAYERS[name]), grid if "vit" in name else None
     with getattr(peer, method)(model, layer, reshape_transform=reshape) as cam:
-        (theirs,) = cam(CLASSES, model(x), normalized=False)
-    torch.testing.assert_close(found, theirs.clamp(min=0), rtol=0, atol=tolerance(method, name) * float(found.max()))
+        (expected,) = cam(CLASSES, model(x), normalized=False)
+    torch.testing.assert_close(
+        result, expected.clamp(min=0), rtol=0, atol=tolerance(method, name) * float(result.max())
+    )
 
 
-def test_torchcam_leaves_out_the_division_of_grad_cam_plus_plus():
-    """So it is left out of the comparison above; should this fail, it can go in."""
+def test_torchcam_omits_the_grad_cam_plus_plus_denominator():
+    """Therefore it is not compared above; if this test fails, add it there."""
     pytest.importorskip("torchcam", minversion="0.5")  # which needs numpy 2
     peer = pytest.importorskip("torchcam.methods")
     model, x = network("resnet50")
     with peer.GradCAMpp(model, model.layer3) as cam:
-        (theirs,) = cam(CLASSES, model(x), normalized=False)
+        (actual,) = cam(CLASSES, model(x), normalized=False)
     with Taps(model, "layer3") as taps:
         logits = model(x)
         (a,) = taps.features.values()
         (g,) = torch.autograd.grad(logits[0, CLASSES[0]] + logits[1, CLASSES[1]], a)
     weights = (g.square() * g.clamp(min=0)).sum((2, 3))
-    without = torch.einsum("nc,nchw->nhw", weights, a).detach()
-    torch.testing.assert_close(theirs.clamp(min=0), without.clamp(min=0), rtol=1e-9, atol=0)
+    undivided = torch.einsum("nc,nchw->nhw", weights, a).detach()
+    torch.testing.assert_close(actual.clamp(min=0), undivided.clamp(min=0), rtol=1e-9, atol=0)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["GradCAM", "LayerCAM"])
 def test_fused_layers_agree_with_the_grad_cam_package(method):
-    """Which scales the fused map once more, and enlarges with rounding to float32."""
+    """The package scales the fused map once more, and enlarges maps in float32."""
     model, x = network("resnet50")
     layers = ["layer3", "layer4"]
-    found = getattr(maps, method)(model, layers)(x, CLASSES)
-    theirs = of_grad_cam(method, model, [model.layer3, model.layer4], x, CLASSES)
-    torch.testing.assert_close(as_the_package_scales(found), theirs, rtol=0, atol=1e-5)
+    result = getattr(maps, method)(model, layers)(x, CLASSES)
+    expected = grad_cam_maps(method, model, [model.layer3, model.layer4], x, CLASSES)
+    torch.testing.assert_close(scaled_like_grad_cam(result), expected, rtol=0, atol=1e-5)

@@ -1,11 +1,11 @@
-"""CAM methods by name."""
+"""Map methods by name."""
 
 import pytest
 
 from regard import maps
 from regard.errors import InputError
 
-OWN = {
+METHODS = {
     "activation": maps.ActivationMap,
     "gradcam": maps.GradCAM,
     "gradcam++": maps.GradCAMPlusPlus,
@@ -16,11 +16,11 @@ OWN = {
 }
 
 
-def test_own_names(model):
-    assert maps.names() == sorted(OWN)
-    for name, method in OWN.items():
-        for spelt in (name, name.upper(), method.__name__):
-            assert type(maps.create(spelt, model)) is method
+def test_built_in_names(model):
+    assert maps.names() == sorted(METHODS)
+    for name, method in METHODS.items():
+        for spelling in (name, name.upper(), method.__name__):
+            assert type(maps.create(spelling, model)) is method
 
 
 def test_layer_and_options_reach_the_method(model):
@@ -30,13 +30,13 @@ def test_layer_and_options_reach_the_method(model):
 
 
 @pytest.mark.parametrize("name", maps.names())
-def test_a_method_is_made_again_by_the_layers_that_it_names(model, name):
+def test_methods_can_be_recreated_from_their_layers(model, name):
     method = maps.create(name, model)
-    again = maps.create(name, model, list(method.layers))
-    assert again.layers == method.layers and maps.create(name, model, method.layer).layer == method.layer
+    copy = maps.create(name, model, list(method.layers))
+    assert copy.layers == method.layers and maps.create(name, model, method.layer).layer == method.layer
 
 
-def test_unknown_names_and_options(model):
+def test_unknown_names_and_options_fail(model):
     with pytest.raises(InputError, match="unknown method 'gradcm' .did you mean 'gradcam'"):
         maps.create("gradcm", model)
     with pytest.raises(InputError, match="unknown option of method 'gradcam' 'power'; known: fuse, reshape"):

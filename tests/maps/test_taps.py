@@ -12,7 +12,7 @@ def hooks(model):
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
 
 
-def test_features_are_those_of_the_layers(model, x):
+def test_features_are_the_layer_outputs(model, x):
     with Taps(model, ["layer2", "layer1"]) as taps:
         model(x)
         features = taps.features
@@ -23,13 +23,13 @@ def test_features_are_those_of_the_layers(model, x):
     assert hooks(model) == 0
 
 
-def test_without_layers_the_stages_are_tapped(model, x):
+def test_stages_are_tapped_by_default(model, x):
     with Taps(model) as taps:
         taps.model(x)
         assert list(taps.features) == ["layer1", "layer2", "layer3"]
 
 
-def test_a_name_or_a_module_alone_will_do(model):
+def test_a_single_name_or_module_is_accepted(model):
     for layer in ("layer2.0", model.layer2[0]):
         with Taps(model, layer) as taps:
             assert taps.layers == ("layer2.0",)
@@ -37,11 +37,11 @@ def test_a_name_or_a_module_alone_will_do(model):
 
 @pytest.mark.parametrize("model", [False], indirect=True)
 def test_features_are_not_copied_and_carry_gradients(model, x):
-    seen = []
-    model.layer2.register_forward_hook(lambda module, args, output: seen.append(output))
+    outputs = []
+    model.layer2.register_forward_hook(lambda module, args, output: outputs.append(output))
     with Taps(model, "layer2") as taps:
         model(x)
-        assert taps.features["layer2"] is seen[0]
+        assert taps.features["layer2"] is outputs[0]
         taps.features["layer2"].sum().backward()
     assert model.layer1[0].weight.grad is not None
 
@@ -62,13 +62,13 @@ def test_under_autocast_and_channels_last(model, x):
         assert taps.features["layer2"].is_contiguous(memory_format=torch.channels_last)
 
 
-def test_hooks_go_when_the_block_ends_in_an_error(model):
+def test_hooks_are_removed_after_an_error(model):
     with pytest.raises(RuntimeError, match="stop"), Taps(model):
         raise RuntimeError("stop")
     assert hooks(model) == 0
 
 
-def test_it_can_be_entered_again(model, x):
+def test_taps_can_be_reentered(model, x):
     taps = Taps(model, "layer1")
     with taps:
         with taps:
@@ -87,21 +87,21 @@ def test_it_can_be_entered_again(model, x):
 
 
 def test_two_taps_on_one_model(model, x):
-    with Taps(model, "layer1") as one, Taps(model, "layer3") as two:
+    with Taps(model, "layer1") as first, Taps(model, "layer3") as second:
         model(x)
-        assert list(one.features) == ["layer1"] and list(two.features) == ["layer3"]
+        assert list(first.features) == ["layer1"] and list(second.features) == ["layer3"]
     assert hooks(model) == 0
 
 
-def test_a_change_in_place_is_noticed(model, x):
+def test_in_place_changes_fail(model, x):
     with Taps(model, ["layer1", "layer2.1"]) as taps:
         model(x)
         with pytest.raises(InputError, match="'layer2.1' was changed in place"):
             _ = taps.features
 
 
-def test_maps_whose_features_are_changed_in_place(model, x):
-    """Without a graph they are made before the change; with one, the gradient would be of other features."""
+def test_maps_of_features_changed_in_place(model, x):
+    """Without a graph, maps are computed before the change; with one, the gradient would be wrong."""
     for reduce in ("mean", "max"):
         with MapTaps(model, "layer2.1", reduce=reduce) as taps:
             model(x)
@@ -109,12 +109,12 @@ def test_maps_whose_features_are_changed_in_place(model, x):
                 _ = taps.maps
             with torch.no_grad():
                 model(x)
-                (found,) = taps.maps.values()
+                (map_,) = taps.maps.values()
                 before = model.layer2[1](model.layer2[0](model.layer1(x)))
-        torch.testing.assert_close(found, activation_map(before, reduce=reduce))
+        torch.testing.assert_close(map_, activation_map(before, reduce=reduce))
 
 
-def test_a_layer_that_does_not_run(model, x):
+def test_layers_that_do_not_run_fail(model, x):
     for layers in (["layer1", "unused"], "unused"):
         with Taps(model, layers) as taps:
             model(x)
@@ -122,7 +122,7 @@ def test_a_layer_that_does_not_run(model, x):
                 _ = taps.features
 
 
-def test_features_are_those_of_the_last_forward_only(x):
+def test_features_come_from_the_last_forward_only(x):
     class Sometimes(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -150,13 +150,13 @@ def test_features_are_those_of_the_last_forward_only(x):
         (nn.ReLU(), "the ReLU passed as layer is not part of the Small"),
     ],
 )
-def test_layers_that_do_not_exist(model, layers, message):
+def test_unknown_layers_fail(model, layers, message):
     with pytest.raises(InputError, match=message) as error:
         Taps(model, layers)
     assert "\n" not in str(error.value)
 
 
-def test_outputs_that_are_no_features(model, x):
+def test_non_feature_outputs_fail(model, x):
     with pytest.raises(InputError, match=r"layer 'fc' gives a tensor of shape \(4, 5\)"), Taps(model, "fc"):
         model(x)
     assert hooks(model) == 0
@@ -192,7 +192,7 @@ def test_compiled_models_run_uncompiled_inside_and_compiled_after(model, x):
     assert hooks(model) == 0
 
 
-def test_layers_compiled_on_their_own_keep_their_names(model, x):
+def test_compiled_layers_keep_their_names(model, x):
     inner = model.layer2
     model.layer2 = torch.compile(inner, backend="eager")
     for layer, name in [("layer2.0", "layer2.0"), (inner, "layer2"), ("layer2", "layer2")]:
