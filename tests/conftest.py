@@ -1,4 +1,4 @@
-"""Shared fixtures: the golden cases, and one thread, so that tests in parallel do not compete for cores."""
+"""Shared fixtures: the golden cases. Tests use one thread, so that parallel tests do not compete for cores."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
+os.environ["OMP_NUM_THREADS"] = "1"  # for processes that tests start
 torch.set_num_threads(1)
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -26,7 +26,7 @@ _spec.loader.exec_module(_weights)
 
 @dataclass(frozen=True)
 class Goldens:
-    """The golden cases: their descriptions, and weights, inputs and outputs by name."""
+    """The golden cases: descriptions, weights, inputs and outputs by name."""
 
     index: dict[str, dict[str, Any]]
 
@@ -45,9 +45,9 @@ class Goldens:
         return self.inputs(self.index[case]["input_name"], self.index[case]["input_shape"])
 
 
-def error(found: Tensor, expected: Tensor) -> float:
+def _relative_error(actual: Tensor, expected: Tensor) -> float:
     """The largest deviation, relative to the largest expected value."""
-    return float((found.detach() - expected).abs().max() / expected.abs().max())
+    return float((actual.detach() - expected).abs().max() / expected.abs().max())
 
 
 @pytest.fixture(scope="session")
@@ -57,4 +57,4 @@ def goldens() -> Goldens:
 
 @pytest.fixture(scope="session")
 def relative_error():
-    return error
+    return _relative_error

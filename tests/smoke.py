@@ -22,15 +22,15 @@ from regard.optional import EXTRAS
 
 
 def run(*arguments: str, status: int = 0) -> str:
-    """What a command prints, or its one line of error; its exit status has to be `status`."""
+    """Runs a command, checks its exit status, and returns its output, or its line of error if `status` is not 0."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            ended = main(arguments)
-        except SystemExit as exit:  # of --help
-            ended = exit.code
+            exit_status = main(arguments)
+        except SystemExit as exit:  # raised by --help
+            exit_status = exit.code
     text = out.getvalue() if status == 0 else err.getvalue()
-    assert ended == status, f"regard {' '.join(arguments)} ended with {ended}: {err.getvalue()}"
+    assert exit_status == status, f"regard {' '.join(arguments)} ended with {exit_status}: {err.getvalue()}"
     assert status == 0 or text.count("\n") == 1, f"regard {' '.join(arguments)}: more than one line of error\n{text}"
     return text
 
@@ -40,22 +40,22 @@ def missing(extra: str) -> list[str]:
     return [package for module, package in EXTRAS[extra].items() if find_spec(module) is None]
 
 
-def refused(extra: str, *arguments: str) -> None:
-    """A command has to end in one line that names the extra and the packages that are missing."""
+def check_refused(extra: str, *arguments: str) -> None:
+    """Checks that a command ends with one line that names the extra and its missing packages."""
     line = run(*arguments, status=2)
     assert f'pip install "regard[{extra}]"' in line, line
     names = re.findall(r"[\w-]+", line.partition(" needs ")[2].partition(":")[0])
     assert names and set(names) <= set(missing(extra)), line
 
 
-def test_help() -> None:
+def test_help_of_every_command() -> None:
     assert "explain" in run("--help")
     for command in COMMANDS:
         assert run(command, "--help").startswith(f"usage: regard {command}")
 
 
-def test_library() -> None:
-    """Attention, a step of transfer and guidance, maps, bias and detection, on plain modules and tensors."""
+def test_library_without_extras() -> None:
+    """Attention, transfer, saliency maps, bias and detection on plain modules and tensors."""
     import torch
 
     from regard import attention, bias, data, detection, maps, models, transfer
@@ -80,7 +80,7 @@ def test_library() -> None:
     assert set(detector([images[0]])[0]) >= {"boxes", "labels", "scores"}
 
 
-def test_commands_of_the_base() -> None:
+def test_commands_without_extras() -> None:
     import numpy as np
     import torch
     from PIL import Image
@@ -93,8 +93,8 @@ def test_commands_of_the_base() -> None:
     costs = json.loads(run("complexity", "wrn-16-1", "--attention=se", "--image-size=32", "--no-latency", "--json"))
     assert costs
     torch.save(models.create("wrn-10-0.5", 3).state_dict(), "net.pt")
-    shape = ("--model=wrn-10-0.5", "--mean=[0.5,0.5,0.5]", "--std=[0.2,0.2,0.2]", "--image-size=32")
-    run("import", "net.pt", *shape, "--out=net.safetensors", "--overwrite")
+    options = ("--model=wrn-10-0.5", "--mean=[0.5,0.5,0.5]", "--std=[0.2,0.2,0.2]", "--image-size=32")
+    run("import", "net.pt", *options, "--out=net.safetensors", "--overwrite")
     for name in ("a", "b"):
         Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)).save(f"{name}.png")
     run("explain", "a.png", "b.png", "--model=net.safetensors", "--device=cpu", "--overwrite")
@@ -104,13 +104,13 @@ def test_commands_of_the_base() -> None:
     run("runs", ".", "--json")
 
 
-def test_cli() -> None:
+def test_commands_of_the_cli_extra() -> None:
     if missing("cli"):
-        refused("cli", "demo", "--quick")
-        refused("cli", "train")
-        refused("cli", "bias", "net.safetensors")
-        refused("cli", "evaluate", "net.safetensors", "--data=clutter")
-        refused("cli", "completion", "bash")
+        check_refused("cli", "demo", "--quick")
+        check_refused("cli", "train")
+        check_refused("cli", "bias", "net.safetensors")
+        check_refused("cli", "evaluate", "net.safetensors", "--data=clutter")
+        check_refused("cli", "completion", "bash")
     else:
         run("demo", "--quick", "--overwrite")
         assert "<svg" in Path("demo/report.html").read_text()
@@ -118,7 +118,7 @@ def test_cli() -> None:
         assert "regard" in run("completion", "bash")
 
 
-def test_coco() -> None:
+def test_coco_regions() -> None:
     square = {"id": 1, "image_id": 1, "category_id": 1, "segmentation": [[1, 1, 5, 1, 5, 5, 1, 5]]}
     images = [{"id": 1, "file_name": "a.png", "width": 48, "height": 32}]
     categories = [{"id": 1, "name": "cat"}]
@@ -134,13 +134,13 @@ def test_coco() -> None:
         assert missing("coco") and 'pip install "regard[coco]"' in str(error), error
 
 
-def test_scale() -> None:
+def test_webdataset_shards() -> None:
     with tarfile.open("train-000.tar", "w") as shard:
         for i in range(2):
-            for name, text in (("png", Path("a.png").read_bytes()), ("cls", str(i).encode())):
+            for name, content in (("png", Path("a.png").read_bytes()), ("cls", str(i).encode())):
                 member = tarfile.TarInfo(f"{i}.{name}")
-                member.size = len(text)
-                shard.addfile(member, io.BytesIO(text))
+                member.size = len(content)
+                shard.addfile(member, io.BytesIO(content))
     from regard import InputError, data
 
     try:
@@ -152,10 +152,10 @@ def test_scale() -> None:
         assert missing("scale") and 'pip install "regard[scale]"' in str(error), error
 
 
-def test_export() -> None:
+def test_onnx_export() -> None:
     arguments = ("export", "net.safetensors", "--out=net.onnx", "--overwrite")
     if missing("export"):
-        refused("export", *arguments)
+        check_refused("export", *arguments)
     else:
         run(*arguments)
         assert Path("net.onnx").stat().st_size > 0
@@ -163,7 +163,7 @@ def test_export() -> None:
 
 if __name__ == "__main__":
     for extra in sys.argv[1:]:
-        assert not missing(extra), f"{extra} is to be installed, but {missing(extra)} are not"
+        assert not missing(extra), f"the extra {extra} lacks {missing(extra)}"
     for name, test in list(globals().items()):
         if name.startswith("test_"):
             test()

@@ -1,4 +1,4 @@
-"""The commands, from the command line."""
+"""The main commands, run through `regard.cli.main`."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def run(capsys, *arguments: str) -> tuple[int, str, str]:
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
+def workdir(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 @pytest.mark.slow
-def test_train_evaluate_bias(here, capsys) -> None:
+def test_train_then_evaluate_and_bias(workdir, capsys) -> None:
     status, out, err = run(capsys, *TRAIN)
     assert status == 0 and "epoch 1/1" in err and "runs/wrn-10-0.5-seed0: test accuracy" in out
     assert run(capsys, *TRAIN, "--seed=1")[0] == 0
@@ -40,7 +40,7 @@ def test_train_evaluate_bias(here, capsys) -> None:
     networks = ["runs/wrn-10-0.5-seed0", "runs/wrn-10-0.5-seed1"]
     status, out, _ = run(capsys, "bias", *networks, "--threshold=0.6", "--json")
     assert status == 0 and {record["model"] for record in json.loads(out)["results"]} == set(networks)
-    report = json.loads((here / "runs" / "wrn-10-0.5-seed1" / "bias.json").read_text())
+    report = json.loads((workdir / "runs" / "wrn-10-0.5-seed1" / "bias.json").read_text())
     assert "wrn-10-0.5-seed1" in json.dumps(report)
 
 
@@ -63,47 +63,47 @@ def test_train_evaluate_bias(here, capsys) -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_wrong_input_is_one_line_and_changes_nothing(here, capsys, arguments, message) -> None:
+def test_wrong_input_fails_with_one_line_and_changes_nothing(workdir, capsys, arguments, message) -> None:
     for name in (
         "pictures/train/cat/a.png",
         "pictures/test/cat/a.png",
         "hollow/train/cat/a.png",
         "hollow/test/cat/a.png",
     ):
-        path = here / name
+        path = workdir / name
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (32, 32)).save(path)
-    (here / "pictures/train/cat/note.jpg").write_text("not a picture")
+    (workdir / "pictures/train/cat/note.jpg").write_text("not a picture")
     for split in ("train", "test"):
-        (here / "hollow" / split / "dog").mkdir()
-    (here / "taken").mkdir()
-    (here / "taken" / "thesis.txt").write_text("years of work")
-    before = sorted(here.rglob("*"))
+        (workdir / "hollow" / split / "dog").mkdir()
+    (workdir / "taken").mkdir()
+    (workdir / "taken" / "thesis.txt").write_text("years of work")
+    before = sorted(workdir.rglob("*"))
     status, out, err = run(capsys, *arguments)
     assert status == 2
     assert message in err, err
     assert err.count("regard: ") == 1 and "Traceback" not in err
-    assert sorted(here.rglob("*")) == before
+    assert sorted(workdir.rglob("*")) == before
 
 
-def test_unreadable_images_can_be_skipped_and_are_counted(here, capsys) -> None:
+def test_skipped_unreadable_images_are_counted(workdir, capsys) -> None:
     for split in ("train", "test"):
         for kind, colour in (("cat", "red"), ("dog", "blue")):
-            folder = here / "pictures" / split / kind
+            folder = workdir / "pictures" / split / kind
             folder.mkdir(parents=True)
             Image.new("RGB", (32, 32), colour).save(folder / "a.png")
-    (here / "pictures/train/cat/note.jpg").write_text("not a picture")
+    (workdir / "pictures/train/cat/note.jpg").write_text("not a picture")
     options = ["--data.name=folder", "--data.folder=pictures", "--data.unreadable=skip", "--model.name=wrn-10-0.5"]
     status, _, err = run(capsys, "train", *options, "--schedule.epochs=1", "--run=run", "--threads=1")
     assert status == 0
     assert "1 unreadable train images skipped: pictures/train/cat/note.jpg" in err
 
 
-def test_help_explains_every_field(capsys) -> None:
+def test_help_and_version(capsys) -> None:
     for command in ("demo", "train", "evaluate", "bias"):
-        with pytest.raises(SystemExit) as left:
+        with pytest.raises(SystemExit) as caught:
             main([command, "--help"])
-        assert left.value.code == 0
+        assert caught.value.code == 0
         text = capsys.readouterr().out
         assert f"regard {command}" in text
     main([])

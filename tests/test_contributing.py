@@ -1,4 +1,4 @@
-"""The steps of CONTRIBUTING.md add an attention module; workflows, issue forms and hooks are valid."""
+"""The steps in CONTRIBUTING.md add a working attention module; workflows, issue forms and hooks are valid."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NAME = "sse"
 
 
 class Reports:
-    """Counts what a run of pytest reports."""
+    """A pytest plugin that counts outcomes and collects failures."""
 
     def __init__(self) -> None:
         self.outcomes: Counter[str] = Counter()
@@ -42,7 +42,7 @@ class Reports:
 
 @pytest.fixture
 def fork(tmp_path, monkeypatch) -> Iterator[Path]:
-    """The files that the steps need with the blocks of the page applied; the package knows the new one."""
+    """Copies of the files that the steps change, with the code of CONTRIBUTING.md added and the module registered."""
     assert NAME not in (*attention.names(), *OPTIONS), f"regard has {NAME}; CONTRIBUTING.md needs another module"
     folder = tmp_path / "fork"
     for name in COPIED:
@@ -63,7 +63,7 @@ def fork(tmp_path, monkeypatch) -> Iterator[Path]:
     monkeypatch.setattr(registry, "_MODULES", dict(registry._MODULES))
     monkeypatch.setattr(modules, "__path__", [*modules.__path__, str(folder / "src/regard/attention/modules")])
     imported = set(sys.modules)
-    exec(Path(modules.__file__).read_text(), vars(modules))  # what importing the package does
+    exec(Path(modules.__file__).read_text(), vars(modules))  # registers the modules, as importing the package does
     yield folder
     for name in set(sys.modules) - imported:
         if name.startswith(("fork.", f"{modules.__name__}.")):
@@ -71,7 +71,7 @@ def fork(tmp_path, monkeypatch) -> Iterator[Path]:
 
 
 @pytest.mark.slow
-def test_a_module_that_the_page_adds_passes_the_tests_of_modules(fork) -> None:
+def test_the_module_added_in_the_guide_passes_the_module_tests(fork) -> None:
     reports = Reports()
     files = [str(fork / name) for name in COPIED if "/test_" in name]
     options = [
@@ -100,32 +100,32 @@ def test_a_module_that_the_page_adds_passes_the_tests_of_modules(fork) -> None:
 
 
 @pytest.mark.parametrize("name", ["src/regard/attention/modules/sse.py", "tests/attention/test_published.py"])
-def test_the_code_of_the_page_has_the_style_of_the_house(fork, name) -> None:
+def test_code_in_the_guide_follows_the_code_style(fork, name) -> None:
     for command in (["check"], ["format", "--check"]):
         ruff = [sys.executable, "-m", "ruff", *command, "--stdin-filename", name, "-"]
-        done = subprocess.run(ruff, cwd=ROOT, input=(fork / name).read_text(), capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
+        result = subprocess.run(ruff, cwd=ROOT, input=(fork / name).read_text(), capture_output=True, text=True)
+        assert result.returncode == 0, result.stdout + result.stderr
 
 
-def of_yaml(pattern: str) -> dict[str, Any]:
-    """The YAML files of a pattern, as path -> contents."""
-    read = {str(path.relative_to(ROOT)): yaml.safe_load(path.read_text()) for path in sorted(ROOT.glob(pattern))}
-    assert read
-    return read
+def load_yaml(pattern: str) -> dict[str, Any]:
+    """The YAML files that match a pattern: path -> content."""
+    contents = {str(path.relative_to(ROOT)): yaml.safe_load(path.read_text()) for path in sorted(ROOT.glob(pattern))}
+    assert contents
+    return contents
 
 
-WORKFLOWS = of_yaml(".github/workflows/*.yml")
+WORKFLOWS = load_yaml(".github/workflows/*.yml")
 
 
-def test_workflows_and_forms_follow_the_schemas_of_github() -> None:
-    for schema, files in (("workflows", WORKFLOWS), ("issue-forms", of_yaml(".github/ISSUE_TEMPLATE/[!c]*.yml"))):
+def test_workflows_and_issue_forms_follow_the_github_schemas() -> None:
+    for schema, files in (("workflows", WORKFLOWS), ("issue-forms", load_yaml(".github/ISSUE_TEMPLATE/[!c]*.yml"))):
         check = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.github-{schema}", *files]
-        done = subprocess.run(check, cwd=ROOT, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
+        result = subprocess.run(check, cwd=ROOT, capture_output=True, text=True)
+        assert result.returncode == 0, result.stdout + result.stderr
 
 
 @pytest.mark.parametrize("workflow", WORKFLOWS.values(), ids=WORKFLOWS)
-def test_workflows_run_what_the_makefile_has_and_may_do_little(workflow) -> None:
+def test_workflows_run_make_targets_with_few_permissions(workflow) -> None:
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert workflow["permissions"] == {"contents": "read"}
     assert workflow["concurrency"]["cancel-in-progress"] is True
@@ -140,7 +140,7 @@ def test_workflows_run_what_the_makefile_has_and_may_do_little(workflow) -> None
                 assert program == "make" and target in targets, step["run"]
 
 
-def test_the_oldest_and_the_newest_versions_are_tested() -> None:
+def test_workflows_test_the_oldest_and_newest_versions() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     rows = WORKFLOWS[".github/workflows/checks.yml"]["jobs"]["quick"]["strategy"]["matrix"]["include"]
     oldest = {row["python"]: row["constraints"] for row in rows}
@@ -152,11 +152,11 @@ def test_the_oldest_and_the_newest_versions_are_tested() -> None:
         assert pinned[name].startswith(lowest[name]), name
 
 
-def test_hooks_of_pre_commit_run_tools_of_the_development_install() -> None:
+def test_pre_commit_hooks_run_tools_of_the_dev_extra() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     development = {re.match(r"[\w-]+", line)[0] for line in project["optional-dependencies"]["dev"]}
     scripts = {entry.name: entry.dist.name for entry in metadata.entry_points(group="console_scripts")}
-    for repository in of_yaml(".pre-commit-config.yaml")[".pre-commit-config.yaml"]["repos"]:
+    for repository in load_yaml(".pre-commit-config.yaml")[".pre-commit-config.yaml"]["repos"]:
         assert repository["repo"] == "local"
         for hook in repository["hooks"]:
             program = Path(hook["entry"].split()[0]).name

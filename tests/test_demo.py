@@ -1,4 +1,4 @@
-"""The demo, small: every network, one page, and resumed after a stop."""
+"""The quick demo: every network, one page, and resuming."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from regard.training import Run
 pytestmark = pytest.mark.slow
 
 
-def test_the_demo_ends_in_one_page(tmp_path) -> None:
+def test_the_demo_writes_one_page_and_can_be_resumed(tmp_path) -> None:
     output = io.StringIO()
     folder = tmp_path / "demo"
     result = demo.run_demo(folder, quick=True, device="cpu", console=Console(file=output, width=140))
@@ -27,25 +27,25 @@ def test_the_demo_ends_in_one_page(tmp_path) -> None:
     assert not re.search(r"""(?:src|href)=["'](?!data:|#)""", html)
     weights = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("last.safetensors")}
     assert len(weights) == len(demo.NETWORKS)
-    again = demo.run_demo(folder, quick=True, device="cpu", console=Console(file=io.StringIO()))
-    assert again is not None and again.to_records() == result.to_records()
+    repeated = demo.run_demo(folder, quick=True, device="cpu", console=Console(file=io.StringIO()))
+    assert repeated is not None and repeated.to_records() == result.to_records()
     with pytest.raises(InputError, match="1 epochs, not 6"):
         demo.run_demo(folder, device="cpu")
     assert {path: path.stat().st_mtime_ns for path in weights} == weights
-    # The corrected network goes on from the biased one, with regions; its student sees none.
+    # The corrected network starts from the biased one and trains with regions; its student trains without.
     corrected, student = (Run.open(folder / name).recipe for name in ("corrected", "student-of-corrected"))
     assert corrected.model.pretrained == str(folder / "biased") and corrected.guidance.share == 0.1
     assert student.transfer.teacher == str(folder / "corrected") and not student.guidance.used
-    assert {measured(folder / name).margin for name in ("biased", "corrected")} == {demo.MARGIN}
-    compared = {record["reference"] for record in result.to_records() if record["record"] == "comparison"}
-    assert compared == {demo.REFERENCE}
+    assert {load_results(folder / name).margin for name in ("biased", "corrected")} == {demo.MARGIN}
+    references = {record["reference"] for record in result.to_records() if record["record"] == "comparison"}
+    assert references == {demo.REFERENCE}
 
 
-def measured(folder) -> Results:
+def load_results(folder) -> Results:
     return Results.load(folder / "bias.json")
 
 
-def test_a_folder_of_another_is_found_before_anything_is_trained(tmp_path) -> None:
+def test_foreign_files_are_refused_before_training(tmp_path) -> None:
     (tmp_path / "lsas-se").mkdir()
     (tmp_path / "lsas-se" / "recipe.yaml").write_text("a cake")
     for overwrite in (True, False):

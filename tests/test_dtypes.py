@@ -1,4 +1,4 @@
-"""Networks in half or double precision on images in float32."""
+"""Networks in half and double precision with images in float32."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def objective(student: nn.Module, teacher: nn.Module, **options) -> Tensor:
     return torch.stack([losses.total, losses.terms["task"], *losses.pairs["attention"]]).detach()
 
 
-def stored(model: nn.Module) -> Tensor:
+def evaluated(model: nn.Module) -> Tensor:
     images = data.InMemoryDataset(BYTES, LABELS, ("a", "b", "c"), "made", "test", (0.5,) * 3, (0.2,) * 3)
     score = training.evaluate(model, data.create_loader(images, 4))
     return torch.tensor([score.loss, score.accuracy])
@@ -52,21 +52,21 @@ CALLS: dict[str, Callable[[nn.Module], Tensor]] = {
     ),
     "gradients": lambda model: objective(model, network(torch.float32), gradient=1.0, symmetry=1.0),
     "own teacher": lambda model: objective(network(torch.float32), transfer.Teacher(model, size=20, fold=True)),
-    "evaluate": stored,
+    "evaluate": evaluated,
     "complexity": lambda model: torch.tensor(models.complexity(model, 16).multiply_adds),
     "folded": lambda model: attention.fold(model)(IMAGES.to(model.fc.weight.dtype)),
 }
 
 
-def test_costs_are_those_of_the_models_dtype() -> None:
-    bytes_of = {dtype: models.peak_memory(network(dtype), IMAGES).inference for dtype in (torch.float32, torch.float64)}
-    assert bytes_of[torch.float64] > 1.5 * bytes_of[torch.float32]
+def test_costs_are_measured_in_the_models_dtype() -> None:
+    memory = {dtype: models.peak_memory(network(dtype), IMAGES).inference for dtype in (torch.float32, torch.float64)}
+    assert memory[torch.float64] > 1.5 * memory[torch.float32]
     assert models.latency({"double": network(torch.float64)}, IMAGES, repeats=1, warmup=0)["double"].inference.seconds
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", CALLS)
 def test_images_are_cast_to_the_models_dtype(name, dtype) -> None:
-    expected, found = CALLS[name](network(torch.float32)), CALLS[name](network(dtype))
+    expected, actual = CALLS[name](network(torch.float32)), CALLS[name](network(dtype))
     tolerance = 1e-4 if dtype == torch.float64 else 0.1
-    torch.testing.assert_close(found.double(), expected.double(), rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(actual.double(), expected.double(), rtol=tolerance, atol=tolerance)

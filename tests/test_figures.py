@@ -1,4 +1,4 @@
-"""Figures of plain numbers, and their SVG in a page."""
+"""Figures from plain numbers, and their SVG in a page."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def profiles(names: list[str]) -> Any:
 KINDS = [curves, intervals, scatter, histograms, profiles]
 
 
-def test_labels_of_equal_points_stay_inside_the_figure() -> None:
+def test_labels_of_coinciding_points_do_not_overlap() -> None:
     names = [f"name {i}" for i in range(8)]
     x = {name: 1e6 * (2 if i % 2 else 1) for i, name in enumerate(names)}
     values = {name: estimate(0.5 if i < 6 else 0.4, math.nan) for i, name in enumerate(names)}
@@ -61,9 +61,9 @@ def test_labels_of_equal_points_stay_inside_the_figure() -> None:
         assert not first.overlaps(second)
 
 
-@pytest.mark.parametrize("make", KINDS)
-def test_labels_are_text_and_colours_are_the_page_s(make: Callable[[list[str]], Any]) -> None:
-    text = figures.svg(make(NAMES), "A <title> & $x$")
+@pytest.mark.parametrize("plot", KINDS)
+def test_labels_are_escaped_and_colours_come_from_the_page(plot: Callable[[list[str]], Any]) -> None:
+    text = figures.svg(plot(NAMES), "A <title> & $x$")
     root = ElementTree.fromstring(text)
     assert root.attrib["role"] == "img" and root.attrib["aria-label"] == "A <title> & $x$"
     labels = [element.text for element in root.iter("text")]
@@ -76,25 +76,25 @@ def test_labels_are_text_and_colours_are_the_page_s(make: Callable[[list[str]], 
     assert "var(--net-1)" in text and "currentColor" in text and "var(--line)" in text and "http:" not in text
 
 
-@pytest.mark.parametrize("make", KINDS)
-def test_the_same_numbers_give_the_same_text(make: Callable[[list[str]], Any]) -> None:
-    first, again, other = (figures.svg(make(NAMES[:2]), title) for title in ("one", "one", "two"))
-    assert first == again
-    ids = [{element.get("id") for element in ElementTree.fromstring(one).iter()} - {None} for one in (first, other)]
-    assert not ids[0] & ids[1]  # both may stand on one page
-    for one, own in zip((first, other), ids, strict=True):
-        used = {e.get("href", "#")[1:] for e in ElementTree.fromstring(one).iter("use")}
-        assert used <= own
+@pytest.mark.parametrize("plot", KINDS)
+def test_svg_is_deterministic_with_unique_ids(plot: Callable[[list[str]], Any]) -> None:
+    first, repeated, other = (figures.svg(plot(NAMES[:2]), title) for title in ("one", "one", "two"))
+    assert first == repeated
+    ids = [{element.get("id") for element in ElementTree.fromstring(text).iter()} - {None} for text in (first, other)]
+    assert not ids[0] & ids[1]  # both may be on one page
+    for text, identifiers in zip((first, other), ids, strict=True):
+        used = {e.get("href", "#")[1:] for e in ElementTree.fromstring(text).iter("use")}
+        assert used <= identifiers
 
 
-@pytest.mark.parametrize("make", KINDS)
-def test_a_single_label(make: Callable[[list[str]], Any]) -> None:
-    figure = make(["only"])
+@pytest.mark.parametrize("plot", KINDS)
+def test_a_figure_with_one_label_has_no_legend(plot: Callable[[list[str]], Any]) -> None:
+    figure = plot(["only"])
     assert not figure.legends
-    assert "only" in figures.svg(figure, "t") or make in (curves, profiles)
+    assert "only" in figures.svg(figure, "t") or plot in (curves, profiles)
 
 
-def test_bars_with_a_gap() -> None:
+def test_bars_leave_a_gap_for_nan() -> None:
     figure = figures.bars([estimate(0.5), estimate(math.nan), estimate(0.2, math.nan)], xlabel="group", level=0.7)
     heights = [patch.get_height() for patch in figure.axes[0].patches]
     assert heights[0] == 0.5 and math.isnan(heights[1]) and heights[2] == 0.2
@@ -108,13 +108,13 @@ def test_curves_are_means_over_runs() -> None:
     assert list(mean.get_xdata()) == [1, 2, 3] and list(mean.get_ydata()) == pytest.approx([0.1, 0.5, 1.0])
 
 
-def test_styles_differ_for_the_reference_and_thirty_five_others() -> None:
+def test_thirty_six_line_styles_differ() -> None:
     styles = [(figures.colour(i), figures.dashes(i)) for i in range(36)]
     assert len(set(styles)) == 36
     assert {colour for colour, _ in styles[1:]} == set(range(1, len(figures.COLOURS)))
 
 
-def test_thirty_labels_fit() -> None:
+def test_a_legend_of_thirty_labels_fits() -> None:
     figure = curves([f"network {i}" for i in range(30)])
     figure.draw_without_rendering()
     (legend,) = figure.legends
@@ -123,6 +123,6 @@ def test_thirty_labels_fit() -> None:
     assert legend.get_window_extent().width <= figure.bbox.width
 
 
-def test_importing_it_does_not_load_matplotlib() -> None:
+def test_importing_figures_does_not_load_matplotlib() -> None:
     code = "import sys; import regard.figures; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -12,28 +12,28 @@ from regard.errors import InputError
 from regard.files import atomic_write, check_replaceable, matching_files, remove_files, write_text
 
 
-def test_a_file_appears_whole_with_the_rights_of_any_new_one(tmp_path):
+def test_atomic_write_uses_default_permissions(tmp_path):
     plain, path = tmp_path / "plain", tmp_path / "file"
     plain.write_text("")
-    with atomic_write(path) as aside:
-        aside.touch(mode=0o600)  # as some writers do
-        aside.write_text("new")
+    with atomic_write(path) as temporary:
+        temporary.touch(mode=0o600)  # some writers restrict the mode
+        temporary.write_text("new")
         assert not path.exists()
     assert path.read_text() == "new"
     assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
     assert sorted(os.listdir(tmp_path)) == ["file", "plain"]
 
 
-def test_what_was_there_stays_if_the_new_one_fails(tmp_path):
+def test_a_failed_write_keeps_the_old_file(tmp_path):
     path = tmp_path / "file"
     path.write_text("old")
-    with pytest.raises(ValueError, match="halfway"), atomic_write(path) as aside:
-        aside.write_text("ne")
+    with pytest.raises(ValueError, match="halfway"), atomic_write(path) as temporary:
+        temporary.write_text("ne")
         raise ValueError("halfway")
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["file"]
 
 
-def test_a_text_goes_through_links_and_into_devices_and_pipes(tmp_path):
+def test_write_text_follows_links_and_writes_to_pipes_and_devices(tmp_path):
     (tmp_path / "file").write_text("old")
     (tmp_path / "link").symlink_to(tmp_path / "file")
     write_text(tmp_path / "link", "new")
@@ -51,20 +51,20 @@ def test_a_text_goes_through_links_and_into_devices_and_pipes(tmp_path):
         write_text("/dev/full", "nothing")
 
 
-def test_several_threads_write_one_file_without_touching_the_umask(tmp_path):
-    path, seen = tmp_path / "file", set()
+def test_concurrent_writes_leave_the_umask_unchanged(tmp_path):
+    path, modes = tmp_path / "file", set()
     done = threading.Event()
 
     def watch():
         while not done.is_set():
             (tmp_path / "other").write_text("")
-            seen.add(stat.S_IMODE((tmp_path / "other").stat().st_mode))
+            modes.add(stat.S_IMODE((tmp_path / "other").stat().st_mode))
             (tmp_path / "other").unlink()
 
     def write(text):
         for _ in range(100):
-            with atomic_write(path) as aside:
-                aside.write_text(text)
+            with atomic_write(path) as temporary:
+                temporary.write_text(text)
 
     watcher = threading.Thread(target=watch)
     writers = [threading.Thread(target=write, args=(letter * 1000,)) for letter in "abc"]
@@ -74,11 +74,11 @@ def test_several_threads_write_one_file_without_touching_the_umask(tmp_path):
         thread.join()
     done.set()
     watcher.join()
-    assert len(seen) == 1 and path.read_text() in {letter * 1000 for letter in "abc"}
+    assert len(modes) == 1 and path.read_text() in {letter * 1000 for letter in "abc"}
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_only_files_of_known_names_are_removed(tmp_path):
+def test_only_matching_files_are_removed(tmp_path):
     kept = ["notes.txt", "part/12.tar", "part/mine.pt", "elsewhere/notes.txt"]
     for name in [*kept, "part/12.pt", "whole/12.pt", "elsewhere/12.pt"]:
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -91,14 +91,14 @@ def test_only_files_of_known_names_are_removed(tmp_path):
     assert not (tmp_path / "whole").exists() and (tmp_path / "linked").is_symlink()
 
 
-def test_the_working_folder_the_home_folder_and_those_above_are_not_replaced(tmp_path, monkeypatch):
-    here, home = tmp_path / "a" / "here", tmp_path / "b" / "home"
-    for folder in (here, home, here / "run"):
+def test_working_and_home_folders_and_their_parents_are_protected(tmp_path, monkeypatch):
+    workdir, home = tmp_path / "a" / "here", tmp_path / "b" / "home"
+    for folder in (workdir, home, workdir / "run"):
         folder.mkdir(parents=True)
-    monkeypatch.chdir(here)
+    monkeypatch.chdir(workdir)
     monkeypatch.setenv("HOME", str(home))
-    (tmp_path / "link").symlink_to(here)
-    for folder in (".", "..", "/", here, tmp_path / "link", home, home.parent):
+    (tmp_path / "link").symlink_to(workdir)
+    for folder in (".", "..", "/", workdir, tmp_path / "link", home, home.parent):
         with pytest.raises(InputError, match="not overwritten"):
-            check_replaceable(type(here)(folder))
-    check_replaceable(here / "run")
+            check_replaceable(type(workdir)(folder))
+    check_replaceable(workdir / "run")

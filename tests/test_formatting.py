@@ -1,3 +1,5 @@
+"""Formatting of numbers, intervals and text."""
+
 from __future__ import annotations
 
 import math
@@ -9,7 +11,7 @@ from regard.formatting import NONE
 from regard.stats import Difference, Estimate
 
 
-def test_numbers() -> None:
+def test_numbers_are_formatted() -> None:
     assert [formatting.percent(x) for x in (0.743, 1.0, math.nan, None)] == ["74.3", "100.0", NONE, NONE]
     assert [formatting.points(x) for x in (0.031, -0.0042, 0.0001, -0.0001)] == ["+3.1", "−0.4", "0.0", "0.0"]
     assert [formatting.signed(x, 2) for x in (0.44, -0.312, 0.0, math.nan)] == ["+0.44", "−0.31", "0.00", NONE]
@@ -22,7 +24,7 @@ def test_numbers() -> None:
     assert [formatting.counted(x, "seed") for x in (1, 5, 1200)] == ["1 seed", "5 seeds", "1,200 seeds"]
 
 
-def test_intervals() -> None:
+def test_intervals_are_formatted() -> None:
     assert formatting.estimate(Estimate(0.743, 0.715, 0.769, 700)) == "74.3 (71.5 to 76.9)"
     assert formatting.estimate(Estimate(0.5, math.nan, math.nan, 1), formatting.number) == "0.500"
     assert formatting.difference(Difference(0.031, -0.004, 0.058, 0.1, None, 9)) == "+3.1 (−0.4 to +5.8)"
@@ -40,6 +42,6 @@ def test_intervals() -> None:
         ("café\xa0—\u2003x", "café\xa0—\u2003x"),
     ],
 )
-def test_text_is_one_line_that_controls_nothing(text: str, expected: str) -> None:
+def test_printable_escapes_control_characters(text: str, expected: str) -> None:
     assert formatting.printable(text) == expected
     assert formatting.printable_lines(f"{text}\nb").endswith("\nb")

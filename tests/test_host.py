@@ -17,8 +17,8 @@ def write(folder: Path, **files: object) -> None:
         (folder / name.replace("__", ".")).write_text(f"{content}\n")
 
 
-def test_the_limit_of_a_container_is_the_memory(tmp_path: Path) -> None:
-    """As version 2 tells it, where a limit may be that of a group above; the cached files can go."""
+def test_memory_limit_of_cgroup_v2(tmp_path: Path) -> None:
+    """The limit may be set on a parent group; inactive cached files count as available."""
     write(tmp_path / "proc/self", cgroup="0::/job/step")
     write(tmp_path / "sys/fs/cgroup/job/step", memory__max="max", memory__current=GIB)
     job = tmp_path / "sys/fs/cgroup/job"
@@ -27,8 +27,8 @@ def test_the_limit_of_a_container_is_the_memory(tmp_path: Path) -> None:
     assert host.available_memory(tmp_path) == GIB * 3 // 4
 
 
-def test_version_1_of_containers(tmp_path: Path) -> None:
-    """Within one, the group is at the top, whatever it is called outside."""
+def test_memory_limit_of_cgroup_v1(tmp_path: Path) -> None:
+    """Inside a container its group is at the root, whatever its name is outside."""
     write(tmp_path / "proc/self", cgroup="5:cpu:/a\n4:memory,hugetlb:/docker/abc\n0::/")
     group = tmp_path / "sys/fs/cgroup/memory"
     write(group, memory__limit_in_bytes=GIB, memory__usage_in_bytes=2 * GIB, memory__stat="total_inactive_file 5")
@@ -36,7 +36,7 @@ def test_version_1_of_containers(tmp_path: Path) -> None:
     assert host.available_memory(tmp_path) == 0
 
 
-def test_without_a_limit_it_is_the_machines(tmp_path: Path) -> None:
+def test_without_a_limit_the_memory_of_the_machine_counts(tmp_path: Path) -> None:
     assert host.total_memory(tmp_path) == psutil.virtual_memory().total
     write(tmp_path / "proc/self", cgroup="4:memory:/")
     group = tmp_path / "sys/fs/cgroup/memory"

@@ -1,4 +1,4 @@
-"""The structure of the package: the direction of imports, and no dependency on what users do not have."""
+"""The structure of the package: the direction of imports, public names, and dependencies."""
 
 from __future__ import annotations
 
@@ -122,9 +122,9 @@ def parts() -> list[str]:
     return sorted({p.stem for p in SOURCE.iterdir() if p.stem not in ("__init__", "__pycache__", "py")})
 
 
-def imported(path: Path) -> set[str]:
+def imported_parts(path: Path) -> set[str]:
     """The parts of regard that a file imports, at the top or inside functions."""
-    found = set()
+    names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             modules = [alias.name for alias in node.names]
@@ -137,39 +137,39 @@ def imported(path: Path) -> set[str]:
             )
         else:
             continue
-        found |= {module.split(".")[1] for module in modules if module.startswith("regard.")}
-    return found
+        names |= {module.split(".")[1] for module in modules if module.startswith("regard.")}
+    return names
 
 
 @pytest.mark.parametrize("part", parts())
-def test_imports_run_downhill(part: str) -> None:
+def test_a_part_imports_only_allowed_parts(part: str) -> None:
     assert part in MAY_IMPORT, f"say in MAY_IMPORT what {part} may import"
-    place = SOURCE / part
-    for path in place.rglob("*.py") if place.is_dir() else [place.with_suffix(".py")]:
-        above = imported(path) - MAY_IMPORT[part] - {part}
+    folder = SOURCE / part
+    for path in folder.rglob("*.py") if folder.is_dir() else [folder.with_suffix(".py")]:
+        above = imported_parts(path) - MAY_IMPORT[part] - {part}
         assert not above, f"{path.relative_to(SOURCE)} imports {', '.join(sorted(above))}"
 
 
-def test_the_map_of_the_house_has_no_circle() -> None:
+def test_allowed_imports_have_no_cycle() -> None:
     order: list[str] = []
-    left = dict(MAY_IMPORT)
-    while left:
-        free = [part for part, below in left.items() if below <= set(order)]
-        assert free, f"a circle among {', '.join(left)}"
+    remaining = dict(MAY_IMPORT)
+    while remaining:
+        free = [part for part, below in remaining.items() if below <= set(order)]
+        assert free, f"a cycle among {', '.join(remaining)}"
         order += free
         for part in free:
-            del left[part]
+            del remaining[part]
 
 
 @pytest.mark.parametrize("package", [p for p in parts() if (SOURCE / p).is_dir() and p != "cli"])
-def test_every_public_name_is_there_and_documented(package: str) -> None:
+def test_every_public_name_exists_and_has_a_docstring(package: str) -> None:
     module = getattr(regard, package)
     assert module.__doc__
     assert module.__all__
     for name in module.__all__:
-        thing = getattr(module, name)
-        if isinstance(thing, type | FunctionType):
-            assert thing.__doc__, f"{package}.{name} has no docstring"
+        value = getattr(module, name)
+        if isinstance(value, type | FunctionType):
+            assert value.__doc__, f"{package}.{name} has no docstring"
 
 
 def test_help_does_not_load_torch() -> None:
@@ -177,10 +177,10 @@ def test_help_does_not_load_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
-def test_timm_is_one_that_reads_the_labels_that_are_named() -> None:
-    """Before 1.0.31 its readers leave `target_key` out, or fail at columns of numbers and names; before 1.0.16 its
-    transforms give arrays. `tests/data` reads images and labels with the version that is installed.
+def test_the_required_timm_reads_named_label_columns() -> None:
+    """Before 1.0.31 timm's readers ignore `target_key` or fail for columns of numbers and names, and before 1.0.16 its
+    transforms return arrays. `tests/data` reads images and labels with the installed version.
     """
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
-    (bound,) = (one.partition(">=")[2] for one in project["dependencies"] if one.startswith("timm"))
+    (bound,) = (line.partition(">=")[2] for line in project["dependencies"] if line.startswith("timm"))
     assert tuple(map(int, bound.split("."))) >= (1, 0, 31)

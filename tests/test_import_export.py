@@ -1,4 +1,4 @@
-"""Weights from elsewhere: imported once from the command line, accepted by every other command."""
+"""Weights from other sources: imported with `regard import`, accepted by every other command."""
 
 from __future__ import annotations
 
@@ -34,29 +34,29 @@ def lsas() -> torch.nn.Module:
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
+def workdir(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 @pytest.fixture
-def checkpoint(here) -> dict[str, torch.Tensor]:
-    """`best.pth.tar` as LSAS saves it; gives the state of the network in it."""
+def checkpoint(workdir) -> dict[str, torch.Tensor]:
+    """Writes `best.pth.tar` in the format of LSAS and returns the state dict of its network."""
     torch.manual_seed(0)
     state = lsas().state_dict()
     published = {f"module.{k.replace('.attention', '').replace('.gate', '')}": v for k, v in state.items()}
-    torch.save({"epoch": 164, "state_dict": published, "best_acc": 94.2}, here / "best.pth.tar")
+    torch.save({"epoch": 164, "state_dict": published, "best_acc": 94.2}, workdir / "best.pth.tar")
     return state
 
 
-def test_import_then_everything_else(here, checkpoint, capsys) -> None:
+def test_an_imported_file_works_in_other_commands(workdir, checkpoint, capsys) -> None:
     status, out, _ = run(capsys, "import", "best.pth.tar", "--model=cifar-resnet11", *SE, "--out=lsas.safetensors")
     assert status == 0
     parameters = sum(p.numel() for p in lsas().parameters())
     assert "cifar-resnet11" in out and f"{parameters:,}" in out
-    assert sha256((here / "lsas.safetensors").read_bytes()).hexdigest() in out
-    assert all(torch.equal(v, checkpoint[k]) for k, v in load_file(here / "lsas.safetensors").items())
-    with safe_open(here / "lsas.safetensors", "pt") as file:
+    assert sha256((workdir / "lsas.safetensors").read_bytes()).hexdigest() in out
+    assert all(torch.equal(v, checkpoint[k]) for k, v in load_file(workdir / "lsas.safetensors").items())
+    with safe_open(workdir / "lsas.safetensors", "pt") as file:
         assert list(file.metadata()) == ["notes"]
     imported = training.load_pretrained("lsas.safetensors")
     assert (imported.network.gate, imported.network.attention_stages) == ("sub-attention", [3])
@@ -69,33 +69,33 @@ def test_import_then_everything_else(here, checkpoint, capsys) -> None:
     assert json.loads(out)[0]["accuracy"] == score.accuracy
 
     assert run(capsys, "bias", "lsas.safetensors", *CLUTTER)[0] == 0
-    assert "lsas.safetensors" in json.dumps(json.loads((here / "lsas.bias.json").read_text()))
+    assert "lsas.safetensors" in json.dumps(json.loads((workdir / "lsas.bias.json").read_text()))
     assert run(capsys, "bias", "lsas.safetensors", *CLUTTER, "--out=there")[0] == 0
-    kept, there = Results.load(here / "lsas.bias.json"), Results.load(here / "there" / "lsas.json")
-    assert kept.to_dict()["summary"] == there.to_dict()["summary"] and len(kept) == 40
+    default, in_folder = Results.load(workdir / "lsas.bias.json"), Results.load(workdir / "there" / "lsas.json")
+    assert default.to_dict()["summary"] == in_folder.to_dict()["summary"] and len(default) == 40
 
 
-def test_an_import_of_an_import_is_the_same_file(here, checkpoint, capsys) -> None:
+def test_importing_an_imported_file_keeps_its_weights(workdir, checkpoint, capsys) -> None:
     first = ["import", "best.pth.tar", "--model=cifar-resnet11", *SE]
     assert run(capsys, *first, "--out=a.safetensors")[0] == 0
     assert run(capsys, *first, "--out=b.safetensors")[0] == 0
-    assert (here / "a.safetensors").read_bytes() == (here / "b.safetensors").read_bytes()
+    assert (workdir / "a.safetensors").read_bytes() == (workdir / "b.safetensors").read_bytes()
     again = ["import", "a.safetensors", "--model=cifar-resnet11", *SE, "--out=c.safetensors"]
     assert run(capsys, *again)[0] == 0
-    assert all(torch.equal(v, checkpoint[k]) for k, v in load_file(here / "c.safetensors").items())
+    assert all(torch.equal(v, checkpoint[k]) for k, v in load_file(workdir / "c.safetensors").items())
     assert run(capsys, *again)[0] == 2
     assert run(capsys, *again, "--overwrite")[0] == 0
-    bare = (here / "best.pth.tar").read_bytes()
-    (here / "mine.safetensors").write_bytes(bare)
+    content = (workdir / "best.pth.tar").read_bytes()
+    (workdir / "mine.safetensors").write_bytes(content)
     status, _, err = run(capsys, *again[:-1], "--out=mine.safetensors", "--overwrite")
     assert status == 2 and "mine.safetensors is not overwritten" in err
-    assert (here / "mine.safetensors").read_bytes() == bare
+    assert (workdir / "mine.safetensors").read_bytes() == content
 
 
-def test_its_own_normalisation_and_class_names(here, capsys) -> None:
+def test_normalisation_and_class_names_can_be_given(workdir, capsys) -> None:
     torch.manual_seed(0)
     torch.save(models.create("wrn-10-0.5", 10).state_dict(), "net.pt")
-    (here / "names.txt").write_bytes(("\ufeff" + "\r\n".join("0123456789")).encode())
+    (workdir / "names.txt").write_bytes(("\ufeff" + "\r\n".join("0123456789")).encode())
     details = ["--class-names=names.txt", "--mean=[0.1,0.2,0.3]", "--std=[0.5,0.5,0.25]", "--image-size=32"]
     assert run(capsys, "import", "net.pt", "--model=wrn-10-0.5", *details, "--out=net.safetensors")[0] == 0
     imported = training.load_pretrained("net.safetensors")
@@ -112,7 +112,7 @@ def test_its_own_normalisation_and_class_names(here, capsys) -> None:
     assert f"loss {loss:.4f}" not in run(capsys, "evaluate", "net.safetensors", *CLUTTER, "--data.std=[1,1,1]")[1]
 
 
-def test_normalisation_of_timm_is_kept(here) -> None:
+def test_timm_networks_keep_their_normalisation(workdir) -> None:
     torch.save(models.create("resnet18", 4).state_dict(), "r.pth")
     imported = training.import_weights("r.pth", training.ModelRecipe("resnet18"), "r.safetensors")
     assert imported.preprocessing.mean == (0.485, 0.456, 0.406) and imported.preprocessing.size == 224
@@ -124,60 +124,60 @@ def splits() -> data.Splits:
     return data.clutter(train=64, test=20)
 
 
-def test_an_imported_teacher(here, splits, capsys) -> None:
-    """It teaches the same as the run its weights are from, whatever normalisation its student's images have."""
-    small = [
+def test_an_imported_teacher_uses_its_own_normalisation(workdir, splits, capsys) -> None:
+    """It trains the same student as the run with its weights, for any normalisation of the student's images."""
+    options = [
         "--schedule.epochs=1",
         "--device=cpu",
         "--threads=1",
         "--model.name=wrn-10-0.5",
         "--schedule.batch_size=32",
     ]
-    recipe = training.load_recipe(None, small)
+    recipe = training.load_recipe(None, options)
     training.train(recipe, "teacher", splits=splits)
-    stored = training.Run.open("teacher").recipe.data
-    about = training.Preprocessing(stored.mean, stored.std, 32)
+    recipe_data = training.Run.open("teacher").recipe.data
+    preprocessing = training.Preprocessing(recipe_data.mean, recipe_data.std, 32)
     names = splits.train.classes
     training.import_weights(
-        "teacher/last.safetensors", recipe.model, "t.safetensors", class_names=names, preprocessing=about
+        "teacher/last.safetensors", recipe.model, "t.safetensors", class_names=names, preprocessing=preprocessing
     )
     transfer = ["--transfer.beta=10", "--transfer.alpha=0.5"]
     for name, teacher in (("a", "teacher"), ("b", "t.safetensors")):
         training.train(
-            training.load_recipe(None, [*small, *transfer, f"--transfer.teacher={teacher}"]), name, splits=splits
+            training.load_recipe(None, [*options, *transfer, f"--transfer.teacher={teacher}"]), name, splits=splits
         )
-    assert (here / "a/last.safetensors").read_bytes() == (here / "b/last.safetensors").read_bytes()
-    teach = training.TransferRecipe("t.safetensors", alpha=0.5)
-    notes: list[str] = []
-    other = replace(splits.train, mean=(0.3, 0.4, 0.5), std=(0.2, 0.3, 0.4))
+    assert (workdir / "a/last.safetensors").read_bytes() == (workdir / "b/last.safetensors").read_bytes()
+    transfer_recipe = training.TransferRecipe("t.safetensors", alpha=0.5)
+    messages: list[str] = []
+    renormalised = replace(splits.train, mean=(0.3, 0.4, 0.5), std=(0.2, 0.3, 0.4))
     cpu = torch.device("cpu")
-    (teacher,) = load_teachers(teach, other, (32, 32), cpu, notes.append)
-    assert "with its own mean" in notes[0]
+    (teacher,) = load_teachers(transfer_recipe, renormalised, (32, 32), cpu, messages.append)
+    assert "with its own mean" in messages[0]
 
     def normalised(mean, std):
         return (splits.test.images / 255 - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
 
     with torch.no_grad():
-        actual = teacher.model(teacher.images(normalised(other.mean, other.std)))
-        expected = training.load_pretrained("teacher").model()(normalised(stored.mean, stored.std))
+        actual = teacher.model(teacher.images(normalised(renormalised.mean, renormalised.std)))
+        expected = training.load_pretrained("teacher").model()(normalised(recipe_data.mean, recipe_data.std))
     assert torch.allclose(actual, expected, atol=1e-5)
     with pytest.raises(InputError, match="one set of weights"):
-        load_teachers(replace(teach, weights="best"), other, (32, 32), cpu, notes.append)
+        load_teachers(replace(transfer_recipe, weights="best"), renormalised, (32, 32), cpu, messages.append)
 
 
-def test_what_is_wrong_is_one_line_and_writes_nothing(here, checkpoint, capsys) -> None:
+def test_wrong_input_fails_with_one_line_and_writes_nothing(workdir, checkpoint, capsys) -> None:
     state = lsas().state_dict()
     torch.save({**state, "fc.bias": torch.full((10,), math.nan)}, "nan.pt")
     torch.save({**state, "bn1.weight": torch.full((16,), 1e38), "bn1.bias": torch.full((16,), 3e38)}, "huge.pt")
     torch.save({"state_dict": state, "args": SimpleNamespace(lr=1)}, "asks.pt")
     save_file(state, "bare.safetensors")
-    (here / "empty.txt").write_text("\n")
-    (here / "two.txt").write_text("cat\ndog\n")
-    (here / "twice.txt").write_text("\n".join("abcdefghia"))
-    (here / "utf-16.txt").write_bytes("\n".join("abcdefghij").encode("utf-16-le"))
+    (workdir / "empty.txt").write_text("\n")
+    (workdir / "two.txt").write_text("cat\ndog\n")
+    (workdir / "twice.txt").write_text("\n".join("abcdefghia"))
+    (workdir / "utf-16.txt").write_bytes("\n".join("abcdefghij").encode("utf-16-le"))
     model = ["--model=cifar-resnet11", *SE]
     wide = ["--model=wrn-16-1"]
-    before = sorted(here.rglob("*"))
+    before = sorted(workdir.rglob("*"))
     for arguments, message in (
         (["import"], "CHECKPOINT is missing"),
         (["import", "best.pth.tar"], "model"),
@@ -205,10 +205,10 @@ def test_what_is_wrong_is_one_line_and_writes_nothing(here, checkpoint, capsys) 
         status, _, err = run(capsys, *arguments)
         assert status == 2, arguments
         assert message in err and err.count("regard: ") == 1 and "Traceback" not in err, err
-        assert sorted(here.rglob("*")) == before
+        assert sorted(workdir.rglob("*")) == before
 
 
-def test_an_imported_file_on_other_data(here, capsys) -> None:
+def test_an_imported_file_needs_data_with_the_same_classes(workdir, capsys) -> None:
     torch.save(models.create("wrn-10-0.5", 3).state_dict(), "net.pt")
     assert run(capsys, "import", "net.pt", "--model=wrn-10-0.5", "--out=net.safetensors")[0] == 0
     error = run(capsys, "evaluate", "net.safetensors", *CLUTTER)[2]
@@ -217,16 +217,16 @@ def test_an_imported_file_on_other_data(here, capsys) -> None:
     assert "one set of weights" in run(capsys, "bias", "net.safetensors", *CLUTTER, "--weights=best")[2]
 
 
-def test_export_of_a_run_a_file_and_a_name(here, splits, capsys) -> None:
+def test_export_takes_a_run_a_file_or_a_name(workdir, splits, capsys) -> None:
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
-    small = ["--schedule.epochs=1", "--device=cpu", "--threads=1", "--model.name=wrn-10-0.5"]
-    training.train(training.load_recipe(None, small), "run", splits=splits)
+    options = ["--schedule.epochs=1", "--device=cpu", "--threads=1", "--model.name=wrn-10-0.5"]
+    training.train(training.load_recipe(None, options), "run", splits=splits)
     status, out, _ = run(capsys, "export", "run", "--out=run.onnx", "--weights=best")
     assert status == 0 and "images (N, 3, 32, 32) with N any number" in out and "largest difference" in out
-    about = {entry.key: entry.value for entry in onnx.load("run.onnx").metadata_props}
-    assert json.loads(about["classes"]) == list("0123456789")
-    assert json.loads(about["mean"]) == pytest.approx(splits.train.mean)
+    metadata = {entry.key: entry.value for entry in onnx.load("run.onnx").metadata_props}
+    assert json.loads(metadata["classes"]) == list("0123456789")
+    assert json.loads(metadata["mean"]) == pytest.approx(splits.train.mean)
     network = training.Run.open("run").recipe.model
     training.import_weights("run/last.safetensors", network, "net.safetensors")
     assert run(capsys, "export", "net.safetensors", "--out=net.onnx", "--no-check", "--batch-size=4")[0] == 0
@@ -234,7 +234,7 @@ def test_export_of_a_run_a_file_and_a_name(here, splits, capsys) -> None:
     assert status == 0 and "(N, 3, 16, 16)" in out
     assert run(capsys, "export", "run", "--format=hub", "--out=hub")[0] == 0
     assert run(capsys, "export", "run", "--format=hub", "--out=hub", "--weights=best", "--overwrite")[0] == 0
-    card, saved = (here / "hub" / "README.md").read_text(), training.load_pretrained("hub")
+    card, saved = (workdir / "hub" / "README.md").read_text(), training.load_pretrained("hub")
     row = training.Run.open("run").metrics()[-1]
     assert f"| test accuracy | {row['test_accuracy']:.6g} |" in card and "    model:" in card
     assert saved.classes == tuple("0123456789") and saved.preprocessing.mean == pytest.approx(splits.train.mean)
@@ -248,18 +248,18 @@ def test_export_of_a_run_a_file_and_a_name(here, splits, capsys) -> None:
     ):
         status, _, err = run(capsys, *arguments)
         assert status == 2 and message in err and err.count("regard: ") == 1
-    assert not (here / "x.onnx").exists()
+    assert not (workdir / "x.onnx").exists()
 
 
-def test_what_an_imported_file_costs(here, capsys) -> None:
+def test_complexity_of_an_imported_file(workdir, capsys) -> None:
     model = models.create(
         "cifar-resnet20", 7, block="basic", attention="se", gate="sub-attention", attention_stages=(3,)
     )
     torch.save(model.state_dict(), "weights.pth")
-    about = ["--model=cifar-resnet20", "--model-options={block: basic}", "--attention=se", "--gate=sub-attention"]
-    arguments = ["import", "weights.pth", *about, "--attention_stages=[3]", "--out=net.safetensors"]
+    options = ["--model=cifar-resnet20", "--model-options={block: basic}", "--attention=se", "--gate=sub-attention"]
+    arguments = ["import", "weights.pth", *options, "--attention_stages=[3]", "--out=net.safetensors"]
     assert run(capsys, *arguments)[0] == 0
     status, out, _ = run(capsys, "complexity", "net.safetensors", "--no-latency", "--json")
-    plain, own = json.loads(out)
-    assert status == 0 and own["parameters"] == sum(p.numel() for p in model.parameters())
-    assert (plain["attention"], own["attention"], own["classes"]) == ("none", "se", 7)
+    plain, imported = json.loads(out)
+    assert status == 0 and imported["parameters"] == sum(p.numel() for p in model.parameters())
+    assert (plain["attention"], imported["attention"], imported["classes"]) == ("none", "se", 7)

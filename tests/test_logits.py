@@ -1,4 +1,4 @@
-"""A single output for two classes, and class scores in dicts and tuples, wherever a model's classes are needed."""
+"""Networks with one output for two classes, and logits inside dicts, tuples and other outputs."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def run(capsys, *arguments: object) -> tuple[int, str, str]:
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
+def workdir(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def binary(bias_: float = 0.0) -> nn.Module:
-    """A network of one output."""
+    """A network with one output."""
     torch.manual_seed(0)
     model = models.create(NAME, 1).eval()
     with torch.no_grad():
@@ -40,7 +40,7 @@ def binary(bias_: float = 0.0) -> nn.Module:
 
 
 def two_outputs(model: nn.Module) -> nn.Module:
-    """The network of two outputs that says the same: the logits (-z / 2, z / 2)."""
+    """The equivalent network with two outputs: logits (-z / 2, z / 2)."""
     other = models.create(NAME, 2).eval()
     state = model.state_dict()
     state["fc.weight"] = torch.cat((-state["fc.weight"], state["fc.weight"])) / 2
@@ -54,13 +54,13 @@ def images() -> Tensor:
     return torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 
 
-def batches_of(labels: Tensor) -> data.Loader:
+def black_batches(labels: Tensor) -> data.Loader:
     images = torch.zeros(len(labels), 3, 32, 32, dtype=torch.uint8)
     classes = tuple(map(str, range(int(labels.max()) + 1)))
     return data.create_loader(data.InMemoryDataset(images, labels, classes, "black", "test", (0.0,) * 3, (1.0,) * 3), 4)
 
 
-def pictures(folder, count: int = 3) -> None:
+def write_images(folder, count: int = 3) -> None:
     generator = np.random.default_rng(0)
     for split in ("train", "test"):
         for name in ("cat", "dog"):
@@ -74,24 +74,24 @@ OPTIONS = ["--data.size=32", "--data.mean=[0.5,0.5,0.5]", "--data.std=[0.25,0.25
 
 
 @pytest.mark.slow
-def test_commands_take_a_network_of_one_output(here, capsys) -> None:
-    pictures(here / "set")
+def test_commands_accept_a_network_with_one_output(workdir, capsys) -> None:
+    write_images(workdir / "set")
     torch.save(binary(-9.0).state_dict(), "negative.pth")
     torch.save({"state_dict": two_outputs(binary(-9.0)).state_dict()}, "two.pth")
-    (here / "names.txt").write_text("cat\ndog\n")
-    about = ["--mean=[0.5,0.5,0.5]", "--std=[0.25,0.25,0.25]", "--image-size=32", "--class-names=names.txt"]
+    (workdir / "names.txt").write_text("cat\ndog\n")
+    options = ["--mean=[0.5,0.5,0.5]", "--std=[0.25,0.25,0.25]", "--image-size=32", "--class-names=names.txt"]
     for name in ("negative", "two"):
-        assert run(capsys, "import", f"{name}.pth", f"--model={NAME}", *about, f"--out={name}.safetensors")[0] == 0
+        assert run(capsys, "import", f"{name}.pth", f"--model={NAME}", *options, f"--out={name}.safetensors")[0] == 0
     assert training.load_pretrained("negative.safetensors").class_count == 2
 
     status, out, _ = run(capsys, "explain", "set/test/cat/0.png", "--model=negative.safetensors", "--device=cpu")
     assert status == 0
-    explained = json.loads((here / "explained/explain.json").read_text())["records"]
+    explanation = json.loads((workdir / "explained/explain.json").read_text())["records"]
     pixels = torch.from_numpy(np.array(Image.open("set/test/cat/0.png"))).permute(2, 0, 1)[None] / 255
     with torch.no_grad():
         z = binary(-9.0)((pixels - 0.5) / 0.25).item()
     assert z < -5
-    first, second = explained
+    first, second = explanation
     assert (first["class"], second["class"]) == ("cat", "dog")
     assert first["probability"] == pytest.approx(1 / (1 + np.exp(z)), abs=1e-6)
     assert second["probability"] == pytest.approx(1 / (1 + np.exp(-z)), abs=1e-6)
@@ -103,30 +103,30 @@ def test_commands_take_a_network_of_one_output(here, capsys) -> None:
     assert [record["loss"] for record in records] == pytest.approx([records[0]["loss"]] * 3, rel=1e-6)
 
 
-def test_bias_is_that_of_two_outputs(images) -> None:
+def test_bias_with_one_output_equals_two_outputs(images) -> None:
     regions = torch.zeros(4, 32, 32, dtype=torch.bool)
     regions[:, 8:20, 8:20] = True
     batch = (images, torch.tensor([0, 1, 0, 1]), regions)
     with torch.no_grad():
         right = (binary()(images)[:, 0] > 0) == batch[1].bool()
-    one, two = (bias.evaluate(model, [batch], device="cpu") for model in (binary(), two_outputs(binary())))
-    assert one.to_dict()["summary"] == two.to_dict()["summary"] and len(one) == 4
-    assert one.accuracy == two.accuracy and one.accuracy.value == right.double().mean()
+    single, double = (bias.evaluate(model, [batch], device="cpu") for model in (binary(), two_outputs(binary())))
+    assert single.to_dict()["summary"] == double.to_dict()["summary"] and len(single) == 4
+    assert single.accuracy == double.accuracy and single.accuracy.value == right.double().mean()
 
 
 @pytest.mark.parametrize("name", ["gradcam", "gradcam++", "hirescam", "layercam", "xgradcam", "gradient", "activation"])
-def test_maps_of_one_output(name, images) -> None:
-    """Class 1 is explained by the output, class 0 by its negative; its probability is the sigmoid."""
+def test_saliency_maps_with_one_output_equal_two_outputs(name, images) -> None:
+    """The output is the score of class 1, and its negative the score of class 0; the probability is the sigmoid."""
     model = binary()
-    method, same = maps.create(name, model), maps.create(name, two_outputs(model))
+    method, reference = maps.create(name, model), maps.create(name, two_outputs(model))
     for classes in (0, 1, None, [[0, 1]] * 4):
-        found, expected = method(images, classes), same(images, classes)
-        assert torch.equal(method.classes, same.classes)
-        assert torch.allclose(method.logits[:, 0], same.logits[:, 1] * 2, atol=1e-6)
-        # Linear in the scores, which are halves of the output there.
+        actual, expected = method(images, classes), reference(images, classes)
+        assert torch.equal(method.classes, reference.classes)
+        assert torch.allclose(method.logits[:, 0], reference.logits[:, 1] * 2, atol=1e-6)
+        # Maps that are linear in the scores: the scores of two outputs are half of the single output.
         factor = 2 if name in ("gradcam", "hirescam", "layercam", "xgradcam") else 1
         if name != "gradcam++":
-            assert torch.allclose(found, factor * expected, rtol=1e-4, atol=1e-7)
+            assert torch.allclose(actual, factor * expected, rtol=1e-4, atol=1e-7)
     method(images)
     with torch.no_grad():
         z = model(images)[:, 0]
@@ -136,7 +136,7 @@ def test_maps_of_one_output(name, images) -> None:
         method(images, 2)
 
 
-def test_gradcam_of_one_output_by_hand(images) -> None:
+def test_gradcam_with_one_output_by_hand(images) -> None:
     model = binary()
     with maps.Taps(model, "group2") as taps:
         z = model(images)
@@ -145,17 +145,17 @@ def test_gradcam_of_one_output_by_hand(images) -> None:
     (gradients,) = torch.autograd.grad(z.sum(), features)
     for class_, sign in ((1, 1), (0, -1)):
         cam = torch.einsum("nc,nchw->nhw", sign * gradients.mean((2, 3)), features).clamp(min=0)
-        found = maps.GradCAM(model, "group2")(images, class_, upsample=False)
-        assert torch.allclose(found, cam, atol=1e-7)
+        actual = maps.GradCAM(model, "group2")(images, class_, upsample=False)
+        assert torch.allclose(actual, cam, atol=1e-7)
 
 
-def test_groups_of_one_output(images) -> None:
-    one = maps.group_activation(binary(), "group2", images, [0, 1, 0, 1], 4)
-    two = maps.group_activation(two_outputs(binary()), "group2", images, [0, 1, 0, 1], 4)
-    assert torch.allclose(one, two, atol=1e-6, equal_nan=True)
+def test_group_activation_with_one_output_equals_two_outputs(images) -> None:
+    single = maps.group_activation(binary(), "group2", images, [0, 1, 0, 1], 4)
+    double = maps.group_activation(two_outputs(binary()), "group2", images, [0, 1, 0, 1], 4)
+    assert torch.allclose(single, double, atol=1e-6, equal_nan=True)
 
 
-def test_scores_and_losses_of_one_output(images) -> None:
+def test_losses_and_scores_with_one_output_equal_two_outputs(images) -> None:
     labels = torch.tensor([0, 1, 1, 0])
     for task in ("cross_entropy", "binary_cross_entropy"):
         student, teacher = binary(), two_outputs(binary(1.0))
@@ -166,17 +166,17 @@ def test_scores_and_losses_of_one_output(images) -> None:
         assert losses.terms["task"].item() == pytest.approx(
             F.binary_cross_entropy_with_logits(z, labels.float()).item()
         )
-        same = transfer.distillation_loss(two_outputs(student)(images), teacher(images), labels, alpha=0.5)
-        assert losses.total.item() == pytest.approx(same.item(), rel=1e-5)
-    batches = batches_of(torch.tensor([0, 1, 1, 0, 1, 1]))
+        expected = transfer.distillation_loss(two_outputs(student)(images), teacher(images), labels, alpha=0.5)
+        assert losses.total.item() == pytest.approx(expected.item(), rel=1e-5)
+    batches = black_batches(torch.tensor([0, 1, 1, 0, 1, 1]))
     score = training.evaluate(binary(9.0), batches)
     assert score.accuracy == pytest.approx(4 / 6)
-    same = training.evaluate(two_outputs(binary(9.0)), batches)
-    assert score[:4] == pytest.approx(same[:4], rel=1e-6)
+    expected = training.evaluate(two_outputs(binary(9.0)), batches)
+    assert score[:4] == pytest.approx(expected[:4], rel=1e-6)
 
 
 class Wrapped(nn.Module):
-    """A network whose logits are inside something else."""
+    """A network that returns its logits inside another object."""
 
     def __init__(self, model: nn.Module, pack) -> None:
         super().__init__()
@@ -206,23 +206,23 @@ PACKED = {
 
 
 @pytest.mark.parametrize("form", PACKED)
-def test_logits_inside_something_else(form, images) -> None:
+def test_logits_are_found_in_dicts_tuples_and_attributes(form, images) -> None:
     torch.manual_seed(0)
     model = models.create(NAME, 4).eval()
     packed = Wrapped(model, PACKED[form])
     assert torch.equal(maps.GradCAM(packed, "model.group2")(images), maps.GradCAM(model, "group2")(images))
     labels = torch.tensor([0, 1, 2, 3])
     scores = [
-        transfer.Objective(one, two, beta=1, alpha=0.5, layers=[layer])(images, labels).total.item()
-        for one, two, layer in ((packed, packed, "model.group2"), (model, model, "group2"))
+        transfer.Objective(student, teacher, beta=1, alpha=0.5, layers=[layer])(images, labels).total.item()
+        for student, teacher, layer in ((packed, packed, "model.group2"), (model, model, "group2"))
     ]
     assert scores[0] == scores[1]
     groups = [
-        maps.group_activation(one, layer, images, None, 2)
-        for one, layer in ((packed, "model.group2"), (model, "group2"))
+        maps.group_activation(network, layer, images, None, 2)
+        for network, layer in ((packed, "model.group2"), (model, "group2"))
     ]
     assert torch.equal(*groups)
-    batches = batches_of(labels)
+    batches = black_batches(labels)
     assert training.evaluate(packed, batches) == training.evaluate(model, batches)
 
 
@@ -236,7 +236,7 @@ def test_logits_inside_something_else(form, images) -> None:
         ([[]], "list"),
     ],
 )
-def test_what_is_no_logits_is_named(output, name, images) -> None:
+def test_outputs_without_logits_are_named_in_the_error(output, name, images) -> None:
     packed = Wrapped(models.create(NAME, 4).eval(), lambda _: output)
     batch = (images, torch.zeros(4, dtype=torch.int64), torch.ones(4, 32, 32) > 0)
     for call in (

@@ -1,4 +1,4 @@
-"""The notebooks run from a clean state, shortened by a cell after their parameters, and are stored without outputs."""
+"""The notebooks are stored without outputs, and run when a cell after their parameters shortens them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def read(path: Path) -> Any:
 
 
 @pytest.mark.parametrize("path", SHORT, ids=lambda path: path.stem)
-def test_stored_without_outputs_and_nothing_of_a_machine(path: Path) -> None:
+def test_notebooks_are_stored_clean_with_working_links(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     notebook = json.loads(text)
     nbformat.validate(read(path))
@@ -52,21 +52,21 @@ def test_stored_without_outputs_and_nothing_of_a_machine(path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", SHORT, ids=lambda path: path.stem)
-def test_runs_from_clean_and_shows_tables_and_figures(path: Path, tmp_path: Path) -> None:
+def test_notebooks_run_and_show_tables_and_figures(path: Path, tmp_path: Path) -> None:
     notebook = read(path)
-    at = next(i for i, cell in enumerate(notebook.cells) if cell.metadata.get("tags") == ["parameters"])
-    notebook.cells.insert(at + 1, nbformat.v4.new_code_cell(SHORT[path]))
+    index = next(i for i, cell in enumerate(notebook.cells) if cell.metadata.get("tags") == ["parameters"])
+    notebook.cells.insert(index + 1, nbformat.v4.new_code_cell(SHORT[path]))
     options = {"timeout": 300, "startup_timeout": 300, "resources": {"metadata": {"path": str(tmp_path)}}}
     NotebookClient(notebook, kernel_name="python3", **options).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
     data = [output.data for output in outputs if output.output_type in ("display_data", "execute_result")]
-    assert sum("<table>" in one.get("text/html", "") for one in data) == TABLES[path]
-    assert sum("image/png" in one for one in data) == PICTURES[path]
-    assert all("text/html" in one or "image/png" in one for one in data), [one.keys() for one in data]
+    assert sum("<table>" in output.get("text/html", "") for output in data) == TABLES[path]
+    assert sum("image/png" in output for output in data) == PICTURES[path]
+    assert all("text/html" in output or "image/png" in output for output in data), [output.keys() for output in data]
 
 
 @pytest.mark.slow
-def test_any_network_of_timm_and_photographs_of_any_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_notebooks_accept_timm_networks_and_photos_of_any_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save(models.create("resnet10t", 1000).state_dict(), "weights.pth")
     photos = tmp_path / "my photos"
@@ -74,21 +74,21 @@ def test_any_network_of_timm_and_photographs_of_any_size(tmp_path: Path, monkeyp
     for name, size in (("00-1.png", (90, 60)), ("13-0.png", (48, 64)), ("mine.jpg", (70, 70))):
         Image.effect_noise(size, 80).convert("RGB").save(photos / name)
     (tmp_path / "masks").mkdir()
-    Image.new("L", (70, 70), 255).save(tmp_path / "masks" / "mine.png")  # painted, as it were
+    Image.new("L", (70, 70), 255).save(tmp_path / "masks" / "mine.png")  # stands for a mask painted by hand
     code = [cell.source for cell in read(LOOK).cells if cell.cell_type == "code"]
     code[0] += "\nMODEL, PHOTOS = 'resnet10t=weights.pth', 'my photos'"
-    names: dict[str, Any] = {}
+    namespace: dict[str, Any] = {}
     for source in code:
-        exec(compile(source, LOOK.name, "exec"), names)
-    assert len(names["pictures"]) == len(names["results"]) == 3
+        exec(compile(source, LOOK.name, "exec"), namespace)
+    assert len(namespace["pictures"]) == len(namespace["results"]) == 3
     assert (tmp_path / "masks" / "13-0.png").is_file()
-    assert names["results"].rows["region_area"].min() > 0
+    assert namespace["results"].rows["region_area"].min() > 0
 
     code = [cell.source for cell in read(TRANSFER).cells if cell.cell_type == "code"]
     code[0] += f"\n{SHORT[TRANSFER]}\nNETWORKS, PHOTO = ['resnet10t=weights.pth'], 'my photos/mine.jpg'"
-    names = {}
+    namespace = {}
     for source in code[: 1 + next(i for i, source in enumerate(code) if "in NETWORKS" in source)]:
-        exec(compile(source, TRANSFER.name, "exec"), names)
-    (row,) = names["rows"].values()
+        exec(compile(source, TRANSFER.name, "exec"), namespace)
+    (row,) = namespace["rows"].values()
     sides = [picture.shape[0] for picture in row.values()]
-    assert len(sides) == 5 and sides[0] == names["preprocessing"].size and sides == sorted(set(sides), reverse=True)
+    assert len(sides) == 5 and sides[0] == namespace["preprocessing"].size and sides == sorted(set(sides), reverse=True)

@@ -1,4 +1,4 @@
-"""The parser of all commands: order, hyphens, lists, flags and wrong input."""
+"""The parser of the commands: order, hyphens, lists, flags and wrong input."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def parser() -> Parser:
 @pytest.mark.parametrize(
     "order", ["--batch-size 4 a b", "a --batch-size 4 b", "a b --batch_size=4", "--batch-size=4 -- a b"]
 )
-def test_options_and_positionals_in_any_order(parser: Parser, order: str) -> None:
+def test_options_and_positionals_can_be_in_any_order(parser: Parser, order: str) -> None:
     options = parser.parse_args(order.split())
     assert (options.models, options.batch_size) == (["a", "b"], 4)
 
 
 @pytest.mark.parametrize(
-    ("typed", "name", "value"),
+    ("arguments", "name", "value"),
     [
         (["--data.train_images", "3"], "data.train_images", 3),
         (["--data.train-images=3"], "data.train_images", 3),
@@ -56,13 +56,13 @@ def test_options_and_positionals_in_any_order(parser: Parser, order: str) -> Non
         (["--no_latency"], "latency", False),
     ],
 )
-def test_values(parser: Parser, typed: list[str], name: str, value: object) -> None:
-    assert parser.parse_args([*typed, "a"])[name] == value
-    assert parser.parse_args(["a", *typed], defaults=False).as_flat().__dict__.keys() <= {"models", name}
+def test_values_are_converted(parser: Parser, arguments: list[str], name: str, value: object) -> None:
+    assert parser.parse_args([*arguments, "a"])[name] == value
+    assert parser.parse_args(["a", *arguments], defaults=False).as_flat().__dict__.keys() <= {"models", name}
 
 
 @pytest.mark.parametrize(
-    ("typed", "message"),
+    ("arguments", "message"),
     [
         (["--batch-sise", "4", "a"], "did you mean --batch-size?"),
         (["--data.train_image", "4", "a"], "did you mean --data.train_images?"),
@@ -76,13 +76,13 @@ def test_values(parser: Parser, typed: list[str], name: str, value: object) -> N
         (["a\0"], "zero byte"),
     ],
 )
-def test_what_is_wrong_is_one_line(parser: Parser, typed: list[str], message: str) -> None:
-    with pytest.raises(InputError) as problem:
-        parser.parse_args(typed)
-    assert message in str(problem.value) and "\n" not in str(problem.value)
+def test_wrong_input_fails_with_one_line(parser: Parser, arguments: list[str], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parser.parse_args(arguments)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_help(parser: Parser) -> None:
+def test_help_lists_arguments_options_and_groups(parser: Parser) -> None:
     parser.add_argument_group("a group of options").add_argument("--name")
     lines = parser.format_help().splitlines()
     assert [line for line in lines if line.endswith(":")] == ["Arguments:", "Options:", "A group of options:"]

@@ -1,4 +1,4 @@
-"""The site has every page and every public name; `make docs` builds it, strictly."""
+"""The documentation lists every page and every public name; `make docs` builds it in strict mode."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PACKAGES = [name for name in regard.__all__ if inspect.ismodule(getattr(regard, 
 
 
 def contents(index: Path) -> set[Path]:
-    """The pages that an index page and those below it list."""
+    """The pages that an index page lists, directly or through further index pages."""
     pages = {
         (index.parent / link).resolve() for link in re.findall(r"^- \[.+?\]\((\S+\.md)\)", index.read_text(), re.M)
     }
@@ -25,7 +25,7 @@ def contents(index: Path) -> set[Path]:
 
 def public_names(package: str) -> set[str]:
     module = import_module(f"regard.{package}")
-    if package == "errors":  # the rest is for regard itself
+    if package == "errors":  # the other errors are internal
         return {"InputError", "Locked", "LostProcess", "DataWarning"}
     return set(getattr(module, "__all__", ())) or {
         name
@@ -37,7 +37,7 @@ def public_names(package: str) -> set[str]:
     }
 
 
-def test_every_page_is_in_the_contents() -> None:
+def test_every_page_is_listed_in_an_index() -> None:
     assert contents(DOCS / "index.md") == set(DOCS.rglob("*.md")) - {DOCS / "index.md"}
 
 

@@ -12,7 +12,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from regard import InputError, attention, maps, models
 from regard.stages import is_activation, is_norm, stage_blocks, stages
 
-# Names of the stages, and blocks in each.
+# Names of the stages, and the number of blocks in each.
 TIMM = {
     "resnet18": ({f"layer{i}" for i in range(1, 5)}, [2, 2, 2, 2]),
     "resnetv2_50": ({f"stages.{i}" for i in range(4)}, [3, 4, 6, 3]),
@@ -43,14 +43,15 @@ def build(source: str, name: str) -> nn.Module:
 @pytest.mark.parametrize(
     ("source", "name"), [*(("timm", name) for name in TIMM), *(("torchvision", name) for name in TORCHVISION)]
 )
-def test_stages_of_known_networks(source, name) -> None:
+def test_stages_and_blocks_of_known_networks(source, name) -> None:
     model = build(source, name)
     names, blocks = (TIMM if source == "timm" else TORCHVISION)[name]
-    found = stages(model)
-    assert set(found) == names
-    assert all(model.get_submodule(stage) is module for stage, module in found.items())
-    assert [len(inside) for inside in stage_blocks(model).values()] == blocks
-    assert all(model.get_submodule(own) is block for inside in stage_blocks(model).values() for own, block in inside)
+    result = stages(model)
+    assert set(result) == names
+    assert all(model.get_submodule(stage) is module for stage, module in result.items())
+    assert [len(block_list) for block_list in stage_blocks(model).values()] == blocks
+    for block_list in stage_blocks(model).values():
+        assert all(model.get_submodule(block_name) is block for block_name, block in block_list)
     with torch.no_grad(), maps.Taps(model) as taps:
         model(torch.randn(1, 3, 64, 64))
         sizes = [features.shape[-1] for features in taps.features.values()]
@@ -60,15 +61,15 @@ def test_stages_of_known_networks(source, name) -> None:
 
 
 @pytest.mark.parametrize("name", ["cifar-resnet11", "wrn-10-1", "resnet18", "convnext_atto", "mobilenetv2_050"])
-def test_attention_changes_no_stages(name) -> None:
+def test_attention_leaves_stages_and_blocks_unchanged(name) -> None:
     model = models.create(name, 5)
-    before = {stage: [own for own, _ in blocks] for stage, blocks in stage_blocks(model).items()}
+    before = {stage: [block_name for block_name, _ in blocks] for stage, blocks in stage_blocks(model).items()}
     attention.attach(model, "se")
     attention.attach(model, "bam", where="stage")
-    assert {stage: [own for own, _ in blocks] for stage, blocks in stage_blocks(model).items()} == before
+    assert {stage: [block_name for block_name, _ in blocks] for stage, blocks in stage_blocks(model).items()} == before
 
 
-def test_layers_make_stages_where_there_are_no_blocks() -> None:
+def test_without_blocks_stages_end_at_changes_of_resolution() -> None:
     def layers(channels: int, out: int, stride: int = 1) -> list[nn.Module]:
         return [nn.Conv2d(channels, out, 3, stride, 1), nn.BatchNorm2d(out), nn.ReLU()]
 
@@ -79,18 +80,18 @@ def test_layers_make_stages_where_there_are_no_blocks() -> None:
         *(nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)),
     )
     assert list(stages(model)) == ["2", "9", "13"]
-    assert [len(inside) for inside in stage_blocks(model).values()] == [0, 0, 0]
+    assert [len(blocks) for blocks in stage_blocks(model).values()] == [0, 0, 0]
     nested = nn.Sequential(model[:14], model[14:16], nn.Flatten(), nn.Linear(8, 5))
     assert list(stages(nested)) == ["0.2", "0.9", "0.13"]
 
 
-def test_networks_without_stages() -> None:
+def test_networks_without_stages_are_refused() -> None:
     for model in (nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2)), nn.Sequential()):
         with pytest.raises(InputError, match="has no stages that regard recognises"):
             stages(model)
 
 
-def test_kinds_of_layers() -> None:
+def test_activations_and_norms_are_recognised() -> None:
     for layer in (nn.ReLU(), nn.SiLU(), nn.PReLU(), nn.Softmax(1), timm.layers.Swish()):
         assert is_activation(layer) and not is_norm(layer)
     for layer in (
@@ -110,7 +111,7 @@ def test_kinds_of_layers() -> None:
         assert not is_activation(layer) and not is_norm(layer)
 
 
-def test_stages_that_timm_tells() -> None:
+def test_stages_come_from_the_feature_info_of_timm() -> None:
     with torch.device("meta"):
         model = timm.create_model("dla34", num_classes=5)
     assert list(stages(model)) == [entry["module"] for entry in model.feature_info]

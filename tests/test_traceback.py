@@ -8,27 +8,27 @@ from PIL import Image
 from regard.cli import main
 
 
-def lines(capsys, monkeypatch, *arguments: str) -> list[str]:
-    """What the command prints of an error, after it was one line without the variable."""
+def traceback_lines(capsys, monkeypatch, *arguments: str) -> list[str]:
+    """The error output of a command with REGARD_TRACEBACK=1; checks that it is one line without the variable."""
     monkeypatch.delenv("REGARD_TRACEBACK", raising=False)
     assert main(list(arguments)) == 2
     (line,) = capsys.readouterr().err.splitlines()
     monkeypatch.setenv("REGARD_TRACEBACK", "1")
     assert main(list(arguments)) == 2
-    printed = capsys.readouterr().err.splitlines()
-    assert printed[0].startswith("Traceback") and printed[-1] == line
-    return printed
+    traceback = capsys.readouterr().err.splitlines()
+    assert traceback[0].startswith("Traceback") and traceback[-1] == line
+    return traceback
 
 
-def test_of_a_command(tmp_path, monkeypatch, capsys) -> None:
+def test_traceback_of_a_command(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "recipe.yaml").write_text("model: [")
-    assert any("cli/evaluate.py" in line for line in lines(capsys, monkeypatch, "evaluate", "run"))
+    assert any("cli/evaluate.py" in line for line in traceback_lines(capsys, monkeypatch, "evaluate", "run"))
 
 
 @pytest.mark.slow
-def test_of_a_dataloader_worker(tmp_path, monkeypatch, capsys) -> None:
+def test_traceback_of_a_dataloader_worker(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     for split in ("train", "test"):
         for name in ("cat", "dog"):
@@ -40,6 +40,6 @@ def test_of_a_dataloader_worker(tmp_path, monkeypatch, capsys) -> None:
     broken.write_bytes(broken.read_bytes()[:60])
     data = ["--data.name=files", "--data.folder=images", "--data.size=32", "--data.workers=1"]
     model = ["--model.name=wrn-10-0.5", "--schedule.batch_size=8", "--device=cpu", "--threads=1"]
-    printed = lines(capsys, monkeypatch, "train", *data, *model)
-    assert any("2.png" in line for line in printed)
-    assert any("data/decode.py" in line for line in printed)  # where the worker was
+    traceback = traceback_lines(capsys, monkeypatch, "train", *data, *model)
+    assert any("2.png" in line for line in traceback)
+    assert any("data/decode.py" in line for line in traceback)  # the frame in the worker

@@ -1,4 +1,4 @@
-"""Recipes, run folders, shards and addresses from others: no code in them is run."""
+"""Untrusted recipes, run folders, shards and addresses: no code in them is executed."""
 
 from __future__ import annotations
 
@@ -18,54 +18,54 @@ from regard.cli import main
 from regard.training import load_recipe
 from regard.training.recipe import plain
 
-# Each makes the file "ran" in the working directory where a shell, or webdataset, takes it for a command.
+# Each creates the file "ran" in the working directory if a shell or webdataset executes it as a command.
 PIPE, QUOTED = "pipe:touch ran", "https://127.0.0.1:9/a';touch ran;'"
 
 
 class Payload:
-    """Makes the file once it is unpickled."""
+    """Creates the file when it is unpickled."""
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[str, ...]]:
         return os.system, ("touch ran",)
 
 
-def of_wds(folder: str | None, **options: Any) -> dict[str, Any]:
+def wds_recipe(folder: str | None, **options: Any) -> dict[str, Any]:
     return {"data": {"name": "wds", "folder": folder, "options": {"classes": 2, **options}}}
 
 
-def of_network(name: str = "resnet10t", **options: Any) -> dict[str, Any]:
+def network_recipe(name: str = "resnet10t", **options: Any) -> dict[str, Any]:
     return {"model": {"name": name, "options": options}, "data": {"options": {"train": 20, "test": 20}}}
 
 
 FIELDS: dict[str, dict[str, Any]] = {
-    "folder": of_wds(PIPE),
-    "folder in capitals": of_wds("PIPE:touch ran"),
-    "folder after a space": of_wds(" pipe:touch ran;"),
-    "folder within quotes": of_wds(QUOTED),
-    "folder of another program": of_wds("gs://a'$(touch ran)'"),
-    "info": of_wds("shards"),
-    "shards to train on": of_wds(None, train=f"{PIPE} .tar|1", test="a.tar|1"),
-    "shards to test on": of_wds("shards", train="a.tar|1", test=f"{PIPE} .tar|1"),
-    "shards in braces": of_wds(None, train="{pipe:touch ran;,a}.tar|1", test="a.tar|1"),
-    "shards in a list": of_wds(None, train=f"a.tar::{PIPE} .tar|1", test="a.tar|1"),
-    "shards within quotes": of_wds(None, train=f"{QUOTED}.tar|1", test="a.tar|1"),
-    "classes": of_wds("shards", train="a.tar|1", test="a.tar|1", classes=PIPE),
+    "folder": wds_recipe(PIPE),
+    "folder in capitals": wds_recipe("PIPE:touch ran"),
+    "folder after a space": wds_recipe(" pipe:touch ran;"),
+    "folder within quotes": wds_recipe(QUOTED),
+    "folder of another program": wds_recipe("gs://a'$(touch ran)'"),
+    "info": wds_recipe("shards"),
+    "shards to train on": wds_recipe(None, train=f"{PIPE} .tar|1", test="a.tar|1"),
+    "shards to test on": wds_recipe("shards", train="a.tar|1", test=f"{PIPE} .tar|1"),
+    "shards in braces": wds_recipe(None, train="{pipe:touch ran;,a}.tar|1", test="a.tar|1"),
+    "shards in a list": wds_recipe(None, train=f"a.tar::{PIPE} .tar|1", test="a.tar|1"),
+    "shards within quotes": wds_recipe(None, train=f"{QUOTED}.tar|1", test="a.tar|1"),
+    "classes": wds_recipe("shards", train="a.tar|1", test="a.tar|1", classes=PIPE),
     "class folders": {"data": {"name": "files", "folder": PIPE}},
     "data set of the hub": {"data": {"name": "hfds", "options": {"dataset": "./script"}}},
     "CIFAR": {"data": {"name": "cifar10", "folder": "."}},
-    "checkpoint": of_network(checkpoint_path="payload.pth"),
-    "published weights": of_network(pretrained=True, pretrained_cfg={"file": "payload.pth"}),
-    "published weights overlaid": of_network(pretrained_cfg_overlay={"file": "payload.pth"}),
-    "folder of a network": of_network("local-dir:network"),
-    "teacher": {**of_network("wrn-10-1"), "transfer": {"beta": 1, "teacher": "resnet18=payload.pth"}},
-    "teacher by an address": {**of_network("wrn-10-1"), "transfer": {"beta": 1, "teacher": PIPE}},
-    "YAML": of_network("!!python/object/apply:os.system ['touch ran']"),
+    "checkpoint": network_recipe(checkpoint_path="payload.pth"),
+    "published weights": network_recipe(pretrained=True, pretrained_cfg={"file": "payload.pth"}),
+    "published weights overlaid": network_recipe(pretrained_cfg_overlay={"file": "payload.pth"}),
+    "folder of a network": network_recipe("local-dir:network"),
+    "teacher": {**network_recipe("wrn-10-1"), "transfer": {"beta": 1, "teacher": "resnet18=payload.pth"}},
+    "teacher by an address": {**network_recipe("wrn-10-1"), "transfer": {"beta": 1, "teacher": PIPE}},
+    "YAML": network_recipe("!!python/object/apply:os.system ['touch ran']"),
 }
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory with what the fields lead to."""
+def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with the files that the fields refer to."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     split = {"name": "train", "filenames": [PIPE], "shard_lengths": [1], "num_samples": 1}
@@ -87,11 +87,11 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def write_run(folder: Path, said: dict[str, Any]) -> None:
-    """A run folder of somebody else, which is finished."""
+def write_run(folder: Path, sections: dict[str, Any]) -> None:
+    """Writes the folder of a finished run with these sections in its recipe and hostile weights."""
     folder.mkdir(parents=True)
     recipe = plain(load_recipe())
-    for name, fields in said.items():
+    for name, fields in sections.items():
         recipe[name] |= fields
     recipe["schedule"]["epochs"] = 1
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
@@ -100,18 +100,16 @@ def write_run(folder: Path, said: dict[str, Any]) -> None:
     torch.save(Payload(), folder / "last.safetensors")
 
 
-OPENING = ("evaluate", "bias", "gates", "groups", "explain")
+COMMANDS_ON_RUNS = ("evaluate", "bias", "gates", "groups", "explain")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("field", FIELDS)
-def test_no_field_of_a_recipe_or_a_run_is_a_command(
-    field: str, place: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (place / "recipe.yaml").write_text(yaml.safe_dump(FIELDS[field]))
-    write_run(place / "theirs", FIELDS[field])
-    # All of these open a run and its data in one way, which the other fields need not show again for each.
-    commands = OPENING if field in ("folder", "info", "checkpoint") else OPENING[:1]
+def test_no_recipe_field_is_executed(field: str, workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (workdir / "recipe.yaml").write_text(yaml.safe_dump(FIELDS[field]))
+    write_run(workdir / "theirs", FIELDS[field])
+    # These commands open a run and its data in the same way; the other fields are tested with one of them.
+    commands = COMMANDS_ON_RUNS if field in ("folder", "info", "checkpoint") else COMMANDS_ON_RUNS[:1]
     images = {"explain": ["a.jpg"]}
     for arguments in (
         ["train", "recipe.yaml", "--run", "own", "--device", "cpu"],
@@ -120,13 +118,13 @@ def test_no_field_of_a_recipe_or_a_run_is_a_command(
         assert main(arguments) == 2, arguments
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("regard: ")
-    assert not (place / "ran").exists()
+    assert not (workdir / "ran").exists()
 
 
 @pytest.mark.slow
-def test_nothing_in_a_store_of_runs_is_a_command(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for field, said in FIELDS.items():
-        write_run(place / "runs" / field, said)
+def test_nothing_in_a_store_of_runs_is_executed(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for field, fields in FIELDS.items():
+        write_run(workdir / "runs" / field, fields)
     for arguments in (
         ["runs", "runs"],
         ["table", "lsas-cifar", "--runs", "runs"],
@@ -135,14 +133,14 @@ def test_nothing_in_a_store_of_runs_is_a_command(place: Path, capsys: pytest.Cap
     ):
         assert main(arguments) == 0, arguments
         assert "Traceback" not in capsys.readouterr().err
-    assert not (place / "ran").exists()
+    assert not (workdir / "ran").exists()
 
 
 @pytest.mark.parametrize("address", [PIPE, QUOTED, "reference://a", "simplecache::file:///tmp", "file://runs::pipe:a"])
-def test_no_address_of_a_command_line_is_a_command(
-    address: str, place: Path, capsys: pytest.CaptureFixture[str]
+def test_no_address_on_the_command_line_is_executed(
+    address: str, workdir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_run(place / "runs" / "theirs", of_network("wrn-10-1"))
+    write_run(workdir / "runs" / "theirs", network_recipe("wrn-10-1"))
     for arguments in (
         ["runs", address],
         ["table", "lsas-cifar", "--runs", address],
@@ -158,4 +156,4 @@ def test_no_address_of_a_command_line_is_a_command(
         assert main(arguments) == 2, arguments
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("regard: ")
-    assert not (place / "ran").exists()
+    assert not (workdir / "ran").exists()

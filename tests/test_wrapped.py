@@ -1,4 +1,4 @@
-"""Networks in DataParallel: used as the inner network, or refused by name."""
+"""Networks in DataParallel: reading uses the inner network, changing is refused."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ READERS: dict[str, Callable[[nn.Module], Any]] = {
 }
 
 
-@pytest.mark.parametrize("reads", READERS.values(), ids=READERS)
-def test_a_network_in_data_parallel_is_read_as_the_one_inside(network, reads) -> None:
+@pytest.mark.parametrize("read", READERS.values(), ids=READERS)
+def test_reading_a_wrapped_network_uses_the_inner_network(network, read) -> None:
     wrapped = nn.DataParallel(network)
-    torch.testing.assert_close(reads(wrapped), reads(network), rtol=0, atol=0, equal_nan=True)
-    wrapped.device_ids = [0, 1]  # as on two GPUs, where copies of the network run
+    torch.testing.assert_close(read(wrapped), read(network), rtol=0, atol=0, equal_nan=True)
+    wrapped.device_ids = [0, 1]  # as on two GPUs, where replicas run
     with pytest.raises(InputError, match="DataParallel.* on 2 GPUs"):
-        reads(wrapped)
+        read(wrapped)
 
 
-def test_what_changes_a_network_asks_for_the_one_inside(network) -> None:
+def test_changing_a_wrapped_network_is_refused(network) -> None:
     wrapped = nn.DataParallel(network)
     assert models.complexity(wrapped, 32) == models.complexity(network, 32)
     for change in (attention.fold, lambda model: attention.attach(model, "eca")):

@@ -34,7 +34,7 @@ def small(name: str, **options: object) -> nn.Module:
 
 
 @pytest.mark.parametrize("name", detection.names())
-def test_gradients_reach_attention_in_every_detector_and_labels_are_class_indices(name: str) -> None:
+def test_every_detector_trains_its_attention_and_predicts_class_indices(name: str) -> None:
     few = {"box_detections_per_img": 4} if "rcnn" in name else {"detections_per_img": 4, "score_thresh": 0.0}
     detector = small(name, strides=(2, 4), attention="se", **few)
     losses = detector(IMAGES, targets())
@@ -47,25 +47,25 @@ def test_gradients_reach_attention_in_every_detector_and_labels_are_class_indice
     detector.eval()
     with torch.no_grad():
         detections = detector(IMAGES)
-    for image, one in zip(IMAGES, detections, strict=True):
+    for image, prediction in zip(IMAGES, detections, strict=True):
         height, width = image.shape[1:]
-        assert len(one["boxes"]) == len(one["labels"]) == len(one["scores"]) == 4
-        assert set(one["labels"].tolist()) <= {0, 1, 2}
-        assert (one["boxes"] >= 0).all()
-        assert (one["boxes"] <= torch.tensor([width, height, width, height])).all()
-        assert ("masks" in one) == ("mask" in name)
-        assert one.get("masks", torch.zeros(4, 1, height, width)).shape == (4, 1, height, width)
+        assert len(prediction["boxes"]) == len(prediction["labels"]) == len(prediction["scores"]) == 4
+        assert set(prediction["labels"].tolist()) <= {0, 1, 2}
+        assert (prediction["boxes"] >= 0).all()
+        assert (prediction["boxes"] <= torch.tensor([width, height, width, height])).all()
+        assert ("masks" in prediction) == ("mask" in name)
+        assert prediction.get("masks", torch.zeros(4, 1, height, width)).shape == (4, 1, height, width)
 
 
-def test_targets_that_do_not_fit_are_refused_in_a_line() -> None:
+def test_wrong_targets_and_arguments_are_refused() -> None:
     detector = small("mask-rcnn")
     with pytest.raises(InputError, match="0 to 2"):
         detector(IMAGES, targets(label=3))
     with pytest.raises(InputError, match="needs targets"):
         detector(IMAGES)
-    without = [{key: value for key, value in target.items() if key != "masks"} for target in targets()]
+    maskless = [{key: value for key, value in target.items() if key != "masks"} for target in targets()]
     with pytest.raises(InputError, match="masks"):
-        detector(IMAGES, without)
+        detector(IMAGES, maskless)
     with pytest.raises(InputError, match="faster-rcnn"):
         small("faster-rccn")
     with pytest.raises(InputError, match="1, 2, 4"):
@@ -100,7 +100,7 @@ def test_targets_that_do_not_fit_are_refused_in_a_line() -> None:
         ("head", "small", "head is 'small'"),
     ],
 )
-def test_options_of_another_kind_are_refused_in_a_line(option: str, value: object, message: str) -> None:
+def test_options_with_wrong_values_are_refused(option: str, value: object, message: str) -> None:
     with pytest.raises(InputError, match=message):
         small("retinanet", **{option: value})
 
@@ -113,30 +113,30 @@ def classifier(**options: object) -> nn.Module:
     return model
 
 
-def test_the_same_weights_give_what_torchvision_gives() -> None:
+def test_outputs_equal_torchvision_for_the_same_weights() -> None:
     torch.manual_seed(0)
     body = resnet_fpn_backbone(backbone_name="resnet18", weights=None, trainable_layers=3)
-    theirs = FasterRCNN(body, 4, min_size=64, max_size=96, **FEW)
-    for name, value in theirs.state_dict().items():
+    reference = FasterRCNN(body, 4, min_size=64, max_size=96, **FEW)
+    for name, value in reference.state_dict().items():
         if name.endswith(("bn2.weight", "running_var")):
             value.fill_(0.5)
-    ours = detection.create("faster-rcnn", "resnet18", 3, min_size=64, max_size=96, norm="fixed", **FEW)
-    models.load_weights(ours, theirs.state_dict(), "torchvision's")  # all names are the same
-    learning = {name for name, parameter in theirs.named_parameters() if parameter.requires_grad}
-    assert learning == {name for name, parameter in ours.named_parameters() if parameter.requires_grad}
+    detector = detection.create("faster-rcnn", "resnet18", 3, min_size=64, max_size=96, norm="fixed", **FEW)
+    models.load_weights(detector, reference.state_dict(), "torchvision's")  # all names are equal
+    trainable = {name for name, parameter in reference.named_parameters() if parameter.requires_grad}
+    assert trainable == {name for name, parameter in detector.named_parameters() if parameter.requires_grad}
     with torch.no_grad():
-        expected, found = theirs.eval()(IMAGES), ours.eval()(IMAGES)
-        for one, other in zip(expected, found, strict=True):
-            torch.testing.assert_close(other["boxes"], one["boxes"], rtol=1e-3, atol=1e-3)
-            torch.testing.assert_close(other["scores"], one["scores"])
-            assert torch.equal(other["labels"], one["labels"] - 1)
+        expected, actual = reference.eval()(IMAGES), detector.eval()(IMAGES)
+        for target, prediction in zip(expected, actual, strict=True):
+            torch.testing.assert_close(prediction["boxes"], target["boxes"], rtol=1e-3, atol=1e-3)
+            torch.testing.assert_close(prediction["scores"], target["scores"])
+            assert torch.equal(prediction["labels"], target["labels"] - 1)
         torch.manual_seed(1)
-        expected = theirs.train()(IMAGES, [{**target, "labels": target["labels"] + 1} for target in targets()])
+        expected = reference.train()(IMAGES, [{**target, "labels": target["labels"] + 1} for target in targets()])
         torch.manual_seed(1)
-        found = ours.train()(IMAGES, targets())
-    assert found.keys() == expected.keys()
+        actual = detector.train()(IMAGES, targets())
+    assert actual.keys() == expected.keys()
     for name, loss in expected.items():
-        torch.testing.assert_close(found[name], loss, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(actual[name], loss, rtol=1e-3, atol=1e-4)
 
 
 GROUPS = {"groups": 8}
@@ -146,7 +146,7 @@ def sa_resnet() -> nn.Module:
     return models.create("resnet10t", 10, attention="shuffle", attention_options=GROUPS)
 
 
-def test_a_backbone_takes_the_weights_of_a_classification_checkpoint(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_backbone_loads_a_classification_checkpoint(caplog: pytest.LogCaptureFixture) -> None:
     plain = classifier()
     state = {f"module.{name}": value for name, value in plain.state_dict().items()}
     with caplog.at_level(logging.WARNING):
@@ -156,19 +156,19 @@ def test_a_backbone_takes_the_weights_of_a_classification_checkpoint(caplog: pyt
     assert all(torch.equal(value, plain.state_dict()[name]) for name, value in body.items())
     assert f"all {len(body)} tensors" in caplog.text
 
-    same = small("faster-rcnn", pretrained=plain.state_dict(), attention="se")  # begins as the identity
-    strengths = [module.strength for module in attention.attached(same).values()]
+    attentive = small("faster-rcnn", pretrained=plain.state_dict(), attention="se")  # starts as the identity
+    strengths = [module.strength for module in attention.attached(attentive).values()]
     assert len(strengths) == 9
     assert not torch.stack(strengths).any()
     images = torch.rand(1, 3, 64, 64)
     for level, features in detector.eval().backbone(images).items():
-        assert features.shape == same.eval().backbone(images)[level].shape
+        assert features.shape == attentive.eval().backbone(images)[level].shape
     assert torch.equal(
         detector.backbone.body.layer3(images.new_ones(1, 32, 8, 8)),
-        same.backbone.body.layer3(images.new_ones(1, 32, 8, 8)),
+        attentive.backbone.body.layer3(images.new_ones(1, 32, 8, 8)),
     )
 
-    trained = classifier(attention="se")  # with its attention
+    trained = classifier(attention="se")  # loads the attention too
     detector = small("faster-rcnn", pretrained=trained.state_dict(), attention="se")
     assert torch.equal(detector.backbone.body.layer1[0].attention.fc1.weight, trained.layer1[0].attention.fc1.weight)
     official = {f"module.{name.replace('.se.', '.sa.')}": value for name, value in sa_resnet().state_dict().items()}
@@ -188,7 +188,7 @@ def test_a_backbone_takes_the_weights_of_a_classification_checkpoint(caplog: pyt
 
 
 @pytest.mark.parametrize("norm", ["statistics", "fixed", "batch", "group"])
-def test_norms_and_frozen_stages(norm: str) -> None:
+def test_norms_and_frozen_stages_determine_what_trains(norm: str) -> None:
     detector = small("faster-rcnn", norm=norm, frozen_stages=1, attention="cbam").train()
     body = detector.backbone.body
     before = copy.deepcopy(body.state_dict())
@@ -200,8 +200,8 @@ def test_norms_and_frozen_stages(norm: str) -> None:
     assert ("layer2.0.bn1.weight" in changed) == (norm != "fixed")
     assert ("layer2.0.bn1.running_mean" in changed) == (norm == "batch")
     assert ("layer2.0.bn1.running_mean" in before) == (norm != "group")
-    ours = {name for name, module in attention.attached(body).items() if name.startswith("layer2")}
-    assert any(name.endswith("running_mean") and name.startswith(tuple(ours)) for name in changed)
+    attention_names = {name for name, module in attention.attached(body).items() if name.startswith("layer2")}
+    assert any(name.endswith("running_mean") and name.startswith(tuple(attention_names)) for name in changed)
     norms = [
         part for part in copy.deepcopy(detector).train().backbone.body.layer1.modules() if hasattr(part, "momentum")
     ]

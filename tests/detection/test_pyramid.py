@@ -9,7 +9,7 @@ import torch
 from regard import attention, detection, models
 from regard.errors import InputError
 
-# Network -> the stages of the strides 4, 8, 16, 32, and the parts that run after the last and are removed.
+# Network -> the stages of strides 4, 8, 16, 32, and the modules behind the last stage, which are removed.
 NETWORKS = {
     "resnet10t": (["layer1", "layer2", "layer3", "layer4"], {"fc"}),
     "regnety_002": (["s1", "s2", "s3", "s4"], {"head"}),
@@ -22,7 +22,7 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_levels_are_the_last_stages_of_every_stride(name: str) -> None:
+def test_levels_are_the_last_stage_of_every_stride(name: str) -> None:
     model = models.create(name, 10)
     before = set(model.state_dict())
     pyramid = detection.Pyramid(model, channels=8, extra="p6p7").eval()
@@ -34,11 +34,11 @@ def test_levels_are_the_last_stages_of_every_stride(name: str) -> None:
     assert [tuple(level.shape) for level in features.values()] == [
         (1, 8, -(-64 // s), -(-128 // s)) for s in pyramid.strides
     ]
-    gone = before - set(pyramid.body.state_dict())
-    assert {next(part for part in removed if name.startswith(f"{part}.")) for name in gone} == removed
+    missing = before - set(pyramid.body.state_dict())
+    assert {next(part for part in removed if name.startswith(f"{part}.")) for name in missing} == removed
 
 
-def test_features_are_those_of_the_stage_with_attention_attached_before_or_after() -> None:
+def test_attention_works_attached_before_or_after_building_the_pyramid() -> None:
     torch.manual_seed(0)
     plain = models.create("torchvision/mobilenet_v2", 10)
     images = torch.rand(1, 3, 32, 32)
@@ -46,26 +46,26 @@ def test_features_are_those_of_the_stage_with_attention_attached_before_or_after
     torch.manual_seed(1)
     before = detection.Pyramid(attention.attach(before, "se", where="block"), channels=8)
     torch.manual_seed(1)
-    after.eval()(images)  # its hooks are there
+    after.eval()(images)  # its hooks are registered
     attention.attach(after.body, "se", where="block")
     after.fpn.load_state_dict(before.fpn.state_dict())
     with torch.no_grad():
-        one, two = before.eval()(images), after.eval()(images)
+        first, second = before.eval()(images), after.eval()(images)
         copied = pickle.loads(pickle.dumps(copy.deepcopy(after)))(images)
-        plainly = detection.Pyramid(plain, channels=8).eval()
-        plainly.fpn.load_state_dict(before.fpn.state_dict())
-        without = plainly(images)
+        plain_pyramid = detection.Pyramid(plain, channels=8).eval()
+        plain_pyramid.fpn.load_state_dict(before.fpn.state_dict())
+        plain_features = plain_pyramid(images)
         attention.detach(after.body)
-        again = after(images)
+        detached = after(images)
     assert before.state_dict().keys() == {
         *after.state_dict().keys(),
         *(k for k in before.state_dict() if "attention" in k),
     }
-    for level in one:
-        assert torch.equal(one[level], two[level])
-        assert torch.equal(one[level], copied[level])
-        assert torch.equal(without[level], again[level])
-        assert not torch.equal(one[level], without[level])
+    for level in first:
+        assert torch.equal(first[level], second[level])
+        assert torch.equal(first[level], copied[level])
+        assert torch.equal(plain_features[level], detached[level])
+        assert not torch.equal(first[level], plain_features[level])
 
 
 @pytest.mark.slow
@@ -79,7 +79,7 @@ def test_a_pyramid_compiles_into_one_graph_and_trains() -> None:
     assert all(p.grad is not None for p in pyramid.parameters())
 
 
-def test_attention_goes_into_the_backbone_of_a_detector_in_training_mode_too() -> None:
+def test_attention_attaches_to_a_detector_backbone_in_training_mode() -> None:
     detector = detection.create("retinanet", "torchvision/densenet121", 2, channels=8).train()
     attention.attach(detector, "se", where="stage")
     assert list(attention.attached(detector)) == [
@@ -87,7 +87,7 @@ def test_attention_goes_into_the_backbone_of_a_detector_in_training_mode_too() -
     ]
 
 
-def test_networks_without_such_stages_are_refused() -> None:
+def test_networks_without_the_needed_stages_are_refused() -> None:
     with pytest.raises(InputError, match="strides 1, 2, 4"):
         detection.Pyramid(models.create("cifar-resnet20", 10, block="basic"))
     with pytest.raises(InputError, match="no stage that outputs features"):

@@ -1,4 +1,4 @@
-"""Checkpoints in common formats, broken files and hostile ones: an error of one line, in bounded time and memory."""
+"""Checkpoints in common formats, and broken and hostile files: one line of error, in bounded time and memory."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def run(capsys, *arguments: object) -> tuple[int, str, str]:
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
+def workdir(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -82,23 +82,23 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_loads(form, tmp_path) -> None:
+def test_every_checkpoint_form_loads(form, tmp_path) -> None:
     torch.save(FORMS[form], tmp_path / "c.pth")
-    said: list[str] = []
-    assert equal(models.load_official(network(9), tmp_path / "c.pth", log=said.append), STATE)
+    messages: list[str] = []
+    assert equal(models.load_official(network(9), tmp_path / "c.pth", log=messages.append), STATE)
     assert equal(training.load_pretrained(f"{NAME}={tmp_path / 'c.pth'}").model(), STATE)
     assert models.count_classes(models.read_checkpoint(tmp_path / "c.pth")) == 3
-    both = any("average" in form or form == key for key in ("ema beside model", "student and teacher"))
-    if both and form != "average alone":
-        assert len(said) == 1 and "--ema loads" in said[0]
+    has_average = any("average" in form or form == key for key in ("ema beside model", "student and teacher"))
+    if has_average and form != "average alone":
+        assert len(messages) == 1 and "--ema loads" in messages[0]
         assert equal(models.load_official(network(9), FORMS[form], ema=True), AVERAGE)
     elif form != "average alone":
-        assert len(said) == ("loss" in form)
+        assert len(messages) == ("loss" in form)
         with pytest.raises(InputError, match="no moving average"):
             models.load_official(network(9), FORMS[form], ema=True)
 
 
-def test_the_command_line_says_and_chooses(here, capsys) -> None:
+def test_commands_name_both_state_dicts_and_ema_chooses(workdir, capsys) -> None:
     torch.save({"state_dict": STATE, "state_dict_ema": AVERAGE}, "both.pth.tar")
     torch.save(STATE, "one.pth")
     data = ["--data.name=clutter", "--data.options={train: 20, test: 20}", "--device=cpu"]
@@ -121,62 +121,62 @@ def test_the_command_line_says_and_chooses(here, capsys) -> None:
         assert status == 2 and "--ema" in err and err.count("regard: ") == 1
 
 
-def test_several_state_dicts_without_a_known_name_are_named() -> None:
+def test_ambiguous_state_dicts_are_named_in_the_error() -> None:
     with pytest.raises(InputError, match="generator, discriminator"):
         models.load_official(network(), {"generator": STATE, "discriminator": AVERAGE})
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
-def test_auxiliary_heads_are_left_out_and_said(name) -> None:
-    def made(**options: bool) -> nn.Module:
+def test_leaving_out_auxiliary_heads_is_logged(name) -> None:
+    def create(**options: bool) -> nn.Module:
         with torch.device("meta"):
             model = models.create(f"torchvision/{name}", 4, init_weights=False, **options)
         return model.to_empty(device="cpu")
 
-    whole = made(aux_logits=True)
-    for i, value in enumerate(whole.state_dict().values()):
+    complete = create(aux_logits=True)
+    for i, value in enumerate(complete.state_dict().values()):
         value.fill_(i)
-    published = {key: value.clone() for key, value in whole.state_dict().items()}
+    published = {key: value.clone() for key, value in complete.state_dict().items()}
     assert models.count_classes(published) == 4
-    said: list[str] = []
-    loaded = models.load_official(made(), published, log=said.append)
-    assert equal(loaded, published) and len(said) == 1 and "auxiliary" in said[0]
-    assert equal(models.load_official(whole, published, log=said.append), published) and len(said) == 1
+    messages: list[str] = []
+    loaded = models.load_official(create(), published, log=messages.append)
+    assert equal(loaded, published) and len(messages) == 1 and "auxiliary" in messages[0]
+    assert equal(models.load_official(complete, published, log=messages.append), published) and len(messages) == 1
 
 
-def archived(write, name: str) -> bytes:
+def archive_bytes(write, name: str) -> bytes:
     buffer = io.BytesIO()
     write(buffer, name)
     return buffer.getvalue()
 
 
-def zipped(buffer: io.BytesIO, name: str) -> None:
+def write_zip(buffer: io.BytesIO, name: str) -> None:
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr(name, "x")
 
 
-def tarred(buffer: io.BytesIO, name: str) -> None:
+def write_tar(buffer: io.BytesIO, name: str) -> None:
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         archive.addfile(tarfile.TarInfo(name))
 
 
-def compressed() -> bytes:
-    saved, packed = io.BytesIO(), io.BytesIO()
-    torch.save({"a": torch.zeros(100_000)}, saved)
-    with zipfile.ZipFile(saved) as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new:
-        for member in old.namelist():
-            new.writestr(member, old.read(member))
-    return packed.getvalue()
+def compressed_zip() -> bytes:
+    source, target = io.BytesIO(), io.BytesIO()
+    torch.save({"a": torch.zeros(100_000)}, source)
+    with zipfile.ZipFile(source) as stored, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as deflated:
+        for member in stored.namelist():
+            deflated.writestr(member, stored.read(member))
+    return target.getvalue()
 
 
-def saved(content: object, **how: int) -> bytes:
+def torch_bytes(content: object, **options: int) -> bytes:
     buffer = io.BytesIO()
-    torch.save(content, buffer, **how)
+    torch.save(content, buffer, **options)
     return buffer.getvalue()
 
 
-def scripted() -> bytes:
+def torchscript_zip() -> bytes:
     buffer = io.BytesIO()
     zipped_names = ("net/data.pkl", "net/constants.pkl", "net/code/__torch__.py")
     with zipfile.ZipFile(buffer, "w") as archive:
@@ -185,34 +185,34 @@ def scripted() -> bytes:
     return buffer.getvalue()
 
 
-NO_CHECKPOINTS = {
+OTHER_FILES = {
     "empty": (b"", "empty"),
     "page": (b"<!DOCTYPE html><html>404</html>", "web page"),
     "page with a mark": (b"\xef\xbb\xbf\n <html>", "web page"),
     "pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "Git LFS"),
     "json": (json.dumps({"message": "Not Found"}).encode(), "JSON"),
     "text": (b"Access denied\n", "Access denied"),
-    "zip": (archived(zipped, "a/readme.txt"), "a/readme.txt"),
-    "tar": (archived(tarred, "model.bin"), "tar archive"),
+    "zip": (archive_bytes(write_zip, "a/readme.txt"), "a/readme.txt"),
+    "tar": (archive_bytes(write_tar, "model.bin"), "tar archive"),
     "gzip": (b"\x1f\x8b\x08\x00", "gzip"),
     "keras": (b"\x89HDF\r\n\x1a\n", "HDF5"),
-    "script": (scripted(), "TorchScript"),
-    "compressed": (compressed(), "compressed"),
-    "module": (saved(nn.Linear(2, 2)), "whole module"),
+    "script": (torchscript_zip(), "TorchScript"),
+    "compressed": (compressed_zip(), "compressed"),
+    "module": (torch_bytes(nn.Linear(2, 2)), "whole module"),
     "module in the old format": (
-        saved({"model": nn.Linear(2, 2)}, _use_new_zipfile_serialization=False),
+        torch_bytes({"model": nn.Linear(2, 2)}, _use_new_zipfile_serialization=False),
         "whole module",
     ),
-    "list": (saved([torch.zeros(2)]), "list"),
-    "protocol 4": (saved({"a": torch.zeros(2)}, pickle_protocol=4), "pickle of protocol 4"),
+    "list": (torch_bytes([torch.zeros(2)]), "list"),
+    "protocol 4": (torch_bytes({"a": torch.zeros(2)}, pickle_protocol=4), "pickle of protocol 4"),
 }
 
 
-@pytest.mark.parametrize("kind", NO_CHECKPOINTS)
-def test_what_is_no_checkpoint_is_called_by_what_it_is(kind, here, capsys) -> None:
-    content, word = NO_CHECKPOINTS[kind]
+@pytest.mark.parametrize("kind", OTHER_FILES)
+def test_other_file_types_are_named_in_the_error(kind, workdir, capsys) -> None:
+    content, word = OTHER_FILES[kind]
     for name in ("c.pth", "c.safetensors"):
-        (here / name).write_bytes(content)
+        (workdir / name).write_bytes(content)
         with pytest.raises(InputError, match=word):
             models.load_official(network(), name)
     for arguments in (
@@ -221,10 +221,10 @@ def test_what_is_no_checkpoint_is_called_by_what_it_is(kind, here, capsys) -> No
     ):
         status, _, err = run(capsys, *arguments)
         assert status == 2 and word in err and err.count("regard: ") == 1, err
-    assert sorted(path.name for path in here.iterdir()) == ["c.pth", "c.safetensors"]
+    assert sorted(path.name for path in workdir.iterdir()) == ["c.pth", "c.safetensors"]
 
 
-def test_a_format_is_known_by_its_content(here) -> None:
+def test_the_format_is_recognised_by_content(workdir) -> None:
     save_file(STATE, "a.pth")
     torch.save(STATE, "a.safetensors")
     torch.save(STATE, "b.pth", pickle_protocol=3, _use_new_zipfile_serialization=False)
@@ -239,15 +239,8 @@ def bomb(width: int, depth: int, kind: type) -> object:
     return value
 
 
-def nested(depth: int) -> list:
-    value: list = []
-    for _ in range(depth):
-        value = [value]
-    return value
-
-
-def raw(content: bytes) -> bytes:
-    """A file of `torch.save` with this pickle in it."""
+def zip_with_pickle(content: bytes) -> bytes:
+    """A file in the format of `torch.save` with this pickle."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("a/data.pkl", content)
@@ -257,7 +250,7 @@ def raw(content: bytes) -> bytes:
 
 
 def tuple_key(depth: int) -> bytes:
-    """{((((…)))): 1}, where each tuple holds the one before four times: hashing it would take 4^depth steps."""
+    """{((((…)))): 1}: each tuple contains the previous one four times, so that hashing takes 4^depth steps."""
     code = b"\x80\x02}(("
     code += b"tq\x00"
     for i in range(depth):
@@ -265,57 +258,57 @@ def tuple_key(depth: int) -> bytes:
     return code + b"K\x01u."
 
 
-ITSELF: dict = {}
-ITSELF["model"] = ITSELF
-SHARED_LIST: list = []
-SHARED_LIST.append(SHARED_LIST)
+CYCLIC_DICT: dict = {}
+CYCLIC_DICT["model"] = CYCLIC_DICT
+CYCLIC_LIST: list = []
+CYCLIC_LIST.append(CYCLIC_LIST)
 
 HOSTILE = {
-    "tuple bomb": saved({"args": bomb(4, 15, tuple)}),
-    "dict bomb": saved({"model": bomb(4, 15, dict)}),
-    "list bomb, old format": saved(bomb(4, 15, list), _use_new_zipfile_serialization=False),
-    "tuples as a key": raw(tuple_key(40)),
-    "dict in itself": saved(ITSELF),
-    "whole numbers for names": saved({0: torch.zeros(2), 1: torch.zeros(2)}),
-    "whole numbers in a state dict": saved({"state_dict": {0: torch.zeros(2)}}),
-    "nothing for a name": saved({None: torch.zeros(2)}),
-    "expanded": saved({**STATE, "fc.weight": torch.zeros(1, 32).expand(50_000_000, 32)}),
-    "expanded, old format": saved(
+    "tuple bomb": torch_bytes({"args": bomb(4, 15, tuple)}),
+    "dict bomb": torch_bytes({"model": bomb(4, 15, dict)}),
+    "list bomb, old format": torch_bytes(bomb(4, 15, list), _use_new_zipfile_serialization=False),
+    "tuples as a key": zip_with_pickle(tuple_key(40)),
+    "dict in itself": torch_bytes(CYCLIC_DICT),
+    "whole numbers for names": torch_bytes({0: torch.zeros(2), 1: torch.zeros(2)}),
+    "whole numbers in a state dict": torch_bytes({"state_dict": {0: torch.zeros(2)}}),
+    "nothing for a name": torch_bytes({None: torch.zeros(2)}),
+    "expanded": torch_bytes({**STATE, "fc.weight": torch.zeros(1, 32).expand(50_000_000, 32)}),
+    "expanded, old format": torch_bytes(
         {**STATE, "fc.weight": torch.zeros(1, 32).expand(50_000_000, 32)}, _use_new_zipfile_serialization=False
     ),
-    "rows without columns": saved({**STATE, "fc.weight": torch.zeros(50_000_000, 0)}),
-    "of no device": saved({**STATE, "fc.weight": torch.zeros(50_000_000, 32, device="meta")}),
-    "sparse": saved({**STATE, "fc.weight": torch.sparse_coo_tensor(size=(3, 32), check_invariants=True)}),
-    "complex": saved({**STATE, "fc.bias": STATE["fc.bias"] * 1j}),
-    "other columns": saved({**STATE, "fc.weight": torch.zeros(200_000, 1)}),
-    "deep": raw(b"\x80\x02" + b"]" * 20_000 + b"a" * 19_999 + b"."),
+    "rows without columns": torch_bytes({**STATE, "fc.weight": torch.zeros(50_000_000, 0)}),
+    "of no device": torch_bytes({**STATE, "fc.weight": torch.zeros(50_000_000, 32, device="meta")}),
+    "sparse": torch_bytes({**STATE, "fc.weight": torch.sparse_coo_tensor(size=(3, 32), check_invariants=True)}),
+    "complex": torch_bytes({**STATE, "fc.bias": STATE["fc.bias"] * 1j}),
+    "other columns": torch_bytes({**STATE, "fc.weight": torch.zeros(200_000, 1)}),
+    "deep": zip_with_pickle(b"\x80\x02" + b"]" * 20_000 + b"a" * 19_999 + b"."),
 }
 
 
-@pytest.mark.parametrize("beside", [bomb(4, 15, list), bomb(4, 15, dict), SHARED_LIST, ITSELF])
-def test_what_lies_beside_the_weights_is_not_gone_into(beside, tmp_path) -> None:
-    torch.save({"state_dict": STATE, "args": beside}, tmp_path / "c.pth")
-    began = time.process_time()
+@pytest.mark.parametrize("extra", [bomb(4, 15, list), bomb(4, 15, dict), CYCLIC_LIST, CYCLIC_DICT])
+def test_large_values_beside_the_weights_are_not_traversed(extra, tmp_path) -> None:
+    torch.save({"state_dict": STATE, "args": extra}, tmp_path / "c.pth")
+    start = time.process_time()
     assert equal(models.load_official(network(9), tmp_path / "c.pth"), STATE)
-    assert time.process_time() - began < 30
+    assert time.process_time() - start < 30
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_hostile_checkpoints_are_refused_within_bounds(kind, here, capsys) -> None:
-    (here / "c.pth").write_bytes(HOSTILE[kind])
-    began = time.process_time()
+def test_hostile_checkpoints_are_refused_in_bounded_time(kind, workdir, capsys) -> None:
+    (workdir / "c.pth").write_bytes(HOSTILE[kind])
+    start = time.process_time()
     for arguments in (
         ["import", "c.pth", f"--model={NAME}", "--out=x.safetensors"],
         ["evaluate", f"{NAME}=c.pth", "--data.name=clutter", "--data.options={train: 20, test: 20}", "--device=cpu"],
     ):
         status, _, err = run(capsys, *arguments)
         assert status == 2 and err.count("regard: ") == 1 and len(err) < 1000, err
-    assert time.process_time() - began < 60  # of this process: however busy the machine is
-    assert [path.name for path in here.iterdir()] == ["c.pth"]
+    assert time.process_time() - start < 60  # processor time, which does not depend on the load of the machine
+    assert [path.name for path in workdir.iterdir()] == ["c.pth"]
 
 
-def test_what_a_checkpoint_may_hold_besides(tmp_path) -> None:
-    """Containers in several places, and small tensors that repeat their values, are in files of honest people."""
+def test_shared_containers_and_expanded_tensors_are_accepted(tmp_path) -> None:
+    """Both occur in ordinary checkpoints."""
     betas = [0.9, 0.999]
     scheduler = {"milestones": Counter([30, 60, 60])}
     ids = torch.arange(9).expand(2, 9)
@@ -356,7 +349,7 @@ CLAIMS = {
 
 
 @pytest.mark.parametrize("claim", CLAIMS)
-def test_notes_of_an_imported_file_are_checked(claim, here, capsys) -> None:
+def test_notes_of_an_imported_file_are_validated(claim, workdir, capsys) -> None:
     torch.save(STATE, "c.pth")
     training.import_weights("c.pth", training.ModelRecipe(NAME), "good.safetensors")
     notes = models.read_notes("good.safetensors")
@@ -369,14 +362,14 @@ def test_notes_of_an_imported_file_are_checked(claim, here, capsys) -> None:
 
 
 @pytest.mark.parametrize("notes", ["[" * 100_000, "[1]", "{", '{"network": NaN}'])
-def test_notes_that_are_none(notes, here, capsys) -> None:
+def test_malformed_notes_are_refused(notes, workdir, capsys) -> None:
     save_file(STATE, "bad.safetensors", metadata={"notes": notes})
     status, _, err = run(capsys, "evaluate", "bad.safetensors", "--data.name=clutter")
     assert status == 2 and "bad.safetensors" in err and err.count("regard: ") == 1
 
 
 class PlainBlock(nn.Module):
-    """A block of the CIFAR ResNets of github.com/akamaster/pytorch_resnet_cifar10, written anew."""
+    """A block of the CIFAR ResNets of github.com/akamaster/pytorch_resnet_cifar10, reimplemented."""
 
     def __init__(self, ins: int, outs: int, stride: int, option: str) -> None:
         super().__init__()
@@ -415,16 +408,16 @@ class PlainResNet(nn.Module):
 
 
 @pytest.mark.parametrize("option", ["A", "B"])
-def test_resnets_for_cifar_as_most_people_have_them(option, here, capsys) -> None:
-    """`cifar-resnet20` alone is enough: blocks and shortcuts are those that the checkpoint shows."""
+def test_common_cifar_resnet_checkpoints_load(option, workdir, capsys) -> None:
+    """The name `cifar-resnet20` is enough: blocks and shortcuts are inferred from the checkpoint."""
     torch.manual_seed(0)
-    theirs = PlainResNet(3, option)
-    theirs(torch.randn(8, 3, 32, 32))  # statistics of norms
-    state = {f"module.{name}": value for name, value in theirs.state_dict().items()}
+    original = PlainResNet(3, option)
+    original(torch.randn(8, 3, 32, 32))  # sets the running statistics
+    state = {f"module.{name}": value for name, value in original.state_dict().items()}
     torch.save({"state_dict": state, "best_prec1": 92.6}, "resnet20.th")
     assert run(capsys, "import", "resnet20.th", "--model=cifar-resnet20", "--out=r.safetensors")[0] == 0
     images = torch.randn(2, 3, 32, 32)
-    expected = theirs.eval()(images)
+    expected = original.eval()(images)
     by_hand = models.create("cifar-resnet20", 10, block="basic", shortcut=option)
     for model in (
         training.load_pretrained("r.safetensors").model(),

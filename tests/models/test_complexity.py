@@ -1,4 +1,4 @@
-"""The costs of networks: counted by hand, as published, and measured."""
+"""The costs of networks: compared with counts by hand and with published numbers, and measured."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SA_NET = {
 
 
 class Network(nn.Module):
-    """A network of one function and the modules it uses."""
+    """A network from a forward function and the modules it uses."""
 
     def __init__(self, forward, **parts: nn.Module) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Network(nn.Module):
         return self.run(self, x)
 
 
-def test_every_kind_by_hand() -> None:
+def test_every_kind_of_operation_equals_the_count_by_hand() -> None:
     def forward(net, x):  # (1, 3, 8, 6)
         x = F.relu(net.norm(net.conv(x)))  # (1, 4, 4, 3)
         x = F.group_norm(x, 2) * torch.sigmoid(x.mean(1, keepdim=True))
@@ -79,7 +79,7 @@ def test_every_kind_by_hand() -> None:
     assert cost.published_flops == 27 * features + features + 20 + 2 * features + features + 2 * features + 8
 
 
-def test_a_mean_that_centres_is_no_pooling() -> None:
+def test_a_mean_that_centres_is_not_pooling() -> None:
     cost = models.complexity(Network(lambda _, x: x - x.mean((2, 3), keepdim=True)), 4)
     assert cost.operations.get("spatial pooling", 0) == 0
     assert cost.operations["other norm"] == cost.operations["elementwise"] == 48
@@ -87,7 +87,7 @@ def test_a_mean_that_centres_is_no_pooling() -> None:
     assert rows.operations == {"spatial pooling": 48, "elementwise": 12}
 
 
-def test_what_is_not_counted_is_named() -> None:
+def test_uncounted_operators_are_named() -> None:
     cost = models.complexity(Network(lambda _, x: torch.cat((x, x), 1).reshape(2, -1).cumsum(1)), 4)
     assert cost.uncounted == {"cumsum": 1}
     assert cost.multiply_adds == cost.published_flops == 0
@@ -96,22 +96,22 @@ def test_what_is_not_counted_is_named() -> None:
 @pytest.mark.parametrize(
     ("name", "size"), [("mobilenetv3_small_050", 64), ("vit_tiny_patch16_224", 224), ("convnext_atto", 64)]
 )
-def test_multiply_adds_of_published_networks(name, size) -> None:
+def test_multiply_adds_of_published_networks_equal_the_layers_sum(name, size) -> None:
     model = models.create(name).eval()
     by_hand = []
 
-    def add(layer, args, output) -> None:
+    def add_count(layer, args, output) -> None:
         if isinstance(layer, nn.Linear):
             by_hand.append(output.numel() * layer.in_features)
         elif isinstance(layer, nn.Conv2d):
             by_hand.append(output.numel() * layer.weight[0].numel())
 
     for layer in model.modules():
-        layer.register_forward_hook(add)
+        layer.register_forward_hook(add_count)
     with torch.no_grad():
         model(torch.zeros(1, 3, size, size))
     expected = sum(by_hand)
-    if name.startswith("vit"):  # 12 blocks compare 196 patches and a class token with each other, 192 values each
+    if name.startswith("vit"):  # 12 blocks of attention between 196 patches and a class token, 192 values each
         expected += 12 * 2 * 197**2 * 192
     assert models.complexity(model, size).multiply_adds == expected
 
@@ -120,7 +120,7 @@ def tokens(x):
     return x.flatten(2).transpose(1, 2)  # (1, 16, 3) of an image of 4 x 4
 
 
-def attended(net, x):
+def self_attention(net, x):
     y = net.enter(tokens(x))
     return net.layer(y, y, y, need_weights=net.weights)[0]
 
@@ -130,11 +130,11 @@ def dot_products(net, x):
     return F.scaled_dot_product_attention(y, y, y)
 
 
-def through(net, x):
+def encoded(net, x):
     return net.layer(net.enter(tokens(x)))
 
 
-def masked(net, x):
+def encoded_with_mask(net, x):
     return net.layer(net.enter(tokens(x)), src_key_padding_mask=torch.zeros(1, 16, dtype=torch.bool, device=x.device))
 
 
@@ -142,15 +142,15 @@ def transformer_layer():
     return nn.TransformerEncoderLayer(12, 2, 20, batch_first=True)
 
 
-def with_weights(weights):
-    net = Network(attended, enter=nn.Linear(3, 12), layer=nn.MultiheadAttention(12, 2, batch_first=True))
+def attention_network(weights):
+    net = Network(self_attention, enter=nn.Linear(3, 12), layer=nn.MultiheadAttention(12, 2, batch_first=True))
     net.weights = weights
     return net
 
 
-ENTER, COMPARE = 16 * 3 * 12, 2 * 16 * 16 * 12  # a linear layer on 16 tokens; their dot products, and sums by weights
+ENTER, COMPARE = 16 * 3 * 12, 2 * 16 * 16 * 12  # a linear layer on 16 tokens; their dot products and weighted sums
 HEADS, HIDDEN = 16 * 4 * 12 * 12, 16 * 2 * 12 * 20
-# What torch has evaluation paths of one operator for, and networks that show their values: multiply-adds.
+# Layers that torch runs as one fused operator in evaluation: network and multiply-adds.
 FUSED = {
     "convolution": (lambda: nn.Conv2d(3, 5, 3), 5 * 2 * 2 * 27),
     "linear": (lambda: Network(lambda net, x: net.fc(tokens(x)), fc=nn.Linear(3, 12)), ENTER),
@@ -159,14 +159,14 @@ FUSED = {
         ENTER,
     ),
     "dot products": (lambda: Network(dot_products, enter=nn.Linear(3, 12)), ENTER + COMPARE),
-    "attention": (lambda: with_weights(False), ENTER + HEADS + COMPARE),
-    "attention with weights": (lambda: with_weights(True), ENTER + HEADS + COMPARE),
+    "attention": (lambda: attention_network(False), ENTER + HEADS + COMPARE),
+    "attention with weights": (lambda: attention_network(True), ENTER + HEADS + COMPARE),
     "transformer layer": (
-        lambda: Network(through, enter=nn.Linear(3, 12), layer=transformer_layer()),
+        lambda: Network(encoded, enter=nn.Linear(3, 12), layer=transformer_layer()),
         ENTER + HEADS + COMPARE + HIDDEN,
     ),
     "transformer with a mask": (
-        lambda: Network(masked, enter=nn.Linear(3, 12), layer=nn.TransformerEncoder(transformer_layer(), 2)),
+        lambda: Network(encoded_with_mask, enter=nn.Linear(3, 12), layer=nn.TransformerEncoder(transformer_layer(), 2)),
         ENTER + 2 * (HEADS + COMPARE + HIDDEN),
     ),
     "lstm": (
@@ -188,43 +188,43 @@ FUSED = {
 
 
 @pytest.mark.parametrize("name", FUSED)
-def test_every_path_of_torch_is_counted_alike(name) -> None:
+def test_every_execution_path_of_torch_is_counted_alike(name) -> None:
     build, multiply_adds = FUSED[name]
     model = build()
 
-    def looks(net, x):
-        return net.model(x) if float(x.sum()) < 1 else x  # not to be known without values
+    def branching(net, x):
+        return net.model(x) if float(x.sum()) < 1 else x  # depends on values
 
     plain = models.complexity(model, 4)
     assert plain.multiply_adds == multiply_adds and plain.uncounted == {}
-    looking = models.complexity(Network(looks, model=model), 4)
-    for cost in (plain, looking):
-        inside = {kind: count for kind, count in cost.operations.items() if kind != "other reduction"}
-        assert inside == {kind: count for kind, count in plain.operations.items() if kind != "other reduction"}
+    branching_cost = models.complexity(Network(branching, model=model), 4)
+    for cost in (plain, branching_cost):
+        counts = {kind: count for kind, count in cost.operations.items() if kind != "other reduction"}
+        assert counts == {kind: count for kind, count in plain.operations.items() if kind != "other reduction"}
     with torch.inference_mode():
         assert models.complexity(model, 4).operations == plain.operations
-        assert models.complexity(Network(looks, model=model), 4).operations == looking.operations
+        assert models.complexity(Network(branching, model=model), 4).operations == branching_cost.operations
     inferring = Network(torch.inference_mode()(lambda net, x: net.model(x)), model=model)
     assert models.complexity(inferring, 4).operations == plain.operations
 
 
-def packed(net, x):
+def packed_sequences(net, x):
     return net.rnn(nn.utils.rnn.pack_padded_sequence(tokens(x), [16], batch_first=True))[0].data
 
 
-PLACES = 4 * 4
+PIXELS = 4 * 4
 MOVING = {
-    "nearest neighbours": (Network(lambda _, x: F.interpolate(x, scale_factor=2) * 1), {"elementwise": 4 * 3 * PLACES}),
-    "detached in place": (Network(lambda _, x: x.clone().detach_().squeeze_(0) * 1), {"elementwise": 3 * PLACES}),
+    "nearest neighbours": (Network(lambda _, x: F.interpolate(x, scale_factor=2) * 1), {"elementwise": 4 * 3 * PIXELS}),
+    "detached in place": (Network(lambda _, x: x.clone().detach_().squeeze_(0) * 1), {"elementwise": 3 * PIXELS}),
     "packed sequences": (
-        Network(packed, rnn=nn.RNN(3, 5, batch_first=True)),
-        {"matrix product": PLACES * 5 * (3 + 5), "elementwise": PLACES * 5 * 3, "other activation": PLACES * 5},
+        Network(packed_sequences, rnn=nn.RNN(3, 5, batch_first=True)),
+        {"matrix product": PIXELS * 5 * (3 + 5), "elementwise": PIXELS * 5 * 3, "other activation": PIXELS * 5},
     ),
 }
 
 
 @pytest.mark.parametrize("name", MOVING)
-def test_what_moves_values_is_no_cost_in_inference_mode_either(name) -> None:
+def test_moving_values_costs_nothing_in_inference_mode(name) -> None:
     model, operations = MOVING[name]
     plain = models.complexity(model, 4)
     with torch.inference_mode():
@@ -233,11 +233,11 @@ def test_what_moves_values_is_no_cost_in_inference_mode_either(name) -> None:
     assert inferring.uncounted == plain.uncounted == {}
 
 
-def test_what_cannot_be_counted_is_shown() -> None:
+def test_uncounted_operators_are_listed_and_both_branches_count() -> None:
     cost = models.complexity(Network(lambda _, x: torch.fft.fft2(torch.cat((x, x), 1)).real.cumsum(1)), 4)
     assert cost.multiply_adds == 0 and {"cumsum"} < cost.uncounted.keys() and "cat" not in cost.uncounted
     branches = Network(lambda _, x: torch.cond(x.sum() > 0, lambda x: x + 1, lambda x: x - 1, (x,)))
-    assert models.complexity(branches, 4).operations["elementwise"] == 1 + 2 * 48  # of both branches
+    assert models.complexity(branches, 4).operations["elementwise"] == 1 + 2 * 48  # both branches
 
 
 @torch.library.custom_op("regard_tests::cube", mutates_args=())
@@ -249,7 +249,7 @@ cube.register_fake(torch.empty_like)
 
 
 @pytest.mark.parametrize("inference", [False, True])
-def test_an_operator_of_ones_own_is_shown_until_it_has_a_formula(inference, monkeypatch) -> None:
+def test_a_custom_operator_is_uncounted_until_it_has_a_formula(inference, monkeypatch) -> None:
     model = Network(torch.inference_mode(inference)(lambda _, x: cube(x)))
     monkeypatch.setattr(flop_counter, "flop_registry", dict(flop_counter.flop_registry))
     cost = models.complexity(model, 4)
@@ -265,23 +265,23 @@ def test_transposed_and_grouped_convolutions() -> None:
     assert models.complexity(nn.Conv2d(3, 6, 3, groups=3, bias=False), 5).multiply_adds == 6 * 9 * 9
 
 
-def test_counting_without_values_and_with_values_agree_and_leave_the_network_alone() -> None:
-    def looks(net, x):
-        if float(x.sum()) > 1e9:  # not to be known without values
+def test_counting_on_meta_tensors_and_on_values_agrees() -> None:
+    def branching(net, x):
+        if float(x.sum()) > 1e9:  # depends on values
             raise AssertionError
         return net.inner(x)
 
     model = models.create("cifar-resnet11", attention="se").train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     cost = models.complexity(model, 16)
-    forced = models.complexity(Network(looks, inner=model), 16)
+    forced = models.complexity(Network(branching, inner=model), 16)
     assert (forced.parameters, forced.multiply_adds) == (cost.parameters, cost.multiply_adds)
     assert forced.published_flops == cost.published_flops
     assert all(module.training for module in model.modules())
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
-def test_a_size_that_does_not_fit() -> None:
+def test_image_sizes_that_do_not_fit_are_refused() -> None:
     with torch.device("meta"):
         model = models.create("vgg11")
     with pytest.raises(InputError, match="VGG does not take an image of 8 x 8"):
@@ -292,7 +292,7 @@ def test_a_size_that_does_not_fit() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("network", ["resnet50", "resnet101"])
-def test_sa_nets_table(network) -> None:
+def test_costs_equal_the_table_of_sa_net(network) -> None:
     modules = [name for of, name in SA_NET if of == network and name]
     rows = models.count_costs([network], modules)
     assert len(rows) == 6
@@ -309,7 +309,7 @@ def test_sa_nets_table(network) -> None:
             assert row.note == ""
 
 
-def test_published_numbers_belong_to_what_was_published() -> None:
+def test_published_numbers_need_the_published_configuration() -> None:
     def row(module, *, gate="sigmoid", stages=None, image_size=224, classes=1000):
         return models.Cost("resnet50", module, attention.parse_gate(gate), stages, image_size, classes).published
 
@@ -318,7 +318,7 @@ def test_published_numbers_belong_to_what_was_published() -> None:
     assert row("se", gate="sub-attention-1") is row("se", stages=(4,)) is None
 
 
-def test_costs_side_by_side() -> None:
+def test_count_costs_compares_networks_and_modules() -> None:
     rows = models.count_costs(["wrn-10-1", "resnet18"], ["se", "shuffle"], classes=7)
     assert [(row.network, row.attention) for row in rows] == [
         ("wrn-10-1", None),
@@ -338,7 +338,7 @@ def test_costs_side_by_side() -> None:
     assert rows[5].problem and rows[3].complexity.parameters == 11_180_103
 
 
-def test_measuring_enters_time_and_memory() -> None:
+def test_measure_costs_fills_in_time_and_memory() -> None:
     rows = models.count_costs(["wrn-10-0.5"], ["se", "shuffle"], image_size=8)
     models.measure_costs(rows, batch=2, repeats=2)
     plain, with_se, with_shuffle = rows
@@ -349,10 +349,10 @@ def test_measuring_enters_time_and_memory() -> None:
         assert 0 < row.peak_memory.inference < row.peak_memory.training_step
 
 
-def test_networks_take_turns_and_are_left_as_they_were() -> None:
+def test_latency_alternates_networks_and_restores_their_state() -> None:
     turns = []
 
-    def named(name, seconds):
+    def network(name, seconds):
         def forward(net, x):
             turns.append((name, net.training, torch.is_grad_enabled()))
             time.sleep(seconds)
@@ -360,37 +360,37 @@ def test_networks_take_turns_and_are_left_as_they_were() -> None:
 
         return Network(forward, norm=nn.BatchNorm2d(3), fc=nn.Linear(1, 1))
 
-    networks = {"quick": named("quick", 0.0), "slow": named("slow", 0.02)}
+    networks = {"quick": network("quick", 0.0), "slow": network("slow", 0.02)}
     networks["slow"].norm.eval()
     before = {name: {k: v.clone() for k, v in net.state_dict().items()} for name, net in networks.items()}
-    found = models.latency(networks, torch.randn(4, 3, 6, 6), repeats=3, warmup=1)
+    latencies = models.latency(networks, torch.randn(4, 3, 6, 6), repeats=3, warmup=1)
     one_round = ["quick", "slow"]
     assert turns == [(n, False, False) for n in one_round * 4] + [(n, True, True) for n in one_round * 4]
-    assert len(found["slow"].inference.seconds) == 3
-    assert found["slow"].inference.median >= 0.02 and found["slow"].training_step.median >= 0.02
+    assert len(latencies["slow"].inference.seconds) == 3
+    assert latencies["slow"].inference.median >= 0.02 and latencies["slow"].training_step.median >= 0.02
     for name, net in networks.items():
         assert all(torch.equal(before[name][k], v) for k, v in net.state_dict().items())
         assert all(p.grad is None for p in net.parameters())
     assert networks["quick"].norm.training and not networks["slow"].norm.training and networks["slow"].training
 
 
-def test_times_say_where_the_middle_half_lies() -> None:
+def test_times_have_median_and_quartiles() -> None:
     times = models.Times((5.0, 1.0, 2.0, 4.0, 3.0))
     assert times.median == 3.0 and times.quartiles == (2.0, 4.0)
     assert models.Times((2.0,)).quartiles == (2.0, 2.0)
 
 
-def test_peak_memory_by_hand() -> None:
+def test_peak_memory_equals_the_count_by_hand() -> None:
     def forward(net, x):
         return (x * net.scale.weight[0, 0]).exp().flatten(1)
 
     images = torch.randn(4, 3, 64, 64)
     size = images.numel() * 4
-    found = models.peak_memory(Network(forward, scale=nn.Linear(1, 1)), images)
+    peak = models.peak_memory(Network(forward, scale=nn.Linear(1, 1)), images)
     # the product and its exponential
-    assert 2 * size <= found.inference < 2 * size + 1024
-    # saved: the exponential and its log-softmax; besides, the gradients of the latter and of the former
-    assert 4 * size <= found.training_step < 4 * size + 1024
+    assert 2 * size <= peak.inference < 2 * size + 1024
+    # the exponential and its log-softmax, which are saved, and the gradients of both
+    assert 4 * size <= peak.training_step < 4 * size + 1024
 
 
 @pytest.mark.parametrize(
@@ -416,7 +416,7 @@ def test_peak_memory_by_hand() -> None:
         ),
     ],
 )
-def test_wrong_input_is_one_line(call, words) -> None:
+def test_wrong_input_fails_with_one_line(call, words) -> None:
     with pytest.raises(InputError) as caught:
         call()
     assert words in str(caught.value), str(caught.value)

@@ -21,20 +21,20 @@ from regard import InputError, models
         ("wrn-40-2", {}, 2_243_546),
     ],
 )
-def test_sizes(name, options, parameters) -> None:
+def test_parameter_counts_are_the_published_ones(name, options, parameters) -> None:
     model = models.create(name, 10, **options)
-    found = sum(p.numel() for p in model.parameters())
-    # Shortcuts of the basic ResNets are convolutions here and free in the paper: 0.003M.
-    assert abs(found - parameters) < 0.003 * parameters + 3000
+    actual = sum(p.numel() for p in model.parameters())
+    # Shortcuts of the basic ResNets are convolutions here and have no parameters in the paper: 0.003M.
+    assert abs(actual - parameters) < 0.003 * parameters + 3000
     assert model.eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
 
 
-def test_any_size_of_image_and_any_network_of_timm() -> None:
+def test_any_image_size_and_any_timm_network() -> None:
     assert models.create("wrn-10-1.5", 7).eval()(torch.zeros(2, 3, 48, 40)).shape == (2, 7)
     assert models.create("mobilenetv3_small_050", 7).eval()(torch.zeros(2, 3, 64, 64)).shape == (2, 7)
 
 
-def test_norm_weights_of_wide_resnets_start_as_in_the_published_code_where_asked() -> None:
+def test_uniform_norm_weights_start_as_in_the_published_code() -> None:
     starts = []
     for options in ({}, {"uniform_norm_weights": True}):
         torch.manual_seed(0)
@@ -49,7 +49,7 @@ def test_norm_weights_of_wide_resnets_start_as_in_the_published_code_where_asked
     assert abs(weights.mean() - 0.5) < 0.05 and abs(weights.var() - 1 / 12) < 0.01
 
 
-def test_wrong_names() -> None:
+def test_wrong_names_and_options_fail_with_one_line() -> None:
     for call, words in (
         (lambda: models.create("cifar-resnet32"), "block='basic' has it"),
         (lambda: models.create("cifar-resnet165"), "9 n + 2, not 165"),
@@ -75,7 +75,7 @@ def test_wrong_names() -> None:
         assert "\n" not in str(caught.value)
 
 
-def test_complexity_counts_by_hand() -> None:
+def test_complexity_equals_the_count_by_hand() -> None:
     model = models.create("wrn-10-1", 10).train()
     cost = models.complexity(model, 32)
     by_hand = (

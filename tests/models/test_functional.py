@@ -1,4 +1,4 @@
-"""The ImageNet networks of Attention Transfer: flat dicts of parameters compute the same in modules."""
+"""The ImageNet networks of Attention Transfer: flat dicts of parameters give the same outputs in modules."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from regard import InputError, models
 WIDTHS = (64, 128, 256, 512)
 
 
-def drawn(shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """Values of a size that keeps features near 1 through the layers."""
-    draw = torch.Generator().manual_seed(5)
+def random_state(shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """Random values, scaled so that features stay near 1 through the layers."""
+    generator = torch.Generator().manual_seed(5)
     state = {}
     for name, shape in shapes.items():
-        value = torch.randn(shape, generator=draw)
+        value = torch.randn(shape, generator=generator)
         if len(shape) > 1:
             value *= (2 / value[0].numel()) ** 0.5
         elif name.endswith((".a", "running_var", "bn0.weight", "bn1.weight")):
@@ -36,7 +36,7 @@ def blocks(counts: tuple[int, ...]) -> list[tuple[str, int, int]]:
     ]
 
 
-def folded(counts: tuple[int, ...], dim_bias: bool = True) -> dict[str, Tensor]:
+def folded_state(counts: tuple[int, ...], dim_bias: bool = True) -> dict[str, Tensor]:
     shapes: dict[str, tuple[int, ...]] = {"conv0.weight": (64, 3, 7, 7), "conv0.bias": (64,)}
     for name, ins, outs in blocks(counts):
         shapes |= {f"{name}conv0.weight": (outs, ins, 3, 3), f"{name}conv0.bias": (outs,)}
@@ -44,7 +44,7 @@ def folded(counts: tuple[int, ...], dim_bias: bool = True) -> dict[str, Tensor]:
         if ins != outs:
             shapes |= {f"{name}conv_dim.weight": (outs, ins, 1, 1)}
             shapes |= {f"{name}conv_dim.bias": (outs,)} if dim_bias else {}
-    return drawn({**shapes, "fc.weight": (1000, 512), "fc.bias": (1000,)})
+    return random_state({**shapes, "fc.weight": (1000, 512), "fc.bias": (1000,)})
 
 
 def run_folded(p: dict[str, Tensor], counts: tuple[int, ...], x: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ def run_folded(p: dict[str, Tensor], counts: tuple[int, ...], x: Tensor) -> Tens
     return F.linear(x.mean((2, 3)), p["fc.weight"], p["fc.bias"])
 
 
-def affine(counts: tuple[int, ...]) -> dict[str, Tensor]:
+def affine_state(counts: tuple[int, ...]) -> dict[str, Tensor]:
     def pair(name: str, channels: int) -> dict[str, tuple[int, ...]]:
         return {f"{name}.a": (channels,), f"{name}.b": (channels,)}
 
@@ -71,7 +71,7 @@ def affine(counts: tuple[int, ...]) -> dict[str, Tensor]:
         shapes |= {name + "conv1": (outs, outs, 3, 3)}
         if ins != outs:
             shapes |= {name + "conv_dim": (outs, ins, 1, 1)}
-    return drawn({**shapes, **pair("affine_last", 512), "fc.weight": (1000, 512), "fc.bias": (1000,)})
+    return random_state({**shapes, **pair("affine_last", 512), "fc.weight": (1000, 512), "fc.bias": (1000,)})
 
 
 def run_affine(p: dict[str, Tensor], counts: tuple[int, ...], x: Tensor) -> Tensor:
@@ -88,7 +88,7 @@ def run_affine(p: dict[str, Tensor], counts: tuple[int, ...], x: Tensor) -> Tens
     return F.linear(active(x, "affine_last").mean((2, 3)), p["fc.weight"], p["fc.bias"])
 
 
-def with_norms(counts: tuple[int, ...]) -> dict[str, Tensor]:
+def norm_state(counts: tuple[int, ...]) -> dict[str, Tensor]:
     def norm(name: str, channels: int) -> dict[str, tuple[int, ...]]:
         return {f"{name}.{part}": (channels,) for part in ("weight", "bias", "running_mean", "running_var")}
 
@@ -98,10 +98,10 @@ def with_norms(counts: tuple[int, ...]) -> dict[str, Tensor]:
         shapes |= {**norm(name + "bn0", outs), **norm(name + "bn1", outs)}
         if ins != outs:
             shapes |= {name + "convdim": (outs, ins, 1, 1)}
-    return drawn({**shapes, "fc.weight": (1000, 512), "fc.bias": (1000,)})
+    return random_state({**shapes, "fc.weight": (1000, 512), "fc.bias": (1000,)})
 
 
-def run_with_norms(p: dict[str, Tensor], counts: tuple[int, ...], x: Tensor) -> Tensor:
+def run_norms(p: dict[str, Tensor], counts: tuple[int, ...], x: Tensor) -> Tensor:
     def norm(x: Tensor, name: str) -> Tensor:
         return F.batch_norm(x, *(p[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias")))
 
@@ -123,57 +123,57 @@ def check(model: torch.nn.Module, checkpoint, expected: Tensor, relative_error) 
         assert relative_error(model.eval()(IMAGES), expected) < 1e-5
 
 
-def test_folded_norms(tmp_path, relative_error) -> None:
+def test_checkpoints_with_folded_norms_load(tmp_path, relative_error) -> None:
     counts = (2, 2, 2, 2)
-    params = folded(counts)
+    params = folded_state(counts)
     torch.save(params, tmp_path / "resnet-18-export.pth")
     model = models.create("resnet18", 1000)
     check(model, tmp_path / "resnet-18-export.pth", run_folded(params, counts, IMAGES), relative_error)
-    without = {name: value for name, value in params.items() if not name.endswith("conv_dim.bias")}
-    check(model, without, run_folded(without, counts, IMAGES), relative_error)
+    no_bias = {name: value for name, value in params.items() if not name.endswith("conv_dim.bias")}
+    check(model, no_bias, run_folded(no_bias, counts, IMAGES), relative_error)
     for wrong, words in (
         ({name: value for name, value in params.items() if name != "group1.block1.conv0.bias"}, "layer2.1.bn1.weight"),
         ({**params, "group4.block0.conv0.weight": torch.zeros(1)}, "left over"),
-        (affine(counts), "models.create('preact-resnet18', 1000) takes it"),
+        (affine_state(counts), "models.create('preact-resnet18', 1000) takes it"),
     ):
         with pytest.raises(InputError, match="does not fit|pre-activation") as caught:
             models.load_official(model, wrong)
         assert words in str(caught.value)
 
 
-def test_resnet34_has_the_published_entries() -> None:
-    params = folded((3, 4, 6, 3))
+def test_resnet34_has_the_published_parameter_count() -> None:
+    params = folded_state((3, 4, 6, 3))
     assert sum(value.numel() for value in params.values()) == 21_789_160  # as published
     models.load_official(models.create("resnet34", 1000), params)
 
 
-def test_affine_maps_before_activation(tmp_path, relative_error) -> None:
+def test_checkpoints_with_affine_maps_load_into_preact_resnets(tmp_path, relative_error) -> None:
     counts = (2, 2, 2, 2)
-    params = affine(counts)
+    params = affine_state(counts)
     assert sum(value.numel() for value in params.values()) == 11_687_720  # as published
     torch.save(params, tmp_path / "resnet-18-at-export.pth", _use_new_zipfile_serialization=False)
     model = models.create("preact-resnet18", 1000)
     check(model, tmp_path / "resnet-18-at-export.pth", run_affine(params, counts, IMAGES), relative_error)
-    again = models.load_official(models.create("preact-resnet18", 1000), model.state_dict())
-    assert torch.equal(again.group3.block1.bn1.weight, params["group3.block1.affine1.a"])
+    reloaded = models.load_official(models.create("preact-resnet18", 1000), model.state_dict())
+    assert torch.equal(reloaded.group3.block1.bn1.weight, params["group3.block1.affine1.a"])
     with pytest.raises(InputError, match=r"models.create\('resnet34', 1000\) takes it"):
-        models.load_official(model, folded(counts))
+        models.load_official(model, folded_state(counts))
 
 
-def test_what_the_training_script_saves(relative_error) -> None:
+def test_training_checkpoints_load(relative_error) -> None:
     counts = (2, 2, 2, 2)
-    params = with_norms(counts)
-    both = {f"student.{name}": value for name, value in params.items()}
-    both |= {f"teacher.{name}": value for name, value in folded((3, 4, 6, 3)).items()}
-    checkpoint = {"params": both, "optimizer": {"state": {}, "param_groups": []}, "epoch": 99}
+    params = norm_state(counts)
+    combined = {f"student.{name}": value for name, value in params.items()}
+    combined |= {f"teacher.{name}": value for name, value in folded_state((3, 4, 6, 3)).items()}
+    checkpoint = {"params": combined, "optimizer": {"state": {}, "param_groups": []}, "epoch": 99}
     model = models.create("resnet18", 1000)
-    check(model, checkpoint, run_with_norms(params, counts, IMAGES), relative_error)
-    lacking = {name: value for name, value in params.items() if not name.endswith("running_mean")}
+    check(model, checkpoint, run_norms(params, counts, IMAGES), relative_error)
+    incomplete = {name: value for name, value in params.items() if not name.endswith("running_mean")}
     with pytest.raises(InputError, match="missing"):
-        models.load_official(model, lacking)
+        models.load_official(model, incomplete)
 
 
-def test_depth_of_a_preact_resnet() -> None:
+def test_preact_resnets_have_depth_18_or_34() -> None:
     assert models.create("preact-resnet34", 7)(IMAGES).shape == (2, 7)
     with pytest.raises(InputError, match="18 or 34, not 50"):
         models.create("preact-resnet50")

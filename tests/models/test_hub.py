@@ -1,4 +1,4 @@
-"""Networks in folders and on a hub, from a local server with the endpoints that huggingface_hub uses."""
+"""Networks in folders and on a hub; a local server provides the endpoints that huggingface_hub uses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAME = "someone/wrn-shuffle"
 
 
 class Hub(BaseHTTPRequestHandler):
-    """One repository, whose files are in `files`."""
+    """A hub with one repository; `files` has its contents."""
 
     files: dict[str, bytes]
     private: list[bool]
@@ -54,8 +54,8 @@ class Hub(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         if self.path == "/api/repos/create":
-            asked = json.loads(body)  # in newer versions of the library by the second key
-            self.private.append(asked.get("private") or asked.get("visibility") == "private")
+            request = json.loads(body)  # newer versions of the library use the second key
+            self.private.append(request.get("private") or request.get("visibility") == "private")
             self.answer({"url": f"http://{self.headers['Host']}/{NAME}", "name": NAME})
         elif self.path == "/api/validate-yaml":
             self.answer({"errors": [], "warnings": []})
@@ -82,7 +82,7 @@ class Hub(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch) -> Iterator[tuple[str, type[Hub]]]:
-    """The address of a hub with an empty repository, and that repository."""
+    """The address of a hub with an empty repository, and its handler class."""
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
@@ -105,16 +105,16 @@ def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
     return models.fingerprint(a) == models.fingerprint(b) and not b.training
 
 
-def test_a_folder_holds_all_there_is_to_say(tmp_path, capsys) -> None:
+def test_a_saved_folder_is_complete_and_loads(tmp_path, capsys) -> None:
     recipe = tmp_path / "r.yaml"
     recipe.write_text("model: {name: wrn-10-0.5}\n```\n<script>\n")
     model, names = network(), ["cat", "dog", "é|x"]
-    about = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25], "size": 32}
+    preprocessing = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25], "size": 32}
     folder = models.save_pretrained(
         model,
         tmp_path / "net",
         class_names=names,
-        preprocessing=about,
+        preprocessing=preprocessing,
         metrics={"top-1": 0.5},
         recipe=recipe,
         license="mit",
@@ -125,28 +125,28 @@ def test_a_folder_holds_all_there_is_to_say(tmp_path, capsys) -> None:
     assert torch.equal(models.from_pretrained(str(folder))(images), model(images))
     config = json.loads((folder / "config.json").read_text())
     assert config["network"]["gate"] == "sub-attention-2" and config["network"]["attention_start"] == "identity"
-    assert config["classes"] == 3 and config["class_names"] == names and config["preprocessing"] == about
+    assert config["classes"] == 3 and config["class_names"] == names and config["preprocessing"] == preprocessing
     card = (folder / "README.md").read_text()
     assert card.startswith("---\n") and "license: mit" in card and "| top-1 | 0.5 |" in card
     assert "    ```" in card and "\n<script>" not in card
     loaded = training.load_pretrained(folder)
     assert loaded.classes == tuple(names) and loaded.preprocessing.size == 32 and same(model, loaded.model())
-    models.save_pretrained(models.from_pretrained(folder), folder)  # again, and what was loaded
+    models.save_pretrained(models.from_pretrained(folder), folder)  # overwrites the folder with the loaded model
     assert same(model, models.from_pretrained(folder))
     assert main(["export", str(folder), "--format=hub", f"--out={tmp_path / 'again'}"]) == 0
     assert same(model, models.from_pretrained(tmp_path / "again"))
 
 
-def test_a_detector_in_a_folder(tmp_path) -> None:
+def test_a_detector_is_saved_and_loaded(tmp_path) -> None:
     options = {"strides": (2, 4), "channels": 8, "frozen_stages": 0, "norm": "batch", "min_size": 32, "max_size": 64}
-    attended = {"attention": "se", "attention_stages": (2, 3), "attention_start": "identity"}
-    made = {**options, **attended, "backbone_options": {"block": "basic"}}
-    detector = detection.create("retinanet", "cifar-resnet8", 3, **made)
+    attention_options = {"attention": "se", "attention_stages": (2, 3), "attention_start": "identity"}
+    arguments = {**options, **attention_options, "backbone_options": {"block": "basic"}}
+    detector = detection.create("retinanet", "cifar-resnet8", 3, **arguments)
     torch.nn.init.normal_(next(iter(attention.attached(detector).values())).strength)
     folder = models.save_pretrained(detector, tmp_path / "net", class_names=["a", "b", "c"], metrics={"AP": 0.25})
-    for again in (models.from_pretrained(folder), training.load_pretrained(folder).model()):
-        assert isinstance(again, detection.RetinaNet) and same(detector, again) and again.num_classes == 3
-        assert again.transform.min_size == detector.transform.min_size == (32,)
+    for loaded in (models.from_pretrained(folder), training.load_pretrained(folder).model()):
+        assert isinstance(loaded, detection.RetinaNet) and same(detector, loaded) and loaded.num_classes == 3
+        assert loaded.transform.min_size == detector.transform.min_size == (32,)
     card = (folder / "README.md").read_text()
     assert "pipeline_tag: object-detection" in card and "# retinanet cifar-resnet8 with se attention" in card
     assert main(["export", str(folder), "--format=hub", f"--out={tmp_path / 'again'}"]) == 0
@@ -156,12 +156,12 @@ def test_a_detector_in_a_folder(tmp_path) -> None:
         (folder / "config.json").write_text(json.dumps({**config, "network": {**config["network"], **fields}}))
         with pytest.raises(InputError):
             models.from_pretrained(folder)
-    of_module = detection.create("retinanet", models.create("cifar-resnet8", 10, block="basic"), 3, **options)
+    from_module = detection.create("retinanet", models.create("cifar-resnet8", 10, block="basic"), 3, **options)
     with pytest.raises(InputError, match="not known"):
-        models.save_pretrained(of_module, tmp_path / "other")
+        models.save_pretrained(from_module, tmp_path / "other")
 
 
-def test_up_to_a_hub_and_down_again(hub, tmp_path) -> None:
+def test_upload_to_a_hub_and_download(hub, tmp_path) -> None:
     address, repository = hub
     model = network()
     url = models.push_to_hub(model, NAME, private=True, endpoint=address, token="t", metrics={"top-1": 0.25})
@@ -170,10 +170,10 @@ def test_up_to_a_hub_and_down_again(hub, tmp_path) -> None:
     assert same(model, models.from_pretrained(NAME, endpoint=address, token="t"))
     with pytest.raises(InputError, match="someone/else"):
         models.from_pretrained("someone/else", endpoint=address)
-    nowhere = "http://127.0.0.1:9"
-    assert same(model, models.from_pretrained(NAME, endpoint=nowhere))  # from the cache
+    unreachable = "http://127.0.0.1:9"
+    assert same(model, models.from_pretrained(NAME, endpoint=unreachable))  # from the cache
     with pytest.raises(InputError, match="could not be uploaded") as caught:
-        models.push_to_hub(model, NAME, endpoint=nowhere, token="t")
+        models.push_to_hub(model, NAME, endpoint=unreachable, token="t")
     assert "\n" not in str(caught.value)
 
 
@@ -202,7 +202,7 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_a_config_is_checked(kind, tmp_path) -> None:
+def test_configs_are_validated(kind, tmp_path) -> None:
     folder = models.save_pretrained(network(), tmp_path / "net")
     (folder / "config.json").write_bytes(CONFIGS[kind])
     with pytest.raises(InputError) as caught:
@@ -210,16 +210,16 @@ def test_a_config_is_checked(kind, tmp_path) -> None:
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 1000
 
 
-def test_what_cannot_be_saved_or_loaded(tmp_path) -> None:
+def test_saving_and_loading_fail_for_unsupported_models(tmp_path) -> None:
     changed = models.create("wrn-10-0.5", 3)
     changed.head = torch.nn.Linear(2, 2)
     attached = attention.attach(models.create("wrn-10-0.5", 3), "se")
-    odd = models.create("resnet10t", 3, act_layer=torch.nn.SiLU)
+    unserialisable = models.create("resnet10t", 3, act_layer=torch.nn.SiLU)
     for model, words in (
         (torch.nn.Linear(2, 2), "models.create did not make this Linear"),
         (changed, "left over"),
         (attached, "attention="),
-        (odd, "JSON"),
+        (unserialisable, "JSON"),
     ):
         with pytest.raises(InputError, match=words):
             models.save_pretrained(model, tmp_path / "net")

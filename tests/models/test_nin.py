@@ -1,4 +1,4 @@
-"""Network in Network: its sizes, its stages, and that it learns without norms too."""
+"""Network in Network: sizes, stages, and training with and without norms."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def images(count: int = 2, size: int = 32, **options) -> torch.Tensor:
         ("nin-0.5", True, 256_298),
     ],
 )
-def test_sizes(name, batch_norm, parameters) -> None:
+def test_parameter_counts(name, batch_norm, parameters) -> None:
     model = models.create(name, 10, batch_norm=batch_norm)
     assert sum(p.numel() for p in model.parameters()) == parameters
     assert f"{parameters:,}" in models.NIN.__doc__
     assert any(isinstance(part, nn.BatchNorm2d) for part in model.modules()) == batch_norm
 
 
-def test_complexity_counts_by_hand() -> None:
+def test_complexity_equals_the_count_by_hand() -> None:
     cost = models.complexity(models.create("nin-wide", 10, batch_norm=False), 32)
     by_hand = (
         (75 * 192 + 192 * 160 + 160 * 96) * 32**2
@@ -46,7 +46,7 @@ def test_complexity_counts_by_hand() -> None:
 
 
 @pytest.mark.parametrize(("size", "sides"), [(32, (32, 16, 8)), (33, (33, 16, 8)), (30, (30, 15, 7))])
-def test_maps_are_read_at_the_resolution_they_were_made_at(size, sides) -> None:
+def test_stages_are_read_before_pooling(size, sides) -> None:
     model = models.create("nin-0.1", 7).eval()
     assert list(stages(model)) == ["group0", "group1", "group2"]
     with maps.Taps(model) as taps:
@@ -57,7 +57,7 @@ def test_maps_are_read_at_the_resolution_they_were_made_at(size, sides) -> None:
     assert (tuple(cam.layers), cam(images(size=size)).shape) == (("group2",), (2, size, size))
 
 
-def test_the_mean_before_the_class_layer_is_the_mean_of_class_maps() -> None:
+def test_logits_are_the_means_of_the_class_maps() -> None:
     model = models.create("nin-0.1", 7).eval()
     with maps.Taps(model) as taps:
         logits = model(images())
@@ -65,7 +65,7 @@ def test_the_mean_before_the_class_layer_is_the_mean_of_class_maps() -> None:
     torch.testing.assert_close(class_maps.mean((2, 3)), logits)
 
 
-def test_groups_end_without_a_relu_if_asked() -> None:
+def test_relu_before_pooling_is_optional() -> None:
     model = models.create("nin-0.1", batch_norm=False, relu_before_pooling=False)
     last = [type(group[-1]) for group in stages(model).values()]
     assert last == [nn.Conv2d, nn.Conv2d, nn.ReLU]
@@ -91,7 +91,7 @@ def test_memory_format_precision_and_compiling_change_nothing() -> None:
 
 
 @pytest.mark.parametrize("relu_before_pooling", [True, False])
-def test_gradients_of_gradients_are_right(relu_before_pooling) -> None:
+def test_second_order_gradients_are_correct(relu_before_pooling) -> None:
     torch.manual_seed(0)
     model = models.create("nin-0.03", 3, batch_norm=False, relu_before_pooling=relu_before_pooling).double()
     nn.init.normal_(model.fc.weight)
@@ -104,19 +104,19 @@ def test_gradients_of_gradients_are_right(relu_before_pooling) -> None:
 def test_gradient_transfer_reaches_every_parameter() -> None:
     student = models.create("nin-0.1", batch_norm=False).to(memory_format=torch.channels_last)
     objective = transfer.Objective(student, models.create("nin-0.2"), beta=0, gradient=1.0, symmetry=1.0)
-    (found := objective(images(), torch.tensor([3, 8]))).total.backward()
-    assert {"gradient", "symmetry"} <= found.terms.keys()
+    (losses := objective(images(), torch.tensor([3, 8]))).total.backward()
+    assert {"gradient", "symmetry"} <= losses.terms.keys()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in student.parameters())
 
 
-def test_it_is_paired_with_a_wide_resnet_stage_by_stage() -> None:
+def test_stages_are_paired_with_those_of_a_wide_resnet() -> None:
     objective = transfer.Objective(models.create("nin-0.1"), models.create("wrn-10-1"), beta=1.0)
     losses = objective(images(), torch.tensor([3, 8]))
     assert [tuple(pair) for pair in objective.pairs] == [(name, name) for name in ("group0", "group1", "group2")]
     assert len(losses.pairs["attention"]) == 3
 
 
-def test_attention_goes_behind_every_convolution_or_group() -> None:
+def test_attention_attaches_behind_every_convolution_or_group() -> None:
     model = models.create("nin-0.1")
     plain = set(model.state_dict())
     with pytest.warns(attention.PlacementWarning, match="behind 9 layers"):
@@ -133,7 +133,7 @@ def test_attention_goes_behind_every_convolution_or_group() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("lr", [0.01, 0.1])
-def test_without_norms_it_learns_at_usual_learning_rates(lr) -> None:
+def test_training_without_norms_works_at_usual_learning_rates(lr) -> None:
     torch.manual_seed(0)
     train = data.load("clutter", train=192, cue=1.0).train  # the background gives the class away
     pixels, labels = F.avg_pool2d(train.images.float() / 127.5 - 1, 2), train.labels
@@ -141,8 +141,8 @@ def test_without_norms_it_learns_at_usual_learning_rates(lr) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr, momentum=0.9)
     losses = []
     for _ in range(20):
-        for batch, wanted in zip(pixels.split(32), labels.split(32), strict=True):
-            loss = F.cross_entropy(model(batch), wanted)
+        for batch, targets in zip(pixels.split(32), labels.split(32), strict=True):
+            loss = F.cross_entropy(model(batch), targets)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -160,7 +160,7 @@ def test_without_norms_it_learns_at_usual_learning_rates(lr) -> None:
         ("nin-narrow", {}, "nin-wide, nin-thin, nin-<width>"),
     ],
 )
-def test_wrong_names_and_options(name, options, words) -> None:
+def test_wrong_names_and_options_fail(name, options, words) -> None:
     with pytest.raises(InputError) as caught:
         models.create(name, **options)
     assert words in str(caught.value), str(caught.value)

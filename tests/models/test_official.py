@@ -1,4 +1,4 @@
-"""Checkpoints as the published training scripts save them, and wrong ones."""
+"""Checkpoints in the formats of the published training scripts, and wrong ones."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def lsas() -> torch.nn.Module:
     return models.create("cifar-resnet11", attention="se", gate=attention.SubAttention(1), attention_stages=(3,))
 
 
-def test_wrappings(goldens, tmp_path) -> None:
+def test_wrapped_state_dicts_load(goldens, tmp_path) -> None:
     state = {name: value.float() for name, value in goldens.state("lsas_cifar_d11_order1").items()}
     parallel = {f"module.{name}": value for name, value in state.items()}
     torch.save(
@@ -29,17 +29,17 @@ def test_wrappings(goldens, tmp_path) -> None:
     save_file(state, tmp_path / "a.safetensors")
     expected = models.load_official(lsas(), state).state_dict()
     for checkpoint in (parallel, tmp_path / "a.pth.tar", str(tmp_path / "a.safetensors"), {"model": state}):
-        found = models.load_official(lsas(), checkpoint).state_dict()
-        assert all(torch.equal(found[name], expected[name]) for name in expected)
+        loaded = models.load_official(lsas(), checkpoint).state_dict()
+        assert all(torch.equal(loaded[name], expected[name]) for name in expected)
 
 
-def test_a_student_saved_with_its_teacher(goldens) -> None:
-    both = goldens.state("wrn_16_1")
-    params = {f"student.{k}": v for k, v in both.items() if "running" not in k}
-    stats = {f"student.{k}": v for k, v in both.items() if "running" in k}
+def test_the_student_is_loaded_from_a_checkpoint_with_its_teacher(goldens) -> None:
+    states = goldens.state("wrn_16_1")
+    params = {f"student.{k}": v for k, v in states.items() if "running" not in k}
+    stats = {f"student.{k}": v for k, v in states.items() if "running" in k}
     params |= {f"teacher.{k}": v for k, v in goldens.state("wrn_16_2").items()}
-    found = models.load_official(models.create("wrn-16-1").double(), {"params": params, "stats": stats, "epoch": 9})
-    assert torch.equal(found.group1.block0.convdim.weight, both["group1.block0.convdim"])
+    loaded = models.load_official(models.create("wrn-16-1").double(), {"params": params, "stats": stats, "epoch": 9})
+    assert torch.equal(loaded.group1.block0.convdim.weight, states["group1.block0.convdim"])
 
 
 def optimizer_state(model: torch.nn.Module) -> dict:
@@ -50,19 +50,19 @@ def optimizer_state(model: torch.nn.Module) -> dict:
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
-def test_as_the_training_scripts_save(zipped, tmp_path) -> None:
+def test_checkpoints_of_training_scripts_load(zipped, tmp_path) -> None:
     trained = lsas()
     state = {f"module.{name}": value for name, value in trained.state_dict().items()}
     path = tmp_path / "model_best.pth.tar"
     for best in (np.float64(93.5), np.float32(93.5), torch.tensor(93.5), np.int64(93)):
-        whole = {"epoch": 164, "arch": "lsas", "state_dict": state, "acc": best, "best_prec1": best}
-        torch.save({**whole, "optimizer": optimizer_state(trained)}, path, _use_new_zipfile_serialization=zipped)
-        found = models.load_official(lsas(), path).state_dict()
-        assert all(torch.equal(found[name.removeprefix("module.")], value) for name, value in state.items())
+        checkpoint = {"epoch": 164, "arch": "lsas", "state_dict": state, "acc": best, "best_prec1": best}
+        torch.save({**checkpoint, "optimizer": optimizer_state(trained)}, path, _use_new_zipfile_serialization=zipped)
+        loaded = models.load_official(lsas(), path).state_dict()
+        assert all(torch.equal(loaded[name.removeprefix("module.")], value) for name, value in state.items())
 
 
 class OldVariable:
-    """Pickles as torch before 0.4 pickled a Variable."""
+    """Is pickled like a Variable of torch before 0.4."""
 
     def __init__(self, data: torch.Tensor) -> None:
         self.data = data
@@ -72,37 +72,37 @@ class OldVariable:
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
-def test_variables_of_old_torch(zipped, tmp_path) -> None:
+def test_variables_of_torch_before_0_4_load(zipped, tmp_path) -> None:
     trained = models.create("wrn-10-1").state_dict()
-    named = {name.replace("conv0.weight", "conv0").replace("conv1.weight", "conv1"): v for name, v in trained.items()}
-    named = {name.replace("convdim.weight", "convdim"): value for name, value in named.items()}
-    params = OrderedDict((name, OldVariable(v)) for name, v in named.items() if "running" not in name)
-    stats = {name: value for name, value in named.items() if "running" in name}
+    renamed = {name.replace("conv0.weight", "conv0").replace("conv1.weight", "conv1"): v for name, v in trained.items()}
+    renamed = {name.replace("convdim.weight", "convdim"): value for name, value in renamed.items()}
+    params = OrderedDict((name, OldVariable(v)) for name, v in renamed.items() if "running" not in name)
+    stats = {name: value for name, value in renamed.items() if "running" in name}
     torch.save(
         {"params": params, "stats": stats, "epoch": 199}, tmp_path / "model.pt7", _use_new_zipfile_serialization=zipped
     )
-    found = models.load_official(models.create("wrn-10-1"), tmp_path / "model.pt7").state_dict()
-    assert all(torch.equal(found[name], value) for name, value in trained.items())
+    loaded = models.load_official(models.create("wrn-10-1"), tmp_path / "model.pt7").state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in trained.items())
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
-def test_saved_on_a_gpu(zipped, tmp_path, monkeypatch) -> None:
+def test_checkpoints_saved_on_a_gpu_load(zipped, tmp_path, monkeypatch) -> None:
     state = lsas().state_dict()
     with monkeypatch.context() as patch:
         patch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:7")
         torch.save({"state_dict": state}, tmp_path / "a.pth.tar", _use_new_zipfile_serialization=zipped)
     assert b"cuda:7" in (tmp_path / "a.pth.tar").read_bytes()
-    found = models.load_official(lsas(), tmp_path / "a.pth.tar").state_dict()
-    assert all(torch.equal(found[name], value) for name, value in state.items())
+    loaded = models.load_official(lsas(), tmp_path / "a.pth.tar").state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in state.items())
 
 
-def test_data_parallel_around_a_part() -> None:
+def test_data_parallel_around_a_submodule_loads() -> None:
     state = lsas().state_dict()
-    found = models.load_official(lsas(), {name.replace("layer2.", "layer2.module."): v for name, v in state.items()})
-    assert torch.equal(found.layer2[0].conv1.weight, state["layer2.0.conv1.weight"])
+    loaded = models.load_official(lsas(), {name.replace("layer2.", "layer2.module."): v for name, v in state.items()})
+    assert torch.equal(loaded.layer2[0].conv1.weight, state["layer2.0.conv1.weight"])
 
 
-def test_classes_are_counted() -> None:
+def test_classes_are_counted_in_the_checkpoint() -> None:
     assert models.count_classes({"state_dict": {f"module.{k}": v for k, v in lsas().state_dict().items()}}) == 10
     assert models.count_classes({"stem.weight": torch.zeros(3, 3)}) is None
 
@@ -122,13 +122,13 @@ class Command:
         (eval, "eval"),
     ],
 )
-def test_what_asks_for_more_is_refused_by_name(form, value, named, tmp_path, monkeypatch) -> None:
+def test_other_pickled_objects_are_refused_by_name(form, value, named, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    whole = {"state_dict": {"fc.weight": torch.zeros(2, 2)}, "args": value}
+    checkpoint = {"state_dict": {"fc.weight": torch.zeros(2, 2)}, "args": value}
     if form == "plain":
         (tmp_path / "evil.pt").write_bytes(pickle.dumps({"state_dict": {}, "args": value}))
     else:
-        torch.save(whole, tmp_path / "evil.pt", _use_new_zipfile_serialization=form == "zip")
+        torch.save(checkpoint, tmp_path / "evil.pt", _use_new_zipfile_serialization=form == "zip")
     with pytest.raises(InputError, match="refused") as caught:
         models.read_checkpoint(tmp_path / "evil.pt")
     assert ("pickle" if form == "plain" else named) in str(caught.value), str(caught.value)
@@ -141,7 +141,7 @@ class Evil:
         return (Path.touch, (Path("evil-was-here"),))
 
 
-def test_what_does_not_fit_changes_nothing(goldens, tmp_path, monkeypatch) -> None:
+def test_a_checkpoint_that_does_not_fit_changes_nothing(goldens, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     state = goldens.state("lsas_cifar_d11_order1")
     (tmp_path / "evil.pt").write_bytes(pickle.dumps({"state_dict": Evil()}))
@@ -151,7 +151,7 @@ def test_what_does_not_fit_changes_nothing(goldens, tmp_path, monkeypatch) -> No
     for name in ("cut.pt", "cut.safetensors"):
         (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:5000])
     (tmp_path / "empty.pt").touch()
-    without = {name: value for name, value in state.items() if name != "layer3.0.fc1.bias"}
+    incomplete = {name: value for name, value in state.items() if name != "layer3.0.fc1.bias"}
     model = lsas()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     for checkpoint, words in (
@@ -161,7 +161,7 @@ def test_what_does_not_fit_changes_nothing(goldens, tmp_path, monkeypatch) -> No
         (tmp_path / "cut.pt", "cut short"),
         (tmp_path / "cut.safetensors", "cut short"),
         (tmp_path / "empty.pt", "empty file"),
-        (without, "1 missing (layer3.0.attention.fc1.bias)"),
+        (incomplete, "1 missing (layer3.0.attention.fc1.bias)"),
         ({**state, "extra": torch.zeros(1)}, "1 left over (extra)"),
         ({**state, "fc.weight": torch.zeros(100, 256)}, "fc.weight is (100, 256) instead of (10, 256)"),
         ({"state_dict": {}}, "no state dict"),

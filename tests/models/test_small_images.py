@@ -1,4 +1,4 @@
-"""ImageNet networks and wider ResNets for small images, from the CIFAR-100 distillation benchmark."""
+"""ImageNet networks and wider ResNets for small images, as in the CIFAR-100 distillation benchmark."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from regard.tables import load_table
 
 BASIC = {"block": "basic"}
 # Parameters with 100 classes and the features (C, H, W) of the stages for 32 x 32 pixels, counted in the modules of
-# HobbitLong/RepDistiller at b84f547, whose outputs were compared with these for the same weights.
+# HobbitLong/RepDistiller at b84f547, whose outputs for the same weights were compared with these.
 PUBLISHED = {
     "cifar-resnet20": (BASIC, 278_324, [(16, 32), (32, 16), (64, 8)]),
     "cifar-resnet32": (BASIC, 472_756, [(16, 32), (32, 16), (64, 8)]),
@@ -32,7 +32,7 @@ PUBLISHED = {
     "wrn-40-1": ({}, 569_780, [(16, 32), (32, 16), (64, 8)]),
     "wrn-40-2": ({}, 2_255_156, [(32, 32), (64, 16), (128, 8)]),
 }
-# Those with blocks of their own, and modules that fit the 58 channels of ShuffleNet V2's first stage.
+# Networks with blocks of their own, and options that fit the 58 channels of ShuffleNet V2's first stage.
 BLOCKS = ("mobilenetv2-cifar", "shufflenetv1-cifar", "shufflenetv2-cifar", "vgg8-cifar")
 MODULES = {"sge": {"groups": 2}, "shuffle": {"groups": 1}, "spa": {"reduction": 4}, "bam": {"reduction": 4}}
 
@@ -42,7 +42,7 @@ def images(count: int = 2, **options) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_sizes_and_stages_are_the_published_ones(name: str) -> None:
+def test_parameters_and_stages_are_the_published_ones(name: str) -> None:
     options, parameters, shapes = PUBLISHED[name]
     model = build_on_meta(lambda: models.create(name, 100, **options)).eval()
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters
@@ -72,7 +72,7 @@ def test_other_depths_and_widths() -> None:
         ("mobilenetv2-cifar", {"width": 0.01}, "at least 1/16"),
     ],
 )
-def test_wrong_names_and_options(name: str, options: dict, words: str) -> None:
+def test_wrong_names_and_options_fail_with_one_line(name: str, options: dict, words: str) -> None:
     with pytest.raises(InputError) as caught:
         models.create(name, **options)
     assert words in str(caught.value) and "\n" not in str(caught.value)
@@ -84,7 +84,7 @@ def test_wrong_names_and_options(name: str, options: dict, words: str) -> None:
 def test_every_attention_module_goes_into_every_block(name: str) -> None:
     for module in attention.names():
         model = models.create(name, 5)
-        if module == "dia" and name in ("mobilenetv2-cifar", "shufflenetv1-cifar"):  # one module in all of a stage
+        if module == "dia" and name in ("mobilenetv2-cifar", "shufflenetv1-cifar"):  # shares one module within a stage
             with pytest.raises(InputError, match="channels"):
                 attention.attach(model, module)
             continue
@@ -96,7 +96,7 @@ def test_every_attention_module_goes_into_every_block(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet50-cifar", "cifar-resnet8x4"])
-def test_attention_by_name(name: str) -> None:
+def test_attention_is_attached_to_the_chosen_stage(name: str) -> None:
     options = PUBLISHED[name][0]
     model = models.create(name, 5, attention="se", gate=SubAttention(order=1), attention_stages=(3,), **options)
     assert all(layer.startswith("layer3.") for layer in attention.attached(model))
@@ -126,7 +126,7 @@ def test_compiling_changes_nothing(name: str) -> None:
     torch.testing.assert_close(torch.compile(model, backend="eager", fullgraph=True)(images()), model(images()))
 
 
-def test_published_names_of_weights_are_known() -> None:
+def test_state_dicts_with_published_names_load() -> None:
     model = models.create("vgg8-cifar", 5)
     state = {f"module.{name}": value for name, value in model.state_dict().items()}
     models.load_official(models.create("vgg8-cifar", 5), {"model": state})
@@ -138,14 +138,14 @@ def test_published_names_of_weights_are_known() -> None:
     models.load_official(models.create("resnet18-cifar", 5), renamed)
 
 
-def test_costs_are_of_small_images() -> None:
+def test_costs_are_counted_for_small_images() -> None:
     base, se = models.count_costs(["shufflenetv2-cifar"], ["se"])
     assert (base.image_size, base.classes) == (32, 10)
     assert 0 < se.complexity.parameters - base.complexity.parameters < 0.2 * base.complexity.parameters
 
 
 TABLE = load_table("distillation-cifar100")
-# (student's, teacher's) stages that the published code compares: all but the stem, and the first block of VGG.
+# Pairs of (student, teacher) stages in the published code: all but the stem and the first block of VGG.
 LAYERS = {
     "vgg8-from-vgg13": [("block1", "block1"), ("block2", "block2"), ("block3", "block3"), ("block4", "block4")],
     "vgg8-from-resnet50": [("block1", "layer1"), ("block2", "layer2"), ("block3", "layer3"), ("block4", "layer4")],
@@ -155,10 +155,10 @@ LAYERS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("row", TABLE.rows)
-def test_attention_is_transferred_in_every_pair_of_the_table(row: str) -> None:
+def test_attention_transfers_in_every_pair_of_the_table(row: str) -> None:
     torch.manual_seed(0)
     recipes = [TABLE.cells[row, column].full_recipe for column in ("at", "teacher")]
-    student, teacher = (models.create(one.model.name, 100, **one.model.options) for one in recipes)
+    student, teacher = (models.create(recipe.model.name, 100, **recipe.model.options) for recipe in recipes)
     objective = transfer.Objective(
         student, teacher, beta=recipes[0].transfer.beta, layers=recipes[0].transfer.layers, image_size=32
     )
