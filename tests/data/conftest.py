@@ -53,13 +53,13 @@ def write_json():
 
 @pytest.fixture
 def refused():
-    """Opens what cannot be opened; gives the one line that is said about it."""
+    """Opens a source that must be refused, and returns the one-line error message."""
 
-    def open_it(where, **options):
+    def open_refused(source, **options):
         with pytest.raises(InputError) as caught:
-            data.open_regions(where, **options)
+            data.open_regions(source, **options)
         message = str(caught.value)
         assert "\n" not in message and len(message) < 900
         return message
 
-    return open_it
+    return open_refused

@@ -19,7 +19,7 @@ def luma(images):
     return (images.float() * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1)
 
 
-def test_shapes_types_and_names(splits):
+def test_splits_have_the_documented_shapes_types_and_names(splits):
     for split, count in (("train", 2000), ("test", 500)):
         part = getattr(splits, split)
         assert (part.name, part.split, len(part)) == ("clutter", split, count)
@@ -30,7 +30,7 @@ def test_shapes_types_and_names(splits):
     assert splits.train.mean == splits.test.mean and splits.train.std == splits.test.std
 
 
-def test_default_sizes():
+def test_default_split_sizes():
     splits = data.clutter()
     assert (len(splits.train), len(splits.test)) == (6000, 1000)
 
@@ -43,7 +43,7 @@ def test_the_same_seed_gives_the_same_bytes_on_every_machine():
     assert digest.hexdigest() == "6baf4fc4ff92596e7d324c8c3680ae7810a22fd1ef3aa02054bc10612920cfd8"
 
 
-def test_another_seed_gives_other_images():
+def test_different_seeds_give_different_images():
     first, second = (data.clutter(train=20, test=20, seed=seed) for seed in (0, 1))
     assert not torch.equal(first.train.images, second.train.images)
     assert not torch.equal(first.train.images, first.test.images)
@@ -57,7 +57,7 @@ def test_the_cue_changes_backgrounds_only():
     assert not torch.equal(first.train.images, second.train.images)
 
 
-def test_training_and_testing_share_no_digit():
+def test_train_and_test_share_no_digit():
     train, test = builtin.digits()
     assert (len(train.labels), len(test.labels)) == (1437, 360)
     assert not {cells.tobytes() for cells in train.cells} & {cells.tobytes() for cells in test.cells}
@@ -66,7 +66,7 @@ def test_training_and_testing_share_no_digit():
         assert len(shares) == 10 and shares.min() > 0.095 and shares.max() < 0.105
 
 
-def test_images_show_a_digit_of_their_label_and_scraps_of_any():
+def test_the_digit_matches_the_label_and_scraps_come_from_all():
     digits = builtin.digits()[1]
     plan = builtin.plan(digits, 3000, 0.0, RandomStream(0))
     assert (digits.labels[plan.digit] == plan.label).all()
@@ -76,24 +76,24 @@ def test_images_show_a_digit_of_their_label_and_scraps_of_any():
 
 
 @pytest.mark.parametrize("cue", [0.0, 0.4, 0.9, 1.0])
-def test_the_cue_sets_how_often_background_and_label_agree(cue):
+def test_the_cue_sets_how_often_background_matches_label(cue):
     plan = builtin.plan(builtin.digits()[0], 20000, cue, RandomStream(1))
     agree = plan.background == plan.label
     assert abs(agree.mean() - (cue + (1 - cue) / 10)) < 0.01
-    # Without the cue the background says nothing: every pair of label and background is as frequent.
+    # Without the cue the background is uninformative: all pairs of label and background are equally frequent.
     if cue == 0:
         pairs = np.bincount(plan.label * 10 + plan.background, minlength=100)
         assert pairs.min() > 140 and pairs.max() < 260
 
 
-def test_backgrounds_can_be_told_apart_by_their_class():
+def test_backgrounds_predict_their_class():
     cued = data.clutter(train=2000, test=500, cue=1.0, test_cue=1.0)
     means = torch.stack([cued.train.images[cued.train.labels == label].float().mean(0) for label in range(10)])
     distance = (cued.test.images.float()[:, None] - means).pow(2).sum((2, 3, 4))
-    assert (distance.argmin(1) == cued.test.labels).float().mean() > 0.35  # even without learning anything
+    assert (distance.argmin(1) == cued.test.labels).float().mean() > 0.35  # by distance to the class mean alone
 
 
-def test_crops_stay_within_the_area_of_their_class():
+def test_background_crops_stay_within_the_area_of_their_class():
     plan = builtin.plan(builtin.digits()[0], 5000, 0.0, RandomStream(2))
     _, top, left, height, width = (np.array(column)[plan.background] for column in zip(*builtin.AREAS, strict=True))
     assert (plan.crop_top * plan.scale >= top).all() and (plan.crop_left * plan.scale >= left).all()
@@ -101,21 +101,21 @@ def test_crops_stay_within_the_area_of_their_class():
     assert ((plan.crop_left + 32) * plan.scale <= left + width).all()
 
 
-def test_the_region_is_the_digit():
-    """One plan without scraps, with the digits and without: they differ in the region, and hardly around it."""
+def test_the_region_covers_exactly_the_digit():
+    """The same plan rendered with and without digits differs inside the region, and hardly around it."""
     digits = builtin.digits()[0]
     plan = builtin.plan(digits, 200, 0.5, RandomStream(4))
     plan.scraps[:] = 0
-    shown = builtin._make("train", digits, plan)
+    rendered = builtin._make("train", digits, plan)
     without = builtin._make("train", builtin.Digits(digits.cells * 0, digits.labels), plan)
-    changed = (shown["images"].int() - without["images"].int()).abs().amax(1)
-    regions = shown["regions"]
+    changed = (rendered["images"].int() - without["images"].int()).abs().amax(1)
+    regions = rendered["regions"]
     assert not without["regions"].any()
     assert (changed[regions] > 8).float().mean() > 0.99
-    # Beyond the soft edge of a stroke nothing changes.
+    # Nothing changes beyond the soft edge of a stroke.
     near = torch.nn.functional.max_pool2d(regions[:, None].float(), 5, 1, 2)[:, 0] > 0
     assert (changed[~near] == 0).float().mean() > 0.995
-    # Strokes as tall as the digit, inside its box.
+    # Strokes are as tall as the digit and stay inside its box.
     for i in range(200):
         rows, columns = (np.flatnonzero(regions[i].any(axis).numpy()) for axis in (1, 0))
         assert plan.top[i] <= rows[0] and rows[-1] < plan.top[i] + plan.size[i]
@@ -123,7 +123,7 @@ def test_the_region_is_the_digit():
         assert rows[-1] - rows[0] + 1 >= plan.size[i] - 5
 
 
-def test_every_digit_stands_out_from_what_is_around_it(splits):
+def test_every_digit_contrasts_with_its_surroundings(splits):
     for part in splits:
         regions, brightness = part.regions, luma(part.images)
         near = torch.nn.functional.max_pool2d(regions[:, None].float(), 7, 1, 3)[:, 0] > 0
@@ -135,21 +135,22 @@ def test_every_digit_stands_out_from_what_is_around_it(splits):
         assert 0.3 < (inner > outer).float().mean() < 0.7
 
 
-def test_regions_are_of_every_image(splits):
+def test_every_image_has_a_region_of_plausible_size(splits):
     share = splits.train.regions.float().mean((1, 2))
     assert share.min() > 0.01 and share.max() < 0.3
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"train": 0}, {"test": -1}, {"train": 2.5}, {"cue": 1.5}, {"test_cue": -0.1}, {"cue": "x"}, {"seed": -1}]
+    "options",
+    [{"train": 0}, {"test": -1}, {"train": 2.5}, {"cue": 1.5}, {"test_cue": -0.1}, {"cue": "x"}, {"seed": -1}],
 )
-def test_wrong_arguments_are_named(wrong):
-    with pytest.raises(InputError, match=next(iter(wrong))) as caught:
-        data.clutter(**wrong)
+def test_invalid_arguments_are_named(options):
+    with pytest.raises(InputError, match=next(iter(options))) as caught:
+        data.clutter(**options)
     assert "\n" not in str(caught.value)
 
 
-def test_outlines_are_the_hulls_of_strokes():
+def test_outlines_are_the_convex_hulls_of_strokes():
     strokes, outlines = (
         data.clutter(train=60, test=60, region=region).test.regions.numpy() for region in ("strokes", "outline")
     )

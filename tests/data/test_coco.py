@@ -46,7 +46,7 @@ def coco(tmp_path, write_image, write_json):
 
 @pytest.fixture
 def own(tmp_path, write_image, write_json):
-    """Writes a file of one's own for four images in images/; gives the path."""
+    """Writes an annotation file for four images in images/ and returns its path."""
     for i in range(4):
         write_image(tmp_path / "images" / f"{i:012}.jpg", seed=i)
 
@@ -57,88 +57,88 @@ def own(tmp_path, write_image, write_json):
 
 
 def read_mask(*rings):
-    """By COCO's own tools."""
+    """The mask of some polygons by pycocotools."""
     codes = pycocotools.mask.frPyObjects([list(map(float, ring)) for ring in rings], 8, 12)
     return pycocotools.mask.decode(pycocotools.mask.merge(codes)).astype(bool)
 
 
-def test_images_labels_and_regions(coco):
-    found = data.open_regions(coco)
-    assert (found.name, found.split, found.classes) == ("coco", "val", ("cat", "dog"))
-    assert found.keys == tuple(f"{i:012}.jpg" for i in range(4))
-    # The largest area counts: 20 + 4 of the dog, 16 of the cat. An image without objects has neither.
-    assert found.labels.tolist() == [1, 1, -1, 0] and found.labels.dtype == torch.int64
-    assert np.array_equal(found.mask(0), read_mask(SQUARE, WIDE, [0, 6, 2, 6, 2, 8, 0, 8]))
-    assert np.argwhere(found.mask(1)).tolist() == [[0, 1], [1, 1], [2, 1], [3, 1]]
-    assert found.mask(2).shape == (8, 12) and not found.mask(2).any()
-    assert found.image(0).size == (12, 8) and found.image(0).mode == "RGB"
+def test_open_regions_reads_images_labels_and_regions(coco):
+    dataset = data.open_regions(coco)
+    assert (dataset.name, dataset.split, dataset.classes) == ("coco", "val", ("cat", "dog"))
+    assert dataset.keys == tuple(f"{i:012}.jpg" for i in range(4))
+    # The class with the largest area is the label: dog 20 + 4, cat 16. An image without objects has label -1.
+    assert dataset.labels.tolist() == [1, 1, -1, 0] and dataset.labels.dtype == torch.int64
+    assert np.array_equal(dataset.mask(0), read_mask(SQUARE, WIDE, [0, 6, 2, 6, 2, 8, 0, 8]))
+    assert np.argwhere(dataset.mask(1)).tolist() == [[0, 1], [1, 1], [2, 1], [3, 1]]
+    assert dataset.mask(2).shape == (8, 12) and not dataset.mask(2).any()
+    assert dataset.image(0).size == (12, 8) and dataset.image(0).mode == "RGB"
 
 
-def test_the_region_of_the_label_alone(coco):
-    found = data.open_regions(coco, region="label")
-    assert np.array_equal(found.mask(0), read_mask(WIDE, [0, 6, 2, 6, 2, 8, 0, 8]))
-    assert np.array_equal(found.mask(3), read_mask(SQUARE)) and found.labels.tolist() == [1, 1, -1, 0]
-    assert found.fingerprint() != data.open_regions(coco).fingerprint()
+def test_region_label_keeps_only_objects_of_the_label(coco):
+    dataset = data.open_regions(coco, region="label")
+    assert np.array_equal(dataset.mask(0), read_mask(WIDE, [0, 6, 2, 6, 2, 8, 0, 8]))
+    assert np.array_equal(dataset.mask(3), read_mask(SQUARE)) and dataset.labels.tolist() == [1, 1, -1, 0]
+    assert dataset.fingerprint() != data.open_regions(coco).fingerprint()
     assert data.open_regions(coco, region="all").fingerprint() == data.open_regions(coco).fingerprint()
 
 
-def test_the_area_that_is_given_counts(own):
+def test_stated_areas_decide_the_label(own):
     annotations = content()["annotations"]
     annotations[0]["area"] = 25.0
     assert data.open_regions(own(annotations=annotations)).labels[0] == 0
-    annotations[0]["area"] = 0  # not given, as it seems
+    annotations[0]["area"] = 0  # counts as missing
     assert data.open_regions(own(annotations=annotations)).labels[0] == 1
 
 
-def test_of_equal_areas_the_first_class_counts(own):
+def test_equal_areas_give_the_first_class(own):
     annotations = [annotation(10, 7, [SQUARE]), annotation(10, 3, [SQUARE])]
     assert data.open_regions(own(annotations=annotations)).labels[0] == 0
 
 
-def test_objects_without_a_segmentation_are_their_boxes(own):
+def test_objects_without_segmentation_use_their_boxes(own):
     boxes = [
         {"image_id": 10, "category_id": 3, "bbox": [2, 1, 4, 3]},
         {"image_id": 11, "category_id": 3, "bbox": [-5, 2.4, 100, 2], "segmentation": []},
         {"image_id": 12, "category_id": 3, "bbox": [2, 2, 0, 5], "segmentation": []},
     ]
     with pytest.warns(UserWarning, match="1 boxes in .* such as annotation None"):
-        found = data.open_regions(own(annotations=boxes))
-    assert np.array_equal(found.mask(0), read_mask([2, 1, 6, 1, 6, 4, 2, 4]))
-    assert found.mask(1)[2:4].all() and found.mask(1).sum() == 24
-    assert not found.mask(2).any() and found.labels.tolist() == [0, 0, 0, -1]
+        dataset = data.open_regions(own(annotations=boxes))
+    assert np.array_equal(dataset.mask(0), read_mask([2, 1, 6, 1, 6, 4, 2, 4]))
+    assert dataset.mask(1)[2:4].all() and dataset.mask(1).sum() == 24
+    assert not dataset.mask(2).any() and dataset.labels.tolist() == [0, 0, 0, -1]
 
 
-def test_a_file_of_ones_own(own, tmp_path):
+def test_a_single_annotation_file_can_be_opened(own, tmp_path):
     path = own()
-    found = data.open_regions(path)
-    assert (found.name, found.split, len(found)) == ("coco", "", 4)
-    assert data.open_regions(f"coco:{path}").fingerprint() == found.fingerprint()
-    before, elsewhere = found.fingerprint(), (tmp_path / "images").rename(tmp_path / "pictures")
+    dataset = data.open_regions(path)
+    assert (dataset.name, dataset.split, len(dataset)) == ("coco", "", 4)
+    assert data.open_regions(f"coco:{path}").fingerprint() == dataset.fingerprint()
+    before, elsewhere = dataset.fingerprint(), (tmp_path / "images").rename(tmp_path / "pictures")
     assert data.open_regions(path, images=elsewhere).fingerprint() == before
 
 
-def test_images_may_be_named_with_their_folder_and_sizes_left_out(own):
+def test_file_names_may_include_folders_and_sizes_are_optional(own):
     images = [{"id": 10 + i, "file_name": f"images/{i:012}.jpg"} for i in range(4)]
-    found = data.open_regions(own(images=images))
-    assert found.keys[0] == "images/000000000000.jpg"
-    assert found.mask(0).shape == (8, 12) and found.mask(1).sum() == 4
+    dataset = data.open_regions(own(images=images))
+    assert dataset.keys[0] == "images/000000000000.jpg"
+    assert dataset.mask(0).shape == (8, 12) and dataset.mask(1).sum() == 4
 
 
-def test_a_byte_order_mark(own):
+def test_a_byte_order_mark_is_accepted(own):
     path = own()
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert len(data.open_regions(path)) == 4
 
 
-def test_without_categories_there_are_no_labels(own, refused):
+def test_files_without_categories_have_no_labels(own, refused):
     annotations = [{"image_id": 10, "segmentation": [SQUARE]}]
     path = own(annotations=annotations, categories=[])
-    found = data.open_regions(path)
-    assert found.classes == () and found.labels.tolist() == [-1] * 4 and found.mask(0).sum() == 16
+    dataset = data.open_regions(path)
+    assert dataset.classes == () and dataset.labels.tolist() == [-1] * 4 and dataset.mask(0).sum() == 16
     assert "no categories" in refused(path, region="label")
 
 
-def test_splits(coco, write_json, write_image, refused):
+def test_splits_are_chosen_by_name(coco, write_json, write_image, refused):
     write_json(coco / "annotations" / "instances_train2017.json", content())
     assert data.open_regions(coco).split == "val"  # train2017/ need not be there
     assert "4 of the 4 images that instances_train2017.json names" in refused(coco, split="train")
@@ -152,7 +152,7 @@ def test_splits(coco, write_json, write_image, refused):
     assert data.open_regions(coco, split="val2014").split == "val"
 
 
-def test_images_may_be_in_images(coco):
+def test_images_may_be_in_a_folder_called_images(coco):
     (coco / "images").mkdir()
     (coco / "val2017").rename(coco / "images" / "val2017")
     assert len(data.open_regions(coco)) == 4
@@ -167,20 +167,20 @@ def test_missing_images_are_counted_and_named(coco, refused):
     assert "('000000000000.jpg', '000000000002.jpg')" in message and "val2017" in message
 
 
-def test_another_size_than_that_of_the_file(own):
+def test_images_of_another_size_than_annotated_are_unreadable(own):
     images = content()["images"]
     images[0] |= {"width": 13}
     images[1] |= {"width": 24, "height": 16}
-    found = data.open_regions(own(images=images, annotations=[annotation(10, 3, [SQUARE])]))
+    dataset = data.open_regions(own(images=images, annotations=[annotation(10, 3, [SQUARE])]))
     with pytest.raises(data.Unreadable, match=r"000000000000.jpg' has 12 x 8 pixels, but .*own.json' is for 13 x 8"):
-        found.mask(0)
+        dataset.mask(0)
     with pytest.raises(data.Unreadable, match="24 x 16"):
-        found.mask(1)
-    assert found.mask(2).shape == (8, 12)
+        dataset.mask(1)
+    assert dataset.mask(2).shape == (8, 12)
 
 
 @pytest.mark.parametrize("side", [2_000_000_000, 10**30])
-def test_a_size_that_no_memory_holds(own, side):
+def test_huge_image_sizes_are_refused(own, side):
     images = content()["images"]
     images[0] |= {"width": side, "height": side}
     with pytest.raises(InputError, match=f"000000000000.jpg.*own.json.*width {side}"):
@@ -188,35 +188,35 @@ def test_a_size_that_no_memory_holds(own, side):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_turned_images(own, tmp_path, write_image, orientation):
-    """Annotations of the stored pixels: white where the region is."""
+def test_masks_follow_the_exif_orientation(own, tmp_path, write_image, orientation):
+    """The annotations refer to the stored pixels, which are white inside the region."""
     mask = read_mask(SQUARE)
-    shown = np.repeat(mask[:, :, None], 3, axis=2).astype(np.uint8) * 255
+    pixels = np.repeat(mask[:, :, None], 3, axis=2).astype(np.uint8) * 255
     write_image(
-        tmp_path / "images" / "000000000003.jpg", pixels=shown, orientation=orientation, quality=95, subsampling=0
+        tmp_path / "images" / "000000000003.jpg", pixels=pixels, orientation=orientation, quality=95, subsampling=0
     )
-    found = data.open_regions(own())
-    assert np.array_equal(found.mask(3), np.asarray(found.image(3))[:, :, 0] > 128)
+    dataset = data.open_regions(own())
+    assert np.array_equal(dataset.mask(3), np.asarray(dataset.image(3))[:, :, 0] > 128)
 
 
-def test_annotations_of_the_upright_image(own, tmp_path, write_image):
+def test_annotations_may_refer_to_the_upright_image(own, tmp_path, write_image):
     write_image(tmp_path / "images" / "000000000003.jpg", (8, 12), orientation=6)
     assert np.array_equal(data.open_regions(own()).mask(3), read_mask(SQUARE))
 
 
-def test_where_nothing_is_annotated_there_are_no_regions(own, tmp_path, capsys):
+def test_files_without_annotations_have_no_regions(own, tmp_path, capsys):
     assert data.open_regions(own()).has_masks
-    where = own(annotations=[])
-    assert not data.open_regions(where).has_masks
+    path = own(annotations=[])
+    assert not data.open_regions(path).has_masks
     torch.save(models.create("test_resnet", num_classes=2).state_dict(), tmp_path / "net.pt")
-    arguments = [f"test_resnet={tmp_path / 'net.pt'}", f"--data=coco:{where}", f"--out={tmp_path / 'bias'}"]
+    arguments = [f"test_resnet={tmp_path / 'net.pt'}", f"--data=coco:{path}", f"--out={tmp_path / 'bias'}"]
     assert main(["bias", *arguments]) == 2
-    said = capsys.readouterr().err
-    assert "the images of coco have no regions" in said.splitlines()[-1]
+    errors = capsys.readouterr().err
+    assert "the images of coco have no regions" in errors.splitlines()[-1]
     assert not (tmp_path / "bias").exists()
 
 
-def test_the_fingerprint_is_of_the_annotations(own):
+def test_the_fingerprint_covers_the_annotations(own):
     first = data.open_regions(own()).fingerprint()
     assert data.open_regions(own(info={"year": 1999})).fingerprint() == first
     annotations = content()["annotations"]
@@ -248,49 +248,49 @@ def run_lengths(mask):
         "",
     ],
 )
-def test_of_a_shape_without_area_the_box_counts(own, shape):
+def test_shapes_without_area_use_the_box(own, shape):
     annotations = [annotation(10, 3, shape, bbox=[2, 1, 4, 3]), annotation(10, 7, [[7, 4, 9, 4, 9, 6, 7, 6]])]
-    found = data.open_regions(own(annotations=annotations))
+    dataset = data.open_regions(own(annotations=annotations))
     box, square = [2, 1, 6, 1, 6, 4, 2, 4], [7, 4, 9, 4, 9, 6, 7, 6]
-    assert np.array_equal(found.mask(0), read_mask(box, square)) and found.classes[found.labels[0]] == "cat"
+    assert np.array_equal(dataset.mask(0), read_mask(box, square)) and dataset.classes[dataset.labels[0]] == "cat"
 
 
-def test_whole_numbers_may_be_written_with_a_point(own):
-    """As tables with gaps write them."""
+def test_integers_may_be_written_as_floats(own):
+    """Tables with gaps are exported this way."""
     images = [{"id": 10.0, "file_name": "000000000000.jpg", "width": 12.0, "height": 8.0}]
     categories = [{"id": 7.0, "name": "dog"}, {"id": 3.0, "name": "cat"}]
-    found = data.open_regions(own(images=images, annotations=[annotation(10, 3.0, [SQUARE])], categories=categories))
-    assert np.array_equal(found.mask(0), read_mask(SQUARE)) and found.classes[found.labels[0]] == "cat"
+    dataset = data.open_regions(own(images=images, annotations=[annotation(10, 3.0, [SQUARE])], categories=categories))
+    assert np.array_equal(dataset.mask(0), read_mask(SQUARE)) and dataset.classes[dataset.labels[0]] == "cat"
 
 
-def test_a_polygon_whose_halves_take_each_other_away_is_a_shape(own):
+def test_self_intersecting_polygons_are_shapes(own):
     bow_tie = [1, 1, 9, 7, 9, 1, 1, 7]
-    found = data.open_regions(own(annotations=[annotation(10, 3, [bow_tie], bbox=[1, 1, 8, 6])]))
-    assert np.array_equal(found.mask(0), read_mask(bow_tie)) and 0 < found.mask(0).sum() < 48
+    dataset = data.open_regions(own(annotations=[annotation(10, 3, [bow_tie], bbox=[1, 1, 8, 6])]))
+    assert np.array_equal(dataset.mask(0), read_mask(bow_tie)) and 0 < dataset.mask(0).sum() < 48
 
 
 @pytest.mark.parametrize("sized", [True, False])
 @pytest.mark.parametrize("form", ["list", "string"])
 @pytest.mark.parametrize("orientation", [1, 3, 6, 7])
-def test_a_run_length_code_is_of_the_size_that_it_states(own, tmp_path, write_image, orientation, form, sized):
-    """Codes of the upright image where it is turned by a quarter, and else of the stored pixels."""
+def test_run_length_codes_have_the_size_they_state(own, tmp_path, write_image, orientation, form, sized):
+    """Codes refer to the upright image if it is rotated by 90 degrees, otherwise to the stored pixels."""
     write_image(tmp_path / "images" / "000000000000.jpg", (12, 8), orientation=orientation)
     image = {"id": 10, "file_name": "000000000000.jpg"}
     image |= {"width": 12, "height": 8} if sized else {}
     upright = np.zeros((12, 8) if orientation > 4 else (8, 12), dtype=bool)
     upright[1:6, 2:4] = True
-    given = upright[::-1, ::-1] if orientation == 3 else upright
-    packed = pycocotools.mask.encode(np.asfortranarray(given.astype(np.uint8)))["counts"].decode()
-    code = {"size": list(given.shape), "counts": run_lengths(given) if form == "list" else packed}
-    found = data.open_regions(own(images=[image], annotations=[annotation(10, 3, code)]))
-    assert np.array_equal(found.mask(0), upright)
+    stored = upright[::-1, ::-1] if orientation == 3 else upright
+    packed = pycocotools.mask.encode(np.asfortranarray(stored.astype(np.uint8)))["counts"].decode()
+    code = {"size": list(stored.shape), "counts": run_lengths(stored) if form == "list" else packed}
+    dataset = data.open_regions(own(images=[image], annotations=[annotation(10, 3, code)]))
+    assert np.array_equal(dataset.mask(0), upright)
 
 
-# What is wrong, and the one line about it.
+# Errors
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         ('{"images": [', "is not JSON"),
         ("", "is not JSON"),
@@ -300,18 +300,18 @@ def test_a_run_length_code_is_of_the_size_that_it_states(own, tmp_path, write_im
         ('{"images": []}', "no images"),
     ],
 )
-def test_a_file_that_is_malformed(own, refused, text, said):
-    assert said in refused(own(text))
+def test_malformed_files_are_refused(own, refused, text, expected):
+    assert expected in refused(own(text))
 
 
-def test_a_category_without_annotations_whose_name_another_has_is_left_out(own):
+def test_unused_categories_with_a_duplicate_name_are_ignored(own):
     images = data.open_regions(own(categories=[{"id": 0, "name": "cat"}, *CATEGORIES]))
     assert images.classes == ("cat", "dog")
     assert images.labels.tolist() == data.open_regions(own()).labels.tolist()
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "expected"),
     [
         ({"annotations": 3}, "annotations in"),
         ({"images": [3]}, "images in"),
@@ -353,57 +353,57 @@ def test_a_category_without_annotations_whose_name_another_has_is_left_out(own):
         ({"annotations": [annotation(10, 3, {"size": [8, 12], "counts": "~~~~"})]}, "run-length code"),
     ],
 )
-def test_content_that_is_malformed(own, refused, changed, said):
+def test_malformed_content_is_named(own, refused, changed, expected):
     message = refused(own(**changed))
-    assert said in message and "own.json" in message
+    assert expected in message and "own.json" in message
 
 
 def test_degenerate_polygons_mark_nothing(own):
-    found = data.open_regions(own(annotations=[annotation(10, 3, [[], [1, 2], [1, 2, 5, 6], [3, 3] * 4])]))
-    assert not found.mask(0).any() and found.labels[0] == 0
+    dataset = data.open_regions(own(annotations=[annotation(10, 3, [[], [1, 2], [1, 2, 5, 6], [3, 3] * 4])]))
+    assert not dataset.mask(0).any() and dataset.labels[0] == 0
 
 
-def test_a_code_for_an_image_of_unknown_size(own):
+def test_run_length_codes_must_match_images_of_unknown_size(own):
     images = [{"id": 10 + i, "file_name": f"{i:012}.jpg"} for i in range(4)]
     with pytest.raises(InputError, match=r"annotation 1 of image 10 in .*own.json'.* size \[5, 5\], its image 12 x 8"):
         data.open_regions(own(images=images, annotations=[annotation(10, 3, {"size": [5, 5], "counts": [25]})]))
 
 
-def test_an_unknown_region(own, refused):
+def test_an_unknown_region_is_refused(own, refused):
     assert "unknown region of data set 'coco' 'labels' (did you mean 'label'?)" in refused(own(), region="labels")
 
 
-def test_a_split_of_a_single_file(own, refused):
+def test_a_single_file_has_no_splits(own, refused):
     assert "is one split" in refused(own(), split="val")
 
 
-# What would take the memory or the time of the machine.
+# Inputs that could exhaust memory or time
 
 
 @pytest.mark.parametrize("area", [10**19, 10**400, float("inf"), -1, "9", True])
-def test_an_area_that_no_image_has_does_not_count(own, area):
+def test_impossible_areas_are_ignored(own, area):
     annotations = [annotation(10, 3, [SQUARE], area=area), annotation(10, 7, [[0, 0, 12, 0, 12, 8, 0, 8]], area=96)]
-    found = data.open_regions(own(annotations=annotations))
-    assert found.mask(0).all() and found.classes[found.labels[0]] == "dog"
+    dataset = data.open_regions(own(annotations=annotations))
+    assert dataset.mask(0).all() and dataset.classes[dataset.labels[0]] == "dog"
 
 
-def test_a_polygon_of_very_many_corners(own, tmp_path, write_image):
+def test_polygons_with_many_corners_are_exact(own, tmp_path, write_image):
     write_image(tmp_path / "images" / "000000000000.jpg", (400, 300))
     image = {"id": 10, "file_name": "000000000000.jpg", "width": 400, "height": 300}
     angle = np.linspace(0, 2 * np.pi, 50_000, endpoint=False)
     circle = np.stack([200 + 100 * np.cos(angle), 150 + 100 * np.sin(angle)], axis=1)
-    found = data.open_regions(own(images=[image], annotations=[annotation(10, 3, [circle.ravel().tolist()])]))
+    dataset = data.open_regions(own(images=[image], annotations=[annotation(10, 3, [circle.ravel().tolist()])]))
     y, x = np.indices((300, 400)) + 0.5
-    assert np.array_equal(found.mask(0), np.hypot(x - 200, y - 150) < 100)
+    assert np.array_equal(dataset.mask(0), np.hypot(x - 200, y - 150) < 100)
 
 
-def test_a_polygon_too_long_for_any_memory(own):
+def test_extremely_long_polygons_are_refused(own):
     across = [[0, 0, 1_000_000, 1_000_000] * 1000]
     with pytest.raises(InputError, match="annotation 1 of image 10 in .*own.json.* pixels long"):
         data.open_regions(own(annotations=[annotation(10, 3, across)]))
 
 
-def test_lists_in_lists_without_end_are_one_line(own):
+def test_deeply_nested_lists_are_one_line(own):
     text = json.dumps(content(annotations=[annotation(10, 3, "shape", area=5)]))
     for depth in (100, 100_000):
         path = own(text.replace('"shape"', "[" * depth + "]" * depth))
@@ -412,7 +412,7 @@ def test_lists_in_lists_without_end_are_one_line(own):
         assert "\n" not in str(caught.value)
 
 
-def test_very_many_objects_of_one_image(own, tmp_path, write_image):
+def test_many_objects_in_one_image_are_read(own, tmp_path, write_image):
     write_image(tmp_path / "images" / "000000000000.jpg", (400, 300))
     image = {"id": 10, "file_name": "000000000000.jpg", "width": 400, "height": 300}
     square = [0, 0, 40, 0, 40, 40, 0, 40]
@@ -422,15 +422,15 @@ def test_very_many_objects_of_one_image(own, tmp_path, write_image):
     assert region[:40, :40].all() and region[:, 40].all() and region.sum() == 1600 + 300
 
 
-def test_the_library_that_is_missing_is_named(own, refused, monkeypatch):
+def test_a_missing_coco_library_is_named(own, refused, monkeypatch):
     monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
     codes.library.cache_clear()
     assert 'pip install "regard[coco]"' in refused(own())
 
 
-def test_of_objects_whose_area_is_stated_the_shape_is_read_when_it_is_asked_for(own):
+def test_shapes_of_objects_with_a_stated_area_are_read_lazily(own):
     annotations = [annotation(10, 3, [SQUARE[:-1]], area=5), annotation(11, 3, [SQUARE], area=16)]
-    found = data.open_regions(own(annotations=annotations))
-    assert found.labels.tolist() == [0, 0, -1, -1] and np.array_equal(found.mask(1), read_mask(SQUARE))
+    dataset = data.open_regions(own(annotations=annotations))
+    assert dataset.labels.tolist() == [0, 0, -1, -1] and np.array_equal(dataset.mask(1), read_mask(SQUARE))
     with pytest.raises(data.Unreadable, match=r"annotation 1 of image 10 in .*own.json' cannot be used: .* 7 numbers"):
-        found.mask(0)
+        dataset.mask(0)

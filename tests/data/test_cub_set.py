@@ -19,8 +19,8 @@ NAMES = [
 BOXES = [(10, 5, 20, 20), (0, 0, 40, 16), (22, 4, 16, 24), (0, 0, 30, 30), (1, 1, 10, 10)]  # x, y, width, height
 
 
-def bird(width, height, box, colour=GREEN, behind=GREY):
-    image = Image.new("RGB", (width, height), behind)
+def bird(width, height, box, colour=GREEN, background=GREY):
+    image = Image.new("RGB", (width, height), background)
     x, y, w, h = box
     image.paste(Image.new("RGB", (w, h), colour), (x, y))
     return image
@@ -54,10 +54,10 @@ def error_of(folder, **options):
 
 
 @pytest.mark.parametrize("inside", [False, True])
-def test_images_are_cut_to_their_boxes(cub, inside):
+def test_images_are_cropped_to_their_boxes(cub, inside):
     train, test = data.load("cub", cub / "CUB_200_2011" if inside else cub, size=8)
     assert (train.name, train.split, test.split) == ("cub", "train", "test")
-    assert train.regions.shape == (3, 8, 8) and train.regions.all()  # of a box all is inside
+    assert train.regions.shape == (3, 8, 8) and train.regions.all()  # a crop lies inside its box entirely
     assert train.classes == test.classes == ("001.Black_footed_Albatross", "002.Laysan_Albatross")
     assert train.labels.tolist() == [0, 1, 1] and test.labels.tolist() == [0, 1]
     for part in (train, test):
@@ -66,50 +66,50 @@ def test_images_are_cut_to_their_boxes(cub, inside):
     assert train.mean == test.mean == pytest.approx(tuple(side / 255 for side in GREEN))
 
 
-def test_of_a_box_the_shorter_side_counts_and_then_the_centre(cub):
-    """As of a whole image: three thirds of which the middle one is seen."""
+def test_boxes_are_resized_by_the_shorter_side_and_centre_cropped(cub):
+    """The box has three thirds, of which only the middle one is kept."""
     image = bird(40, 30, (5, 5, 30, 10), (200, 0, 0))
     image.paste(Image.new("RGB", (10, 10), GREEN), (15, 5))
     image.save(cub / "CUB_200_2011" / "images" / NAMES[0])
     boxes = cub / "CUB_200_2011" / "bounding_boxes.txt"
     boxes.write_text(boxes.read_text().replace("1 10.0 5.0 20.0 20.0\n", "1 5.0 5.0 30.0 10.0\n", 1))
-    shown = data.load("cub", cub, size=10).train.images[0]
-    assert (shown == torch.tensor(GREEN, dtype=torch.uint8)[:, None, None]).all()
+    result = data.load("cub", cub, size=10).train.images[0]
+    assert (result == torch.tensor(GREEN, dtype=torch.uint8)[:, None, None]).all()
 
 
-def test_a_cut_image_is_what_pillow_makes_of_the_cut(cub):
+def test_cropped_images_match_pillow(cub):
     pixels = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(cub / "CUB_200_2011" / "images" / NAMES[0])
-    shown = data.load("cub", cub, size=8).train.images[0].permute(1, 2, 0).numpy()
-    cut = Image.fromarray(pixels[5:25, 10:30])
-    assert np.array_equal(shown, np.asarray(cut.resize((8, 8), Image.Resampling.BILINEAR)))
+    result = data.load("cub", cub, size=8).train.images[0].permute(1, 2, 0).numpy()
+    crop = Image.fromarray(pixels[5:25, 10:30])
+    assert np.array_equal(result, np.asarray(crop.resize((8, 8), Image.Resampling.BILINEAR)))
 
 
 @pytest.mark.parametrize("orientation", [3, 6])
-def test_a_box_is_of_the_image_as_its_file_stores_it(cub, orientation):
+def test_boxes_refer_to_the_stored_pixels(cub, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     pixels = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(cub / "CUB_200_2011" / "images" / NAMES[0], exif=exif)
-    shown = data.load("cub", cub, size=20).train.images[0].permute(1, 2, 0).numpy()
-    assert np.array_equal(shown, np.rot90(pixels[5:25, 10:30], {3: 2, 6: -1}[orientation]))
+    result = data.load("cub", cub, size=20).train.images[0].permute(1, 2, 0).numpy()
+    assert np.array_equal(result, np.rot90(pixels[5:25, 10:30], {3: 2, 6: -1}[orientation]))
 
 
-def test_uncut_images_are_those_of_a_folder(cub, tmp_path):
-    shown = data.load("cub", cub, size=12, crop="none").train
+def test_uncropped_images_match_read_folder(cub, tmp_path):
+    train = data.load("cub", cub, size=12, crop="none").train
     folder = data.read_folder(cub / "CUB_200_2011" / "images", size=12)
-    assert torch.equal(shown.images, folder.images[[0, 2, 4]])
-    assert not torch.equal(shown.images, data.load("cub", cub, size=12).train.images)
+    assert torch.equal(train.images, folder.images[[0, 2, 4]])
+    assert not torch.equal(train.images, data.load("cub", cub, size=12).train.images)
 
 
-def test_a_box_ends_where_the_image_does(cub):
+def test_boxes_are_clipped_to_the_image(cub):
     boxes = cub / "CUB_200_2011" / "bounding_boxes.txt"
     boxes.write_text(boxes.read_text().replace("1 10.0 5.0 20.0 20.0", "1 -5.0 -5.0 100.0 100.0"))
-    whole = data.load("cub", cub, size=12, crop="none").train.images[0]
-    assert torch.equal(data.load("cub", cub, size=12).train.images[0], whole)
+    uncropped = data.load("cub", cub, size=12, crop="none").train.images[0]
+    assert torch.equal(data.load("cub", cub, size=12).train.images[0], uncropped)
 
 
-def test_a_box_beside_the_image_makes_it_unreadable(cub):
+def test_a_box_outside_its_image_makes_it_unreadable(cub):
     boxes = cub / "CUB_200_2011" / "bounding_boxes.txt"
     boxes.write_text(boxes.read_text().replace("1 10.0 5.0 20.0 20.0", "1 50.0 5.0 20.0 20.0"))
     # The other class has images left.
@@ -120,7 +120,7 @@ def test_a_box_beside_the_image_makes_it_unreadable(cub):
     assert len(splits.train) == 2 and splits.train.skipped[0].endswith("A_0001.png")
 
 
-def test_files_that_cannot_be_read(cub):
+def test_unreadable_files_are_named_or_skipped(cub):
     broken = cub / "CUB_200_2011" / "images" / NAMES[2]
     broken.write_text("no image")
     assert "L_0001.png' is not an image" in error_of(cub)
@@ -131,7 +131,7 @@ def test_files_that_cannot_be_read(cub):
     assert "not one of the 1 images" in message and "001.Black_footed_Albatross" in message
 
 
-def test_what_is_missing_is_said(cub, tmp_path):
+def test_missing_inputs_are_named(cub, tmp_path):
     assert "give one size for all (--data.size" in error_of(cub, size=None)
     assert "needs a folder (the folder CUB_200_2011 with" in error_of(None)
     assert "no folder" in error_of(tmp_path / "nowhere") and "images.txt" in error_of(tmp_path / "nowhere")
@@ -143,6 +143,6 @@ def test_what_is_missing_is_said(cub, tmp_path):
     assert "1 of the 2 images that images.txt names are missing" in error_of(cub)
 
 
-def test_all_options():
+def test_all_options_lists_the_defaults():
     assert data.all_options("cub") == {"crop": "box", "region": "box", "memory_limit": 4 * 2**30}
     assert data.all_options("cub", crop="none")["crop"] == "none"

@@ -13,7 +13,7 @@ SIZE = (61, 47)
 
 
 def scene(seed, crowds=0):
-    """An image that is white where its objects are, and these, which do not touch."""
+    """An image that is white inside its objects, and the objects, which do not touch."""
     rng = np.random.default_rng(seed)
     y, x = np.indices(SIZE[::-1])
     masks = [(x - 9) ** 2 + (y - 30 + seed % 5) ** 2 < rng.integers(20, 70)]
@@ -36,7 +36,7 @@ TRANSFORMS = [
 
 
 @pytest.mark.parametrize("transform", TRANSFORMS)
-def test_a_mask_that_is_its_own_image_survives(transform):
+def test_boxes_and_masks_follow_the_image(transform):
     sizes, flips = set(), set()
     for position in range(12):
         image, objects = scene(position)
@@ -44,10 +44,10 @@ def test_a_mask_that_is_its_own_image_survives(transform):
         white = pixels.float().mean(0) > 127
         sizes.add(tuple(pixels.shape[1:]))
         assert pixels.dtype == torch.uint8 and after.masks.shape[1:] == white.shape
-        # Objects of which nothing is left are gone, all others are there, with what belongs to them.
+        # Only objects that are cut off completely are missing; the others keep their labels.
         names = dict(zip(objects.ids.tolist(), objects.labels.tolist(), strict=True))
-        assert after.labels.tolist() == [names[one] for one in after.ids.tolist()]
-        # Pixel for pixel, but for where a photometric change takes a grey edge over the middle.
+        assert after.labels.tolist() == [names[number] for number in after.ids.tolist()]
+        # Pixel for pixel, unless a photometric change moves a grey edge across the threshold.
         wrong = (after.masks.any(0) != white).sum() / max(1, white.sum())
         assert wrong == 0 or (transform.photometric and wrong < 0.1), wrong
         tight = mask_boxes(after.masks.numpy())
@@ -64,11 +64,11 @@ def test_a_mask_that_is_its_own_image_survives(transform):
     if transform.jitter:
         assert sizes == {(transform.crop,) * 2}
     elif len(transform.short_side) > 1:
-        # The short side, unless the long side would be more than 110.
+        # The short side, unless the long side would exceed 110.
         assert sizes == {(32, int(61 * 32 / 47)), (60, int(61 * 60 / 47)), (int(47 * 110 / 61), 110)}
 
 
-def test_the_flip_mirrors_exactly():
+def test_flips_mirror_pixels_boxes_and_masks_exactly():
     image, objects = scene(0)
     for position in range(8):
         pixels, after = DetectionTransform((47,))(image, objects, 0, 0, position)
@@ -79,7 +79,7 @@ def test_the_flip_mirrors_exactly():
     raise AssertionError("not one of 8 images is mirrored")
 
 
-def test_changes_depend_on_seed_epoch_and_position_alone():
+def test_changes_depend_only_on_seed_epoch_and_position():
     transform = TRANSFORMS[-1]
     image, objects = scene(0)
     first = transform(image, objects, 5, 2, 7)
@@ -95,15 +95,15 @@ def test_changes_depend_on_seed_epoch_and_position_alone():
     assert not any(torch.equal(first[0], other) for other in others)
 
 
-def test_crowds_and_objects_of_less_than_a_pixel_are_left_out():
+def test_crowds_and_objects_below_one_pixel_are_dropped():
     image, objects = scene(0, crowds=1)
     _, after = TRANSFORMS[0](image, objects, 0, 0, 0)
     assert after.ids.tolist() == [1, 2]
     boxes = np.array([[3, 3, 3.5, 20], [3, 3, 20, 20], [50, 9, 50, 12]])
     _, after = TRANSFORMS[0](image, create_objects(boxes, [0, 1, 2], size=SIZE), 0, 0, 0)
     assert after.labels.tolist() == [1] and after.masks is None and after.area.tolist() == [289]
-    _, none = TRANSFORMS[-1](image, create_objects(np.zeros((0, 4)), [], size=SIZE), 0, 0, 0)
-    assert none.boxes.shape == (0, 4)
+    _, empty = TRANSFORMS[-1](image, create_objects(np.zeros((0, 4)), [], size=SIZE), 0, 0, 0)
+    assert empty.boxes.shape == (0, 4)
 
 
 @pytest.mark.parametrize(
@@ -116,12 +116,12 @@ def test_crowds_and_objects_of_less_than_a_pixel_are_left_out():
         ({"crop": 0}, "crop is 0"),
     ],
 )
-def test_values_out_of_range(fields, message):
+def test_values_out_of_range_are_named(fields, message):
     with pytest.raises(InputError, match=message):
         DetectionTransform(**fields)
 
 
-def test_an_image_that_is_too_narrow():
+def test_images_that_are_too_narrow_are_refused():
     image, objects = Image.new("RGB", (4000, 1)), create_objects(np.zeros((0, 4)), [], size=(4000, 1))
     with pytest.raises(InputError, match="4000 x 1 pixels is too long and narrow"):
         DetectionTransform()(image, objects, 0, 0, 0)

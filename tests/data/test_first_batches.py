@@ -1,4 +1,4 @@
-"""Random streams, the order of images, crops, flips and clutter's bytes equal the recorded ones.
+"""Random streams, the order of images, crops, flips and the bytes of clutter equal recorded ones.
 
 The record is `first_batches.json`; `PYTHONPATH=tests python tests/data/test_first_batches.py [CASE…]` records it again,
 entirely or for these cases. Earlier runs stay comparable only as long as the record does not change.
@@ -26,47 +26,49 @@ from regard import data
 RECORD = Path(__file__).with_name("first_batches.json")
 SIZE = 16
 PROCESSES = 2
-EXACT = 1.5e-5  # numbers are kept to five places, and rounding takes half of the last
+EXACT = 1.5e-5  # numbers are stored with five decimals; the rounding error is half of the last
 VERSIONS = {name: version(name) for name in ("pillow", "timm")}
 
 
-def held(name: str, size: int | None = SIZE, augmentation: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
-    """The fields of a recipe on a set that is held in memory."""
+def in_memory(
+    name: str, size: int | None = SIZE, augmentation: dict[str, Any] | None = None, **more: Any
+) -> dict[str, Any]:
+    """The recipe fields of a data set in memory."""
     return {"data": {"name": name, "size": size, **more}, "augmentation": augmentation or {}}
 
 
 def streamed(name: str, augmentation: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
-    """The fields of a recipe on a set that is read while training."""
+    """The recipe fields of a streamed data set."""
     return {"data": {"name": name, "size": SIZE, "workers": 0, **more}, "augmentation": augmentation or {}}
 
 
 CLUTTER: dict[str, Any] = {"train": 18, "test": 7, "cue": 0.5, "seed": 3}
 RESIZED = {"scale": [0.08, 1.0]}
 
-# Folder of the source (empty: none), and fields of the recipe.
+# Folder of the source (empty: none) and recipe fields.
 TRAINING: dict[str, tuple[str, dict[str, Any]]] = {
-    "clutter": ("", held("clutter", None, options=CLUTTER)),
-    "clutter, its last image left out": ("", held("clutter", None, options={**CLUTTER, "train": 17})),
-    "clutter, a part of it": ("", held("clutter", None, options=CLUTTER, train_images=10)),
-    "clutter, as in its recipes": ("", held("clutter", None, {"flip": False, "padding": 2}, options=CLUTTER)),
-    "cifar10": ("published", held("cifar10", None)),
-    "cifar10, zero padding": ("published", held("cifar10", None, {"padding_mode": "zero"})),
-    "cifar10, flips alone": ("published", held("cifar10", None, {"padding": 0})),
-    "cifar100": ("published", held("cifar100", None, mean=[0.5, 0.4, 0.3], std=[0.2, 0.25, 0.3])),
-    "cifar100, a part of it": ("published", held("cifar100", None, train_images=8)),
-    "stl10": ("published", held("stl10", None)),
-    "stl10, crops": ("published", held("stl10", None, {"padding_mode": "zero", "crop": 32})),
-    "folder": ("folder", held("folder")),
-    "folder, crops": ("folder", held("folder", 20, {"padding": 0, "crop": 16})),
-    "folder, resized crops": ("folder", held("folder", 24, {**RESIZED, "crop": 16})),
-    "folder, resized crops without flips": ("folder", held("folder", 20, {"scale": [0.5, 0.9], "flip": False})),
-    "folder, repeats": ("folder", held("folder", augmentation={"repeats": 3})),
-    "folder, a part of it": ("folder", held("folder", train_images=7)),
-    "folder, unreadable": ("broken", held("folder", unreadable="skip")),
-    "scenes": ("scenes", held("scenes")),
-    "scenes, resized crops": ("scenes", held("scenes", augmentation=RESIZED)),
-    "cub": ("cub", held("cub")),
-    "cub, whole images": ("cub", held("cub", options={"crop": "none"})),
+    "clutter": ("", in_memory("clutter", None, options=CLUTTER)),
+    "clutter, its last image left out": ("", in_memory("clutter", None, options={**CLUTTER, "train": 17})),
+    "clutter, a part of it": ("", in_memory("clutter", None, options=CLUTTER, train_images=10)),
+    "clutter, as in its recipes": ("", in_memory("clutter", None, {"flip": False, "padding": 2}, options=CLUTTER)),
+    "cifar10": ("published", in_memory("cifar10", None)),
+    "cifar10, zero padding": ("published", in_memory("cifar10", None, {"padding_mode": "zero"})),
+    "cifar10, flips alone": ("published", in_memory("cifar10", None, {"padding": 0})),
+    "cifar100": ("published", in_memory("cifar100", None, mean=[0.5, 0.4, 0.3], std=[0.2, 0.25, 0.3])),
+    "cifar100, a part of it": ("published", in_memory("cifar100", None, train_images=8)),
+    "stl10": ("published", in_memory("stl10", None)),
+    "stl10, crops": ("published", in_memory("stl10", None, {"padding_mode": "zero", "crop": 32})),
+    "folder": ("folder", in_memory("folder")),
+    "folder, crops": ("folder", in_memory("folder", 20, {"padding": 0, "crop": 16})),
+    "folder, resized crops": ("folder", in_memory("folder", 24, {**RESIZED, "crop": 16})),
+    "folder, resized crops without flips": ("folder", in_memory("folder", 20, {"scale": [0.5, 0.9], "flip": False})),
+    "folder, repeats": ("folder", in_memory("folder", augmentation={"repeats": 3})),
+    "folder, a part of it": ("folder", in_memory("folder", train_images=7)),
+    "folder, unreadable": ("broken", in_memory("folder", unreadable="skip")),
+    "scenes": ("scenes", in_memory("scenes")),
+    "scenes, resized crops": ("scenes", in_memory("scenes", augmentation=RESIZED)),
+    "cub": ("cub", in_memory("cub")),
+    "cub, whole images": ("cub", in_memory("cub", options={"crop": "none"})),
     "files": ("folder", streamed("files")),
     "files, bicubic": ("folder", streamed("files", {"interpolation": "bicubic"}, interpolation="bicubic")),
     "files, random interpolation": ("folder", streamed("files", {"interpolation": "random"}, crop_pct=1.0)),
@@ -102,7 +104,7 @@ SQUASH = {"size": (SIZE, SIZE), "crop_pct": 0.95, "crop_mode": "squash", "interp
 BORDER = {"size": (SIZE, SIZE), "crop_mode": "border", "fill": (120, 110, 100)}
 LARGE = {"size": (40, 40), "crop_pct": 0.95}
 
-# Folder of the source, what it is opened with, and how its images are fitted.
+# Folder of the source, options of `open_regions`, and options of the transform.
 REGIONS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "masks": ("masks", {}, CENTER),
     "masks, squashed": ("masks", {}, SQUASH),
@@ -125,80 +127,80 @@ REGIONS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 
 
 def numbers(batch: Seen) -> list[list[float]]:
-    """For each image the mean of each channel, and the mean of all weighed by a slope, which sees shifts and flips."""
-    found = batch.images.double()
-    rows, columns = (torch.linspace(-1, 1, length, dtype=torch.float64) for length in found.shape[2:])
+    """Per image the mean of each channel, and the mean weighted by a slope, which detects shifts and flips."""
+    images = batch.images.double()
+    rows, columns = (torch.linspace(-1, 1, length, dtype=torch.float64) for length in images.shape[2:])
     slope = 2 * rows[:, None] + columns
-    return torch.cat([found.mean((2, 3)), (found * slope).mean((1, 2, 3))[:, None]], 1).tolist()
+    return torch.cat([images.mean((2, 3)), (images * slope).mean((1, 2, 3))[:, None]], 1).tolist()
 
 
-def told(seen: list[Seen], whole: int) -> dict[str, Any]:
-    """What is recorded of batches, `whole` of them with the numbers of their images."""
+def record_of(batches_seen: list[Seen], detailed: int) -> dict[str, Any]:
+    """The record of some batches; the first `detailed` include the numbers of their images."""
     return {
-        "index": [batch.index.tolist() for batch in seen],
-        "labels": [batch.labels.tolist() for batch in seen],
-        "total": [batch.total for batch in seen],
-        "shape": list(seen[0].images.shape[1:]),
-        "numbers": [numbers(batch) for batch in seen[:whole]],
+        "index": [batch.index.tolist() for batch in batches_seen],
+        "labels": [batch.labels.tolist() for batch in batches_seen],
+        "total": [batch.total for batch in batches_seen],
+        "shape": list(batches_seen[0].images.shape[1:]),
+        "numbers": [numbers(batch) for batch in batches_seen[:detailed]],
     }
 
 
-def shared(seen: list[Seen], whole: int = 1) -> list[Any]:
-    """What is recorded of a rank's batches: less, for the labels and the rest are known."""
-    return [[batch.index.tolist() for batch in seen], [numbers(batch) for batch in seen[:whole]]]
+def rank_record(batches_seen: list[Seen], detailed: int = 1) -> list[Any]:
+    """The record of one rank's batches: indices, and the numbers of the first `detailed` batches."""
+    return [[batch.index.tolist() for batch in batches_seen], [numbers(batch) for batch in batches_seen[:detailed]]]
 
 
-def trained(folder: Path, case: str, workers: int = 0) -> dict[str, Any]:
-    """What a training run on a source sees."""
+def training_record(folder: Path, case: str, workers: int = 0) -> dict[str, Any]:
+    """The record of the batches of a training run."""
     source, fields = TRAINING[case]
     fields = {**fields, "data": {**fields["data"]}, "schedule": {"batch_size": 4}, "seed": 11}
     if source:
         fields["data"]["folder"] = str(folder / source)
     if workers:
         fields["data"]["workers"] = workers
-    one = recipe(**fields)
-    first, later, test = batches(one), batches(one, 3), batches(one, split="test")
+    config = recipe(**fields)
+    first, later, test = batches(config), batches(config, 3), batches(config, split="test")
     assert all(batch.images.dtype == torch.float32 and batch.labels.dtype == torch.int64 for batch in (*first, *test))
-    rest = batches(one, 3, 1)
+    rest = batches(config, 3, 1)
     assert len(rest) == len(later) - 1
-    for one_of, other in zip(rest, later[1:], strict=True):
-        assert torch.equal(one_of.images, other.images) and torch.equal(one_of.index, other.index)
+    for batch, other in zip(rest, later[1:], strict=True):
+        assert torch.equal(batch.images, other.images) and torch.equal(batch.index, other.index)
     ranks = () if case in ALONE else range(PROCESSES)
-    apart = [batches(one, rank=rank, world_size=PROCESSES) for rank in ranks]
-    for rank, seen in enumerate(apart):
+    rank_batches = [batches(config, rank=rank, world_size=PROCESSES) for rank in ranks]
+    for rank, seen in enumerate(rank_batches):
         assert len(first) - len(seen) in (0, 1)  # a last batch that cannot be shared is left out
         for batch, part in zip(first, seen, strict=False):
             rows = rank_rows(len(batch.labels), rank, PROCESSES)
             assert part.total == batch.total == len(batch.labels)
-            assert all(torch.equal(one, other[rows]) for one, other in zip(part[:3], batch[:3], strict=True))
-    tests = [batches(one, split="test", rank=rank, world_size=PROCESSES) for rank in ranks]
+            assert all(torch.equal(values, other[rows]) for values, other in zip(part[:3], batch[:3], strict=True))
+    tests = [batches(config, split="test", rank=rank, world_size=PROCESSES) for rank in ranks]
     return {
-        "epoch 0": told(first, 2),
-        "epoch 3": shared(later),
-        "test": told(test, 1),
-        "ranks": [shared(seen) for seen in apart],
-        "test of ranks": [shared(seen, 0) for seen in tests],
+        "epoch 0": record_of(first, 2),
+        "epoch 3": rank_record(later),
+        "test": record_of(test, 1),
+        "ranks": [rank_record(seen) for seen in rank_batches],
+        "test of ranks": [rank_record(seen, 0) for seen in tests],
         "skipped": [len(seen[-1].skipped) for seen in (first, later, test)],
     }
 
 
-def mixtures(case: str) -> dict[str, Any]:
-    """The first batch of a run, mixed as at its first steps."""
-    fields = held("clutter", None, MIXING[case], options=CLUTTER)
-    one = recipe(**fields, schedule={"batch_size": 4}, seed=11, label_smoothing=0.1)
-    (seen, *others) = batches(one)
+def mixing_record(case: str) -> dict[str, Any]:
+    """The record of the first batch of a run, mixed as at several steps."""
+    fields = in_memory("clutter", None, MIXING[case], options=CLUTTER)
+    config = recipe(**fields, schedule={"batch_size": 4}, seed=11, label_smoothing=0.1)
+    (seen, *others) = batches(config)
     assert all(len(batch.labels) == 4 for batch in others)  # mixing takes full batches alone
-    found = [mixed(one, seen, 10, step) for step in (0, 1, 50)]
-    halves = [batches(one, rank=rank, world_size=PROCESSES)[0] for rank in range(PROCESSES)]
+    mixed_batches = [mixed(config, seen, 10, step) for step in (0, 1, 50)]
+    halves = [batches(config, rank=rank, world_size=PROCESSES)[0] for rank in range(PROCESSES)]
     return {
-        "numbers": [numbers(batch) for batch in found],
-        "labels": [batch.labels[:, seen.labels.unique()].tolist() for batch in found],
-        "numbers of ranks": [numbers(mixed(one, half, 10, 1)) for half in halves],
+        "numbers": [numbers(batch) for batch in mixed_batches],
+        "labels": [batch.labels[:, seen.labels.unique()].tolist() for batch in mixed_batches],
+        "numbers of ranks": [numbers(mixed(config, half, 10, 1)) for half in halves],
     }
 
 
-def measured(folder: Path, case: str, workers: int = 0) -> dict[str, Any]:
-    """What an evaluation of regions sees: of each mask its pixels, and the sums of their rows and columns."""
+def evaluation_record(folder: Path, case: str, workers: int = 0) -> dict[str, Any]:
+    """The record of an evaluation: for each mask its pixel count and the sums of row and column indices."""
     if case == "clutter":
         images = data.load("clutter", **CLUTTER).test
         seen = evaluation_batches(images, 4)
@@ -220,54 +222,54 @@ def measured(folder: Path, case: str, workers: int = 0) -> dict[str, Any]:
             rows, columns = (torch.arange(length) for length in batch.masks.shape[1:])
             sums = (batch.masks.sum((1, 2)), (batch.masks.sum(2) * rows).sum(1), (batch.masks.sum(1) * columns).sum(1))
             masks.append(torch.stack(sums, 1).tolist())
-    return {**told(seen, 2), "masks": masks}
+    return {**record_of(seen, 2), "masks": masks}
 
 
 def clutter_digests() -> dict[str, str]:
     """SHA-256 of clutter's images, labels and regions."""
-    found = {}
+    digests = {}
     for name, options in {"strokes": {}, "outline": {"region": "outline"}}.items():
         for split, images in data.load("clutter", **{**CLUTTER, "train": 60, "test": 30, **options})._asdict().items():
             digest = hashlib.sha256()
             for values, kind in zip(tensors(images), (np.uint8, "<i8", np.uint8), strict=True):
                 digest.update(values.numpy().astype(kind).tobytes())
-            found[f"{split}, {name}"] = digest.hexdigest()
-    return found
+            digests[f"{split}, {name}"] = digest.hexdigest()
+    return digests
 
 
 def tolerance(source: str, augmentation: dict[str, Any], versions: dict[str, str]) -> float:
-    """How far numbers may be from the recorded ones.
+    """The tolerance for differences from the recorded numbers.
 
-    Pillow and timm decide how images are resized and what their policies do, and releases differ: resized bytes by 1,
-    policies and CutMix by more. What regard draws by itself is always the same.
+    Pillow and timm resize images and apply policies, and their releases differ: resized bytes by 1,
+    policies and CutMix by more. The random numbers that regard draws are always the same.
     """
     if versions == VERSIONS or (source in ("", "published") and not augmentation.get("cutmix")):
         return EXACT
     return np.inf if augmentation.get("policy") or augmentation.get("cutmix") else 0.02
 
 
-def close(found: Any, expected: Any, atol: float = EXACT, where: str = "") -> None:
-    """Floats are as recorded to `atol`; everything else is the same."""
+def close(actual: Any, expected: Any, atol: float = EXACT, location: str = "") -> None:
+    """Asserts that floats equal the recorded ones to `atol`, and everything else exactly."""
     if isinstance(expected, dict):
-        assert list(found) == list(expected), where
+        assert list(actual) == list(expected), location
         for key, value in expected.items():
-            close(found[key], value, atol, f"{where} {key}")
-    elif isinstance(expected, list) and any(isinstance(one, list | dict) for one in expected):
-        assert len(found) == len(expected), where
-        for place, value in enumerate(expected):
-            close(found[place], value, atol, f"{where} [{place}]")
-    elif isinstance(expected, list) and any(isinstance(one, float) for one in expected):
-        assert np.allclose(found, expected, rtol=0, atol=atol), (where, found, expected)
+            close(actual[key], value, atol, f"{location} {key}")
+    elif isinstance(expected, list) and any(isinstance(item, list | dict) for item in expected):
+        assert len(actual) == len(expected), location
+        for index, value in enumerate(expected):
+            close(actual[index], value, atol, f"{location} [{index}]")
+    elif isinstance(expected, list) and any(isinstance(item, float) for item in expected):
+        assert np.allclose(actual, expected, rtol=0, atol=atol), (location, actual, expected)
     else:
-        assert found == expected, where
+        assert actual == expected, location
 
 
-def rounded(found: Any) -> Any:
-    if isinstance(found, dict):
-        return {key: rounded(value) for key, value in found.items()}
-    if isinstance(found, list):
-        return [rounded(value) for value in found]
-    return round(found, 5) if isinstance(found, float) else found
+def rounded(actual: Any) -> Any:
+    if isinstance(actual, dict):
+        return {key: rounded(value) for key, value in actual.items()}
+    if isinstance(actual, list):
+        return [rounded(value) for value in actual]
+    return round(actual, 5) if isinstance(actual, float) else actual
 
 
 EVALUATED = [*REGIONS, "drawn masks", "drawn box", "clutter"]
@@ -287,60 +289,60 @@ def record() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("case", TRAINING)
-def test_training_sees_the_batches_that_were_recorded(folder, record, case):
+def test_training_batches_equal_the_recorded_ones(folder, record, case):
     source, fields = TRAINING[case]
-    close(
-        trained(folder, case), record["training"][case], tolerance(source, fields["augmentation"], record["versions"])
-    )
+    atol = tolerance(source, fields["augmentation"], record["versions"])
+    close(training_record(folder, case), record["training"][case], atol)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("case", "workers"), WORKERS)
-def test_dataloader_workers_give_the_same(folder, record, case, workers):
+def test_training_batches_with_workers_equal_the_recorded_ones(folder, record, case, workers):
     source, fields = TRAINING[case]
     atol = tolerance(source, fields["augmentation"], record["versions"])
-    close(trained(folder, case, workers), record["training"][case], atol)
+    close(training_record(folder, case, workers), record["training"][case], atol)
 
 
 @pytest.mark.parametrize("case", MIXING)
-def test_images_are_mixed_as_recorded(record, case):
-    close(mixtures(case), record["mixing"][case], tolerance("", MIXING[case], record["versions"]))
+def test_mixed_images_equal_the_recorded_ones(record, case):
+    close(mixing_record(case), record["mixing"][case], tolerance("", MIXING[case], record["versions"]))
 
 
 @pytest.mark.parametrize("case", EVALUATED)
-def test_evaluation_sees_the_images_and_regions_that_were_recorded(folder, record, case):
+def test_evaluation_batches_equal_the_recorded_ones(folder, record, case):
     source = "" if case == "clutter" else "files"
-    close(measured(folder, case), record["evaluation"][case], tolerance(source, {}, record["versions"]))
+    close(evaluation_record(folder, case), record["evaluation"][case], tolerance(source, {}, record["versions"]))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["coco", "masks"])
-def test_evaluation_with_workers_sees_the_same(folder, record, case):
-    close(measured(folder, case, workers=2), record["evaluation"][case], tolerance("files", {}, record["versions"]))
+def test_evaluation_batches_with_workers_equal_the_recorded_ones(folder, record, case):
+    atol = tolerance("files", {}, record["versions"])
+    close(evaluation_record(folder, case, workers=2), record["evaluation"][case], atol)
 
 
-def test_clutter_has_the_bytes_that_were_recorded(record):
+def test_clutter_bytes_equal_the_recorded_ones(record):
     close(clutter_digests(), record["clutter"])
 
 
 def test_unreadable_files_are_named(folder):
     for case in ("folder, unreadable", "files, unreadable"):
         source, fields = TRAINING[case]
-        one = recipe(data={**fields["data"], "folder": str(folder / source)}, schedule={"batch_size": 1})
+        config = recipe(data={**fields["data"], "folder": str(folder / source)}, schedule={"batch_size": 1})
         for split in ("train", "test"):
-            last = batches(one, split=split)[-1:]
+            last = batches(config, split=split)[-1:]
             assert all("1b.png" in "".join(batch.skipped) for batch in last)
 
 
 def _record(cases: list[str]) -> None:
-    """Writes what is seen now into the record: one case per line."""
+    """Writes the current batches into the record, one case per line."""
     known = json.loads(RECORD.read_text()) if RECORD.exists() else {}
     with tempfile.TemporaryDirectory() as temporary, sources.made(Path(temporary)) as root:
         now = {
             "versions": {name: lambda found=found: found for name, found in VERSIONS.items()},
-            "training": {case: lambda case=case: trained(root, case) for case in TRAINING},
-            "mixing": {case: lambda case=case: mixtures(case) for case in MIXING},
-            "evaluation": {case: lambda case=case: measured(root, case) for case in EVALUATED},
+            "training": {case: lambda case=case: training_record(root, case) for case in TRAINING},
+            "mixing": {case: lambda case=case: mixing_record(case) for case in MIXING},
+            "evaluation": {case: lambda case=case: evaluation_record(root, case) for case in EVALUATED},
             "clutter": {name: lambda digest=digest: digest for name, digest in clutter_digests().items()},
         }
         parts = []

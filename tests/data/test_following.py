@@ -1,4 +1,4 @@
-"""Regions follow every augmentation of their images; regions of a share of the images, boxes, enlarged regions."""
+"""Regions follow every augmentation of their images; annotated shares, boxes and dilated regions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def pictures(regions: torch.Tensor) -> torch.Tensor:
 
 
 def bright(batch: data.Batch) -> torch.Tensor:
-    """What is at least half white."""
+    """The mask of pixels that are at least half white."""
     return (batch.images * 255).round().amin(1) >= 128
 
 
@@ -47,23 +47,23 @@ def bright(batch: data.Batch) -> torch.Tensor:
     ],
     ids=str,
 )
-def test_an_image_in_memory_that_is_its_region_stays_so(changes) -> None:
+def test_regions_in_memory_follow_augmentation(changes) -> None:
     regions = blobs(40, 24, 30)
     images = data.InMemoryDataset(
         pictures(regions), torch.arange(40) % 4, tuple("abcd"), "x", "train", *PLAIN.values(), regions
     )
-    how = {"transform": data.Transform(augmentation=Augmentation(**changes)), "shuffle": True, "masks": True}
-    loader = data.create_loader(images, 16, seed=3, **how)
+    options = {"transform": data.Transform(augmentation=Augmentation(**changes)), "shuffle": True, "masks": True}
+    loader = data.create_loader(images, 16, seed=3, **options)
     before = torch.cat(
-        [batch.images for batch in data.create_loader(images, 16, seed=3, **how | {"masks": False}).epoch(1)]
+        [batch.images for batch in data.create_loader(images, 16, seed=3, **options | {"masks": False}).epoch(1)]
     )
     batches = list(loader.epoch(1))
-    assert torch.equal(torch.cat([batch.images for batch in batches]), before)  # masks change nothing in the images
+    assert torch.equal(torch.cat([batch.images for batch in batches]), before)  # masks do not change the images
     for batch in batches:
         assert torch.equal(batch.masks, bright(batch)) and batch.masks.any() and not batch.masks.all()
-    parts = [data.create_loader(images, 16, seed=3, rank=rank, world_size=2, **how).epoch(1) for rank in range(2)]
-    for batch, *both in zip(batches, *parts, strict=True):
-        masks = {int(i): mask for part in both for i, mask in zip(part.index, part.masks, strict=True)}
+    parts = [data.create_loader(images, 16, seed=3, rank=rank, world_size=2, **options).epoch(1) for rank in range(2)]
+    for batch, *rank_batches in zip(batches, *parts, strict=True):
+        masks = {int(i): mask for part in rank_batches for i, mask in zip(part.index, part.masks, strict=True)}
         if "repeats" not in changes:
             assert all(torch.equal(masks[int(i)], mask) for i, mask in zip(batch.index, batch.masks, strict=True))
 
@@ -90,36 +90,36 @@ def drawn(tmp_path):
     ],
     ids=str,
 )
-def test_a_streamed_image_that_is_its_region_stays_so(drawn, changes) -> None:
-    how = {"augmentation": Augmentation(**changes), "shuffle": True, "masks": True, **PLAIN}
+def test_streamed_regions_follow_augmentation(drawn, changes) -> None:
+    options = {"augmentation": Augmentation(**changes), "shuffle": True, "masks": True, **PLAIN}
     for epoch in range(2):
-        batches = list(streamed(drawn, 5, seed=4, **how).epoch(epoch))
+        batches = list(streamed(drawn, 5, seed=4, **options).epoch(epoch))
         for batch in batches:
             assert torch.equal(batch.masks, bright(batch))
         assert 0.1 < torch.cat([batch.masks for batch in batches]).float().mean() < 0.9
 
 
-def test_colours_and_erased_boxes_leave_the_region(drawn) -> None:
-    same = {"shuffle": True, "masks": True, "seed": 4, **PLAIN}
-    changed = streamed(drawn, 12, augmentation=Augmentation(color_jitter=0.4, erasing=1.0), **same)
+def test_colour_jitter_and_erasing_do_not_change_the_region(drawn) -> None:
+    options = {"shuffle": True, "masks": True, "seed": 4, **PLAIN}
+    changed = streamed(drawn, 12, augmentation=Augmentation(color_jitter=0.4, erasing=1.0), **options)
     (plain,), (other,) = (
-        list(loader.epoch(0)) for loader in (streamed(drawn, 12, augmentation=Augmentation(), **same), changed)
+        list(loader.epoch(0)) for loader in (streamed(drawn, 12, augmentation=Augmentation(), **options), changed)
     )
     assert torch.equal(plain.masks, other.masks) and not torch.equal(plain.images, other.images)
 
 
 @pytest.mark.parametrize("kind", ["masks", "coco", "voc", "voc boxes", "pets", "imagenet", "stl10 marks"])
-def test_regions_of_every_format_follow(kind, tmp_path) -> None:
+def test_regions_of_every_format_follow_augmentation(kind, tmp_path) -> None:
     sources.ALL[kind](tmp_path)
     images = data.open_regions(tmp_path)
-    how = {"augmentation": Augmentation(scale=(0.9, 1.0)), "shuffle": True, "masks": True, **PLAIN}
-    (batch,) = streamed(images, len(images), **how).epoch(0)
-    known = torch.tensor([images.mask(int(i)) is not None and bool(images.mask(int(i)).any()) for i in batch.index])
-    assert batch.masks.shape == (len(images), 16, 16) and known.any()
-    assert not (batch.masks.flatten(1).any(1) & ~known).any()
+    options = {"augmentation": Augmentation(scale=(0.9, 1.0)), "shuffle": True, "masks": True, **PLAIN}
+    (batch,) = streamed(images, len(images), **options).epoch(0)
+    annotated = torch.tensor([images.mask(int(i)) is not None and bool(images.mask(int(i)).any()) for i in batch.index])
+    assert batch.masks.shape == (len(images), 16, 16) and annotated.any()
+    assert not (batch.masks.flatten(1).any(1) & ~annotated).any()
 
 
-def test_stl10_is_trained_on_with_its_annotations(tmp_path) -> None:
+def test_stl10_can_be_trained_on_with_its_annotations(tmp_path) -> None:
     with sources.published(tmp_path):
         labels = data.load("stl10", tmp_path).train.labels.tolist()
         for split in ("train", "test"):
@@ -146,16 +146,16 @@ def small(regions: torch.Tensor, labels: torch.Tensor | None = None) -> data.InM
     return data.InMemoryDataset(pictures(regions), labels, ("a", "b"), "x", "train", *PLAIN.values(), regions)
 
 
-def test_a_share_is_balanced_nested_and_always_the_same() -> None:
+def test_annotated_shares_are_balanced_nested_and_fixed() -> None:
     images = small(torch.ones(40, 4, 4, dtype=torch.bool), torch.arange(40) % 2)
-    kept = [annotated(images, share=share).regions.flatten(1).all(1) for share in (0.01, 0.1, 0.5, 1.0)]
-    assert [int(one.sum()) for one in kept] == [1, 4, 20, 40]
-    assert all(not (fewer & ~more).any() for fewer, more in zip(kept, kept[1:], strict=False))
-    assert images.labels[kept[1]].bincount().tolist() == [2, 2]
-    assert torch.equal(kept[1], annotated(images, share=0.1).regions.flatten(1).all(1))
+    masks = [annotated(images, share=share).regions.flatten(1).all(1) for share in (0.01, 0.1, 0.5, 1.0)]
+    assert [int(mask.sum()) for mask in masks] == [1, 4, 20, 40]
+    assert all(not (fewer & ~more).any() for fewer, more in zip(masks, masks[1:], strict=False))
+    assert images.labels[masks[1]].bincount().tolist() == [2, 2]
+    assert torch.equal(masks[1], annotated(images, share=0.1).regions.flatten(1).all(1))
 
 
-def test_boxes_and_enlarged_regions(tmp_path) -> None:
+def test_regions_can_become_boxes_and_be_dilated(tmp_path) -> None:
     regions = torch.zeros(3, 7, 9, dtype=torch.bool)
     regions[0, 2, 3] = regions[0, 4, 6] = True
     regions[1, 0, 8] = True
@@ -179,6 +179,6 @@ def test_boxes_and_enlarged_regions(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("options", [{"share": 0.0}, {"share": 1.1}, {"dilate": -1}])
-def test_wrong_annotations_are_refused(options) -> None:
+def test_invalid_annotation_options_are_refused(options) -> None:
     with pytest.raises(InputError):
         annotated(small(torch.ones(4, 4, 4, dtype=torch.bool)), **options)

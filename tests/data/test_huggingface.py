@@ -17,14 +17,14 @@ SIZE = 16
 
 
 def jpeg(number):
-    kept = io.BytesIO()
+    buffer = io.BytesIO()
     pixels = np.random.default_rng(number).integers(0, 256, (20, 26, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(kept, "JPEG")
-    return kept.getvalue()
+    Image.fromarray(pixels).save(buffer, "JPEG")
+    return buffer.getvalue()
 
 
 def write(folder, labels, kind, image="image", label="label", broken=(), empty=()):
-    """Parquet files as the hub has them."""
+    """Writes Parquet files in the layout of the hub."""
     for split, count in (("train", 14), ("test", 9)):
         features = datasets.Features({image: datasets.Image(), label: kind})
         rows = {
@@ -58,35 +58,35 @@ def error_of(*arguments, **options):
     return str(caught.value)
 
 
-def test_a_folder_of_parquet_files(home):
+def test_batches_of_parquet_files_do_not_depend_on_workers_or_ranks(home):
     train, test = load(write(home, [0, 1, 2], datasets.ClassLabel(names=["x", "y", "z"])))
     assert (len(train), len(test), train.classes, train.name) == (14, 9, ("x", "y", "z"), "hfds")
-    whole = list(streamed(test, 4).epoch(0))
-    assert torch.cat([batch.labels for batch in whole]).tolist() == [i % 3 for i in range(9)]
-    varied = data.Augmentation(policy="rand-m7-mstd0.5-inc1")
-    make = [
-        streamed(train, 6, augmentation=varied, shuffle=True, **options)
+    test_batches = list(streamed(test, 4).epoch(0))
+    assert torch.cat([batch.labels for batch in test_batches]).tolist() == [i % 3 for i in range(9)]
+    augmentation = data.Augmentation(policy="rand-m7-mstd0.5-inc1")
+    loaders = [
+        streamed(train, 6, augmentation=augmentation, shuffle=True, **options)
         for options in ({}, {"workers": 2}, {"rank": 1, "world_size": 2})
     ]
-    first, other, part = (list(batches.epoch(1)) for batches in make)
+    first, other, part = (list(batches.epoch(1)) for batches in loaders)
     for one, two, three in zip(first, other, part, strict=True):
         rows = rank_rows(len(one.labels), 1, 2)
         assert torch.equal(one.images, two.images) and torch.equal(one.images[rows], three.images)
-    rest = list(make[0].epoch(1, 2))
+    rest = list(loaders[0].epoch(1, 2))
     assert len(rest) == 1 and torch.equal(rest[0].images, first[2].images)
 
 
-def test_fingerprints_are_of_labels_and_images(home, monkeypatch):
+def test_fingerprints_cover_labels_and_images(home, monkeypatch):
     kind = datasets.ClassLabel(names=["cat", "dog"])
     first = load(write(home, [0, 1], kind)).train.fingerprint()
     (home.parent / "elsewhere").mkdir()
     assert load(write(home.parent / "elsewhere", [0, 1], kind)).train.fingerprint() == first
     assert load(write(home, [1, 0], kind)).train.fingerprint() != first
-    monkeypatch.setitem(globals(), "jpeg", lambda number, drawn=jpeg: drawn(7 if number == 3 else number))
+    monkeypatch.setitem(globals(), "jpeg", lambda number, original=jpeg: original(7 if number == 3 else number))
     assert load(write(home, [0, 1], kind)).train.fingerprint() != first
 
 
-def test_names_and_numbers_as_classes(home):
+def test_classes_may_be_strings_or_integers(home):
     train, test = load(write(home, ["q", "p"], datasets.Value("string")))
     assert train.classes == ("p", "q") and test.labels.tolist() == [1, 0] * 4 + [1]
     assert next(streamed(test, 3).epoch(0)).labels.tolist() == [1, 0, 1]
@@ -94,26 +94,26 @@ def test_names_and_numbers_as_classes(home):
     assert load(write(other, [0, 3], datasets.Value("int64"))).train.classes == ("0", "1", "2", "3")
 
 
-def test_other_columns_and_splits(home):
+def test_columns_and_splits_can_be_chosen(home):
     write(home, [0, 1], datasets.ClassLabel(names=["x", "y"]), "picture", "kind")
     assert "has no column 'image' with images, but 'picture', 'kind'" in error_of(home) and "input_key" in error_of(
         home
     )
     message = error_of(home, input_key="picture")
     assert "has no column 'label' with classes, but 'picture', 'kind'" in message
-    found = load(home, input_key="picture", target_key="kind", train="test", test="train")
-    assert next(streamed(found.train, 9).epoch(0)).labels.tolist() == [i % 2 for i in range(9)]
+    splits = load(home, input_key="picture", target_key="kind", train="test", test="train")
+    assert next(streamed(splits.train, 9).epoch(0)).labels.tolist() == [i % 2 for i in range(9)]
     assert "valid" in error_of(home, input_key="picture", target_key="kind", test="valid")
 
 
-def test_parts_of_splits_and_columns_of_something_else(home):
+def test_split_slices_work_and_columns_of_wrong_types_are_refused(home):
     write(home, [0, 1, 2], datasets.ClassLabel(names=["x", "y", "z"]))
     train, test = load(home, train="train[:5]", test="train[5:]")
     assert (len(train), len(test), test.keys[0], test.labels[:2].tolist()) == (5, 9, "5.jpg", [2, 0])
     assert "target_key" in error_of(home, target_key="image") and "input_key" in error_of(home, input_key="label")
 
 
-def test_images_that_cannot_be_read(home):
+def test_unreadable_images_are_named_or_skipped(home):
     folder = write(home, [0, 1], datasets.ClassLabel(names=["x", "y"]), broken=(3,), empty=(5,))
     with pytest.raises(InputError, match=r"3.jpg' is not an image.*--data.unreadable skip"):
         list(streamed(load(folder).test, 4).epoch(0))
@@ -123,7 +123,7 @@ def test_images_that_cannot_be_read(home):
     assert "3.jpg" in skipped[0] and "image 5' has no image" in skipped[1]
 
 
-def test_what_is_not_there(home, tmp_path):
+def test_missing_data_sets_are_named(home, tmp_path):
     assert "no folder" in error_of(tmp_path / "none")
     assert "cannot be opened" in error_of(home)
     message = error_of(tmp_path / "cache", dataset="somebody/none-such-set")

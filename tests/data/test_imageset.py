@@ -18,7 +18,7 @@ def image_set(labels, regions=None, classes=("a", "b", "c")):
     return InMemoryDataset(images, labels, classes, "mine", "train", GREY, GREY, regions)
 
 
-def test_length_and_sharing():
+def test_moving_to_the_same_device_shares_all_tensors():
     images = image_set([0, 1, 2], torch.zeros(3, 2, 4, dtype=torch.bool))
     assert len(images) == 3
     same = images.to("cpu")
@@ -26,15 +26,15 @@ def test_length_and_sharing():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_all_tensors_move():
-    there = image_set([0, 1, 2], torch.zeros(3, 2, 4, dtype=torch.bool)).to("cuda")
-    assert there.images.is_cuda and there.labels.is_cuda and there.regions.is_cuda
-    assert there.subset(2).labels.is_cuda
+def test_all_tensors_move_to_the_gpu():
+    on_gpu = image_set([0, 1, 2], torch.zeros(3, 2, 4, dtype=torch.bool)).to("cuda")
+    assert on_gpu.images.is_cuda and on_gpu.labels.is_cuda and on_gpu.regions.is_cuda
+    assert on_gpu.subset(2).labels.is_cuda
 
 
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 2), min_size=1, max_size=60), st.data())
-def test_a_counted_subset_mixes_the_classes_evenly_and_grows(labels, data):
+def test_subsets_by_count_are_balanced_and_nested(labels, data):
     images = image_set(labels)
     count = data.draw(st.integers(1, len(labels)))
     part = images.subset(count)
@@ -47,7 +47,7 @@ def test_a_counted_subset_mixes_the_classes_evenly_and_grows(labels, data):
         assert number >= max(counts.values()) - 1 or number == labels.count(label)
 
 
-def test_a_subset_by_index_keeps_order_and_regions():
+def test_subsets_by_index_keep_order_and_regions():
     regions = torch.arange(3 * 8).view(3, 2, 4) % 5 == 0
     part = image_set([2, 0, 1], regions).subset([2, 0])
     assert part.labels.tolist() == [1, 2]
@@ -58,7 +58,7 @@ def test_a_subset_by_index_keeps_order_and_regions():
 
 
 @pytest.mark.parametrize("which", [0, -1, 4, [3], [-1], torch.tensor([0.5]), torch.tensor([[0]]), [True, False, True]])
-def test_a_subset_that_is_none_is_refused(which):
+def test_invalid_subsets_are_refused(which):
     with pytest.raises(InputError):
         image_set([0, 1, 2]).subset(which)
 
@@ -76,13 +76,13 @@ def test_a_subset_that_is_none_is_refused(which):
         ("regions", torch.zeros(3, 4, 2, dtype=torch.bool)),
     ],
 )
-def test_tensors_that_do_not_agree_are_refused(field, value):
+def test_inconsistent_tensors_are_refused(field, value):
     with pytest.raises(InputError) as caught:
         dataclasses.replace(image_set([0, 1, 2]), **{field: value})
     assert "\n" not in str(caught.value) and "expected" in str(caught.value)
 
 
-def test_statistics_are_those_of_float64():
+def test_channel_statistics_match_float64():
     images = torch.randint(0, 256, (50, 3, 7, 9), dtype=torch.uint8)
     mean, std = channel_statistics(images)
     scaled = images.double() / 255
@@ -90,5 +90,5 @@ def test_statistics_are_those_of_float64():
     assert torch.allclose(torch.tensor(std).double(), scaled.std((0, 2, 3), correction=0), atol=1e-6)
 
 
-def test_a_channel_of_one_value_can_be_divided_by():
+def test_constant_channels_have_a_std_of_one():
     assert channel_statistics(torch.full((2, 3, 4, 4), 255, dtype=torch.uint8)) == ((1.0, 1.0, 1.0), (1.0, 1.0, 1.0))

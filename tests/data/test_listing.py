@@ -1,4 +1,4 @@
-"""Which files count as images, the same in every data set."""
+"""All data sets list the same files as images."""
 
 import os
 import warnings
@@ -14,45 +14,45 @@ from regard.errors import DataWarning, InputError
 
 
 def write(path, number=1):
-    """An image whose pixels all have this value, except in JPEG."""
+    """Writes an image whose pixels all have this value, except in JPEG."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (8, 8), (number,) * 3).save(path)
 
 
-def of_folder(root):
+def list_folder(root):
     train = data.load("folder", root).train
     return list(zip(train.images[:, 0, 0, 0].tolist(), (train.classes[label] for label in train.labels), strict=True))
 
 
-def of_files(root):
+def list_files(root):
     train = data.load("files", root).train
-    places = range(len(train))
-    values = [int(np.asarray(train.image(i))[0, 0, 0]) for i in places]
+    indices = range(len(train))
+    values = [int(np.asarray(train.image(i))[0, 0, 0]) for i in indices]
     return list(zip(values, (train.classes[label] for label in train.labels), strict=True))
 
 
-def of_regions(root):
-    found = data.open_regions(f"folder:{root}", split="train")
-    values = [int(np.asarray(found.image(i))[0, 0, 0]) for i in range(len(found))]
-    return list(zip(values, (found.classes[label] for label in found.labels), strict=True))
+def list_regions(root):
+    dataset = data.open_regions(f"folder:{root}", split="train")
+    values = [int(np.asarray(dataset.image(i))[0, 0, 0]) for i in range(len(dataset))]
+    return list(zip(values, (dataset.classes[label] for label in dataset.labels), strict=True))
 
 
-def of_masks(root):
+def list_masks(root):
     (root / "images").symlink_to("train")
     (root / "masks").symlink_to("train")
-    found = data.open_regions(f"masks:{root}")
-    values = [int(np.asarray(found.image(i))[0, 0, 0]) for i in range(len(found))]
-    assert all(found.mask(i).all() for i in range(len(found)))
-    return list(zip(values, (found.classes[label] for label in found.labels), strict=True))
+    dataset = data.open_regions(f"masks:{root}")
+    values = [int(np.asarray(dataset.image(i))[0, 0, 0]) for i in range(len(dataset))]
+    assert all(dataset.mask(i).all() for i in range(len(dataset)))
+    return list(zip(values, (dataset.classes[label] for label in dataset.labels), strict=True))
 
 
-def of_pictures(root):
-    found = data.open_pictures([root / "train"])
-    values = [int(np.asarray(found.image(i))[0, 0, 0]) for i in range(len(found))]
-    return list(zip(values, (place.parts[0] for place in found.relative_paths), strict=True))
+def list_pictures(root):
+    dataset = data.open_pictures([root / "train"])
+    values = [int(np.asarray(dataset.image(i))[0, 0, 0]) for i in range(len(dataset))]
+    return list(zip(values, (path.parts[0] for path in dataset.relative_paths), strict=True))
 
 
-every_lister = pytest.mark.parametrize("listed", [of_folder, of_files, of_regions, of_masks, of_pictures])
+all_listers = pytest.mark.parametrize("list_images", [list_folder, list_files, list_regions, list_masks, list_pictures])
 
 
 @pytest.fixture
@@ -63,8 +63,8 @@ def root(tmp_path):
     return tmp_path
 
 
-@every_lister
-def test_linked_folders_are_followed_and_circles_end(root, tmp_path_factory, listed):
+@all_listers
+def test_links_to_folders_are_followed_and_cycles_end(root, tmp_path_factory, list_images):
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     write(elsewhere / "3.png", 3)
     write(elsewhere / "deeper" / "4.png", 4)
@@ -76,54 +76,54 @@ def test_linked_folders_are_followed_and_circles_end(root, tmp_path_factory, lis
     (root / "train" / "round").symlink_to(".")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = [pair for pair in listed(root) if pair[0] != 255]
-    assert sorted(found) == [(1, "cat"), (2, "dog"), (3, "cat"), (4, "cat")]
-    assert [name for _, name in found] == ["cat", "cat", "cat", "dog"]
+        pairs = [pair for pair in list_images(root) if pair[0] != 255]
+    assert sorted(pairs) == [(1, "cat"), (2, "dog"), (3, "cat"), (4, "cat")]
+    assert [name for _, name in pairs] == ["cat", "cat", "cat", "dog"]
 
 
-@every_lister
-def test_folders_that_are_all_linked_to_each_other(root, listed):
-    names = [f"n{i:02}" for i in range(12)]  # in 12! ways from one to the other
+@all_listers
+def test_densely_linked_folders_are_listed_once(root, list_images):
+    names = [f"n{i:02}" for i in range(12)]  # 12! paths lead from one to another
     for name in names:
         (root / "elsewhere" / name).mkdir(parents=True)
         for other in names:
             (root / "elsewhere" / name / other).symlink_to(root / "elsewhere" / other)
     write(root / "elsewhere" / "n11" / "5.png", 5)
     (root / "train" / "cat" / "more").symlink_to(root / "elsewhere" / "n00")
-    assert sorted(listed(root)) == [(1, "cat"), (2, "dog"), (5, "cat")]
+    assert sorted(list_images(root)) == [(1, "cat"), (2, "dog"), (5, "cat")]
 
 
 @pytest.mark.filterwarnings("ignore::regard.errors.DataWarning")
-@every_lister
-def test_what_devices_and_archives_make_is_no_class_and_no_image(root, listed):
-    for made in ("@eaDir", "__MACOSX", "#recycle", "$RECYCLE.BIN", "lost+found", ".hidden", ".ipynb_checkpoints"):
-        for place in (root / "train", root / "test", root / "train" / "cat"):
-            write(place / made / "cat" / "1.png" / "SYNOPHOTO_THUMB_M.jpg")
+@all_listers
+def test_system_files_are_neither_classes_nor_images(root, list_images):
+    for name in ("@eaDir", "__MACOSX", "#recycle", "$RECYCLE.BIN", "lost+found", ".hidden", ".ipynb_checkpoints"):
+        for folder in (root / "train", root / "test", root / "train" / "cat"):
+            write(folder / name / "cat" / "1.png" / "SYNOPHOTO_THUMB_M.jpg")
     write(root / "train" / "cat" / "._1.png")
     (root / "train" / "cat" / "Thumbs.db").write_bytes(b"x")
-    assert sorted(listed(root)) == [(1, "cat"), (2, "dog")]
+    assert sorted(list_images(root)) == [(1, "cat"), (2, "dog")]
 
 
-def test_what_is_passed_over_is_said_once(root, capsys):
-    for place in (root / "train", root / "test", root / "train" / "cat"):
-        write(place / "@eaDir" / "1.png" / "SYNOPHOTO_THUMB_M.jpg")
+def test_ignored_files_are_reported_once(root, capsys):
+    for folder in (root / "train", root / "test", root / "train" / "cat"):
+        write(folder / "@eaDir" / "1.png" / "SYNOPHOTO_THUMB_M.jpg")
     (root / "train" / "cat" / "2.heic").write_bytes(b"x")
     arguments = ["--data.name=folder", f"--data.folder={root}", "--model.name=wrn-10-0.5", "--schedule.epochs=1"]
     assert main(["train", *arguments, "--schedule.batch_size=2", f"--run={root / 'run'}", "--device=cpu"]) == 0
-    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("regard: ")]
-    assert len(said) == 2 and "'@eaDir'" in said[0] and ".heic" in said[1]
+    messages = [line for line in capsys.readouterr().err.splitlines() if line.startswith("regard: ")]
+    assert len(messages) == 2 and "'@eaDir'" in messages[0] and ".heic" in messages[1]
 
 
-@every_lister
-def test_every_ending_of_an_image(root, listed):
+@all_listers
+def test_every_image_extension_is_listed(root, list_images):
     for number, extension in enumerate(data.EXTENSIONS):
         write(root / "train" / "cat" / "x.png", 100 + number)
         (root / "train" / "cat" / "x.png").rename(root / "train" / "cat" / f"{number}{extension.upper()}")
     (root / "train" / "cat" / "1.png").unlink()
-    assert sorted(listed(root)) == [(2, "dog"), *((100 + number, "cat") for number in range(len(data.EXTENSIONS)))]
+    assert sorted(list_images(root)) == [(2, "dog"), *((100 + number, "cat") for number in range(len(data.EXTENSIONS)))]
 
 
-def test_formats_by_content(root):
+def test_common_formats_are_decoded(root):
     for extension in (".jpg", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".ppm", ".jp2"):
         path = root / f"x{extension}"
         Image.new("RGB", (8, 8), (200,) * 3).save(path)
@@ -131,7 +131,7 @@ def test_formats_by_content(root):
 
 
 @pytest.mark.parametrize("kind", ["coco", "imagenet", "scenes", "stl10"])
-def test_annotations_that_would_be_waited_for(tmp_path, kind):
+def test_annotations_that_are_devices_are_refused(tmp_path, kind):
     name = {
         "coco": "a.json",
         "imagenet": "bbox/val/a.xml",
@@ -150,14 +150,14 @@ def test_annotations_that_would_be_waited_for(tmp_path, kind):
             data.open_regions(f"{kind}:{path if kind == 'coco' else tmp_path}")
 
 
-def test_files_that_would_be_waited_for(root):
+def test_images_that_are_pipes_are_refused(root):
     os.mkfifo(root / "train" / "cat" / "0.png")
     for name in ("folder", "files"):
         with pytest.raises(Exception, match="is not a regular file"):
             list(streamed(data.load(name, root).train, 2).epoch(0))
 
 
-def test_classes_named_twice(root):
+def test_duplicate_class_names_are_refused(root):
     with pytest.raises(ValueError, match="'cat' named twice"):
         data.read_folder(root / "train", classes=["cat", "dog", "cat"])
     assert issubclass(DataWarning, UserWarning)

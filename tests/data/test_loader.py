@@ -31,56 +31,56 @@ def masks(tmp_path, write_image, write_mask):
 BORDER = data.Transform((16, 24), 0.9, "border", fill=(9, 8, 7))
 
 
-def loader(where, size=4, transform=BORDER, **options):
-    images = where if isinstance(where, ImageDataset) else data.open_regions(where)
-    how = {"mean": (0.0,) * 3, "std": (1.0,) * 3, "masks": True}
-    return data.create_loader(images, size, transform=transform, **{**how, **options})
+def loader(source, size=4, transform=BORDER, **options):
+    images = source if isinstance(source, ImageDataset) else data.open_regions(source)
+    defaults = {"mean": (0.0,) * 3, "std": (1.0,) * 3, "masks": True}
+    return data.create_loader(images, size, transform=transform, **{**defaults, **options})
 
 
-def batches(where, size=4, **options):
-    return list(loader(where, size, **options).epoch(0))
+def batches(source, size=4, **options):
+    return list(loader(source, size, **options).epoch(0))
 
 
-def test_batches_come_in_order_with_all_that_belongs_to_an_image(masks):
+def test_batches_are_in_order_with_labels_masks_and_indices(masks):
     images = data.open_regions(masks)
-    found = batches(images)
-    assert [len(batch.index) for batch in found] == [4, 4, 3] == [batch.total for batch in found]
-    assert torch.cat([batch.index for batch in found]).tolist() == list(range(11))
-    for batch in found:
+    epoch = batches(images)
+    assert [len(batch.index) for batch in epoch] == [4, 4, 3] == [batch.total for batch in epoch]
+    assert torch.cat([batch.index for batch in epoch]).tolist() == list(range(11))
+    for batch in epoch:
         assert (batch.images.dtype, batch.labels.dtype, batch.masks.dtype) == (torch.float32, torch.int64, torch.bool)
         assert batch.images.shape[1:] == (3, 16, 24) and batch.masks.shape[1:] == (16, 24) and batch.skipped == ()
         pixels = data.denormalised(batch.images, (0.0,) * 3, (1.0,) * 3)
-        for picture, label, mask, place in zip(pixels, batch.labels, batch.masks, batch.index, strict=True):
-            assert torch.equal(picture, BORDER.image(images.image(place)))
-            assert np.array_equal(mask, BORDER.mask(images.mask(place))) and label == images.labels[place]
+        for picture, label, mask, index in zip(pixels, batch.labels, batch.masks, batch.index, strict=True):
+            assert torch.equal(picture, BORDER.image(images.image(index)))
+            assert np.array_equal(mask, BORDER.mask(images.mask(index))) and label == images.labels[index]
     assert all(batch.masks is None for batch in batches(images, masks=False))
 
 
-def test_bytes_come_back_from_normalised_images(masks):
+def test_denormalised_restores_the_bytes(masks):
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     plain, normalised = batches(masks)[0].images, batches(masks, mean=mean, std=std)[0].images
     assert torch.equal(data.denormalised(normalised, mean, std), data.denormalised(plain, (0.0,) * 3, (1.0,) * 3))
 
 
-def test_some_images_in_any_order(masks):
+def test_subsets_may_repeat_and_reorder_images(masks):
     images = data.open_regions(masks)
-    found = batches(images.subset([7, 0, 7, 3]), size=3)
-    assert [batch.index.tolist() for batch in found] == [[0, 1, 2], [3]]
-    assert torch.equal(found[0].images[0], found[0].images[2])
-    assert torch.equal(found[0].images[1], batches(images)[0].images[0])
+    epoch = batches(images.subset([7, 0, 7, 3]), size=3)
+    assert [batch.index.tolist() for batch in epoch] == [[0, 1, 2], [3]]
+    assert torch.equal(epoch[0].images[0], epoch[0].images[2])
+    assert torch.equal(epoch[0].images[1], batches(images)[0].images[0])
 
 
-def test_workers_change_nothing(masks):
+def test_batches_do_not_depend_on_workers(masks):
     (masks / "images" / "a" / "04.png").write_text("not an image")
     torch.manual_seed(0)
     state = torch.get_rng_state()
-    for here, there in zip(
+    for plain, parallel in zip(
         batches(masks, unreadable="skip", size=2),
         batches(masks, unreadable="skip", size=2, workers=3),
         strict=True,
     ):
-        assert here.skipped == there.skipped
-        assert all(torch.equal(here[i], there[i]) for i in (0, 1, 2, 4))
+        assert plain.skipped == parallel.skipped
+        assert all(torch.equal(plain[i], parallel[i]) for i in (0, 1, 2, 4))
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -95,7 +95,7 @@ def test_an_unreadable_image_is_one_line(masks, workers):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_what_is_behind_an_error_comes_with_it(masks, workers):
+def test_errors_carry_the_traceback_as_a_note(masks, workers):
     (masks / "images" / "b" / "09.png").write_text("not an image")
     with pytest.raises(InputError) as caught:
         batches(masks, workers=workers)
@@ -103,7 +103,7 @@ def test_what_is_behind_an_error_comes_with_it(masks, workers):
     assert note.startswith("Traceback") and "UnidentifiedImageError" in note and "Traceback" not in str(caught.value)
 
 
-def test_what_comes_before_an_unreadable_image_comes(masks):
+def test_batches_before_an_unreadable_image_are_yielded(masks):
     (masks / "images" / "b" / "09.png").write_text("not an image")
     stream = loader(masks, 2).epoch(0)
     assert next(stream).index.tolist() == [0, 1]
@@ -111,27 +111,27 @@ def test_what_comes_before_an_unreadable_image_comes(masks):
 
 def test_skipped_images_are_listed_with_their_batch(masks):
     images = data.open_regions(masks)
-    for place in (0, 1, 5, 9, 10):
-        (masks / "images" / images.keys[place]).write_text("not an image")
+    for index in (0, 1, 5, 9, 10):
+        (masks / "images" / images.keys[index]).write_text("not an image")
     (masks / "masks" / images.keys[4]).write_text("no mask")
-    found = batches(images, size=2, unreadable="skip")
-    assert [batch.index.tolist() for batch in found] == [[], [2, 3], [], [6, 7], [8], []]
-    named = [[reason.partition(": ")[0] for reason in batch.skipped] for batch in found]
+    epoch = batches(images, size=2, unreadable="skip")
+    assert [batch.index.tolist() for batch in epoch] == [[], [2, 3], [], [6, 7], [8], []]
+    named = [[reason.partition(": ")[0] for reason in batch.skipped] for batch in epoch]
     assert named == [["a/00.png", "a/02.png"], [], ["a/08.png", "a/10.png"], [], ["b/07.png"], ["b/09.png"]]
-    assert "masks/a/08.png' is not an image" in found[2].skipped[0]
-    assert found[0].images.shape[:2] == (0, 3) and len(found[0].masks) == 0
+    assert "masks/a/08.png' is not an image" in epoch[2].skipped[0]
+    assert epoch[0].images.shape[:2] == (0, 3) and len(epoch[0].masks) == 0
 
 
-def test_not_one_can_be_read(masks):
+def test_a_data_set_without_readable_images_is_refused(masks):
     for file in (masks / "images").rglob("*.png"):
         file.write_text("not an image")
-    found = batches(masks, unreadable="skip")
-    assert [len(batch.images) for batch in found] == [0, 0, 0] and sum(len(batch.skipped) for batch in found) == 11
+    epoch = batches(masks, unreadable="skip")
+    assert [len(batch.images) for batch in epoch] == [0, 0, 0] and sum(len(batch.skipped) for batch in epoch) == 11
     with pytest.raises(InputError, match="not one of the 11 images can be read"):
         batches(masks, unreadable="skip", shuffle=True)
 
 
-def test_images_of_one_size_need_no_transform_and_others_do(masks, write_image, write_mask):
+def test_only_images_of_different_sizes_need_a_transform(masks, write_image, write_mask):
     with pytest.raises(InputError) as caught:
         batches(masks, transform=None)
     assert "'a/02.png' has 22 x 29 pixels, 'a/00.png' 20 x 31; give one size for all" in str(caught.value)
@@ -149,7 +149,7 @@ def test_an_image_too_long_for_the_transform_is_unreadable(masks, write_image, w
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "expected"),
     [
         ({"size": 0}, "batch size is 0"),
         ({"workers": -1}, "workers is -1"),
@@ -158,25 +158,25 @@ def test_an_image_too_long_for_the_transform_is_unreadable(masks, write_image, w
         ({"seed": -1, "shuffle": True}, "seed -1"),
     ],
 )
-def test_wrong_arguments_are_found_at_once(masks, options, said):
-    with pytest.raises(InputError, match=said):
+def test_invalid_arguments_are_refused_immediately(masks, options, expected):
+    with pytest.raises(InputError, match=expected):
         loader(masks, **options)
 
 
-def test_sets_without_regions(masks):
-    found = batches(data.open_regions(f"folder:{masks / 'images'}"))
-    assert len(found) == 3 and all(batch.masks is None for batch in found)
+def test_data_sets_without_regions_have_no_masks(masks):
+    epoch = batches(data.open_regions(f"folder:{masks / 'images'}"))
+    assert len(epoch) == 3 and all(batch.masks is None for batch in epoch)
 
 
-def test_memory_does_not_grow_with_the_set():
+def test_images_are_read_lazily():
     class Long(ImageDataset):
         name, split, classes, fingerprint = "long", "", (), lambda _: "x"
         keys = tuple(map(str, range(100_000)))
         labels = torch.full((100_000,), -1)
-        asked = 0
+        reads = 0
 
         def image(self, index):
-            self.asked += 1
+            self.reads += 1
             return Image.new("RGB", (4, 4))
 
         def mask(self, index):
@@ -184,10 +184,10 @@ def test_memory_does_not_grow_with_the_set():
 
     images = Long()
     next(loader(images, 10, transform=None).epoch(0))
-    assert images.asked == 10
+    assert images.reads == 10
 
 
-def test_a_mask_that_does_not_fit_its_image_is_unreadable():
+def test_a_mask_of_another_size_than_its_image_is_unreadable():
     class Odd(ImageDataset):
         name, split, classes, fingerprint, keys, labels = "odd", "", (), lambda _: "x", ("k",), torch.tensor([-1])
 
@@ -201,7 +201,7 @@ def test_a_mask_that_does_not_fit_its_image_is_unreadable():
         batches(Odd(), transform=None)
 
 
-def test_sets_in_memory_have_the_same_batches():
+def test_data_sets_in_memory_and_streamed_give_the_same_batches():
     pixels = torch.randint(0, 256, (5, 3, 6, 7), dtype=torch.uint8)
     labels, regions = torch.zeros(5, dtype=torch.int64), torch.rand(5, 6, 7) > 0.5
     test = data.InMemoryDataset(pixels, labels, ("a",), "own", "test", (0.5,) * 3, (0.2,) * 3, regions)
@@ -214,15 +214,15 @@ def test_sets_in_memory_have_the_same_batches():
         assert all(torch.equal(one[i], other[i]) for i in (0, 1, 2, 4)) and one.total == other.total
 
 
-def test_the_whole_set_is_not_read_to_make_a_loader():
-    """Of a set in memory the fingerprint takes all its bytes."""
+def test_creating_a_loader_does_not_compute_the_fingerprint():
+    """The fingerprint of a data set in memory reads all its bytes."""
     test = data.clutter(train=10, test=20).test
     with mock.patch.object(data.InMemoryDataset, "fingerprint") as fingerprint:
         batches(test), batches(test.subset([1, 2]))
     assert not fingerprint.called
 
 
-def test_a_worker_that_is_killed_between_two_batches_is_one_line(capsys):
+def test_a_worker_killed_between_batches_is_one_line(capsys):
     killed = RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
     with mock.patch("regard.cli.recipes.main", side_effect=killed):
         assert main(["recipes"]) == 2
@@ -231,7 +231,7 @@ def test_a_worker_that_is_killed_between_two_batches_is_one_line(capsys):
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
-def test_two_epochs_of_one_loader_at_once_are_one_line(masks, shuffle):
+def test_two_concurrent_epochs_of_one_loader_are_refused(masks, shuffle):
     batches = loader(masks, 1, workers=1, masks=False, shuffle=shuffle)
     first, second = batches.epoch(0), batches.epoch(1)
     next(first), next(second)
@@ -240,23 +240,23 @@ def test_two_epochs_of_one_loader_at_once_are_one_line(masks, shuffle):
     assert len(list(second)) == 10
 
 
-def test_leaving_early_ends_the_workers(masks):
-    before = set(multiprocessing.active_children())  # those of a loader that failed may take a while
+def test_closing_an_epoch_ends_the_workers(masks):
+    before = set(multiprocessing.active_children())  # workers of a failed loader may take a while to exit
     stream = loader(masks, 1, workers=2).epoch(0)
     next(stream)
-    own = set(multiprocessing.active_children()) - before
-    assert len(own) == 2
+    workers = set(multiprocessing.active_children()) - before
+    assert len(workers) == 2
     stream.close()
-    assert not own & set(multiprocessing.active_children())
+    assert not workers & set(multiprocessing.active_children())
 
 
 @pytest.mark.slow
 def test_ctrl_c_ends_all_processes(masks):
-    """The others say nothing about it, and no process is left."""
+    """Workers print nothing, and no process is left."""
     code = textwrap.dedent(
         f"""
         import signal, sys, time, torch
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs behind without one
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs without one
         torch.set_num_threads(1)
         from regard import data
         images = data.open_regions({str(masks)!r}).subset(list(range(11)) * 10_000)
@@ -277,7 +277,7 @@ def test_ctrl_c_ends_all_processes(masks):
         start_new_session=True,
     )
     try:
-        assert [process.stdout.readline() for _ in range(9)] == ["batch\n"] * 9  # both workers are at it
+        assert [process.stdout.readline() for _ in range(9)] == ["batch\n"] * 9  # both workers have started
         os.killpg(process.pid, signal.SIGINT)
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 130 and errors == ""

@@ -1,4 +1,4 @@
-"""Slices of batches, and images of a batch mixed with one another."""
+"""Slices of batches for each rank, mixup and CutMix."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def batch(count=8, seed=0):
 
 
 @given(st.integers(1, 70), st.integers(1, 9))
-def test_slices_of_all_ranks_are_the_whole(total, count):
+def test_slices_of_all_ranks_cover_every_image_once(total, count):
     images = torch.zeros(total, 3, 1, 1, dtype=torch.uint8)
     black = data.InMemoryDataset(images, torch.zeros(total).long(), ("a",), "black", "test", (0.0,) * 3, (1.0,) * 3)
     loaders = [data.create_loader(black, total, rank=rank, world_size=count) for rank in range(count)]
@@ -30,7 +30,7 @@ def test_slices_of_all_ranks_are_the_whole(total, count):
         assert all((part + part[::-1] == total - 1).all() for part in parts)
 
 
-def test_a_rank_that_does_not_exist():
+def test_invalid_ranks_are_refused():
     for rank, count in ((2, 2), (-1, 2), (0, 0)):
         with pytest.raises(InputError, match="does not exist|world_size is 0"):
             data.create_loader(data.clutter(train=10, test=10).test, 4, rank=rank, world_size=count)
@@ -38,7 +38,7 @@ def test_a_rank_that_does_not_exist():
 
 @pytest.mark.parametrize("step", range(6))
 @pytest.mark.parametrize("count", [1, 2, 4])
-def test_processes_mix_as_one_does(step, count):
+def test_several_processes_mix_the_same_images_as_one(step, count):
     images, labels = batch()
     whole, soft = data.Mixing(BOTH, 5, 3, 0.1)(images.clone(), labels, step)
     for rank in range(count):
@@ -47,7 +47,7 @@ def test_processes_mix_as_one_does(step, count):
         assert torch.equal(part, whole[rows]) and torch.equal(part_soft, soft[rows])
 
 
-def test_a_mean_of_two_images_and_of_their_labels():
+def test_mixup_averages_two_images_and_their_labels():
     images, labels = batch()
     mixed, soft = data.Mixing(data.Augmentation(mixup=1.0), 5, 0)(images.clone(), labels, 0)
     share = float(soft[0, 0])
@@ -56,7 +56,7 @@ def test_a_mean_of_two_images_and_of_their_labels():
     assert soft[0, labels[7]] == pytest.approx(1 - share, abs=1e-6)
 
 
-def test_a_box_of_another_image():
+def test_cutmix_pastes_a_box_of_another_image():
     images, labels = batch()
     mixed, soft = data.Mixing(data.Augmentation(cutmix=1.0), 5, 1)(images.clone(), labels, 0)
     other = (mixed == images.flip(0)).all(1)
@@ -64,49 +64,49 @@ def test_a_box_of_another_image():
     assert float(soft[0, 0]) == pytest.approx(1 - float(other[0].float().mean()), abs=1e-6)
 
 
-def test_how_often_and_which():
+def test_mixing_probabilities_are_respected():
     def kinds(**fields):
         images, labels = batch()
-        found = []
+        names = []
         for step in range(200):
             mixed, soft = data.Mixing(data.Augmentation(**fields), 5, 0)(images.clone(), labels, step)
             whole = bool(((mixed == images) | (mixed == images.flip(0))).all())
-            found.append("none" if torch.equal(mixed, images) else "cutmix" if whole else "mixup")
-        return {kind: found.count(kind) for kind in set(found)}
+            names.append("none" if torch.equal(mixed, images) else "cutmix" if whole else "mixup")
+        return {kind: names.count(kind) for kind in set(names)}
 
     assert kinds(mixup=1.0).get("mixup", 0) > 190
-    often = kinds(mixup=1.0, cutmix=1.0, mix_probability=0.5, mix_switch=0.25)
-    assert 70 < often["none"] < 130 and often["mixup"] > 1.8 * often["cutmix"] > 0
+    counts = kinds(mixup=1.0, cutmix=1.0, mix_probability=0.5, mix_switch=0.25)
+    assert 70 < counts["none"] < 130 and counts["mixup"] > 1.8 * counts["cutmix"] > 0
 
 
-def test_steps_and_seeds_differ_and_repeat_and_nothing_else_is_drawn():
+def test_mixing_depends_only_on_seed_and_step():
     images, labels = batch()
     np.random.seed(0)
     expected = np.random.rand()
     np.random.seed(0)
-    found = [
+    results = [
         data.Mixing(BOTH, 5, seed)(images.clone(), labels, step)[0] for seed, step in ((0, 0), (0, 1), (1, 0), (0, 0))
     ]
     assert np.random.rand() == expected
-    assert torch.equal(found[0], found[3])
-    assert not any(torch.equal(found[0], other) for other in found[1:3])
+    assert torch.equal(results[0], results[3])
+    assert not any(torch.equal(results[0], other) for other in results[1:3])
 
 
-def test_smoothed_labels():
+def test_mixing_smooths_the_labels():
     images, labels = batch()
     soft = data.Mixing(data.Augmentation(mixup=1.0), 5, 0, 0.1)(images, labels, 0)[1]
     assert soft[0, 4] == pytest.approx(0.02) and torch.allclose(soft.sum(1), torch.ones(8))
 
 
-def test_what_cannot_be_mixed():
+def test_invalid_mixing_is_refused():
     images, labels = batch(7)
     with pytest.raises(InputError, match="7 images"):
         data.Mixing(BOTH, 5, 0)(images, labels, 0)
-    for arguments, said in (
+    for arguments, expected in (
         ((data.Augmentation(), 5, 0), "nothing to mix"),
         ((BOTH, 0, 0), "classes is 0"),
         ((BOTH, 5, -1), "seed"),
         ((BOTH, 5, 0, 1.0), "label_smoothing"),
     ):
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=expected):
             data.Mixing(*arguments)

@@ -18,11 +18,11 @@ def annotation(number, image, category=7, **fields):
 
 @pytest.fixture
 def own(tmp_path, write_image, write_json):
-    """Writes a file of COCO for three images of 12 x 8, ids 10 to 12; gives the data set."""
+    """Writes a COCO file for three images of 12 x 8, ids 10 to 12, and opens the data set."""
 
     def write(annotations, *, orientation=None, sized=True, categories=CATEGORIES, split="val", **options):
         images = [{"id": 12 - i, "file_name": f"{i}.png"} for i in range(3)]
-        images = [{**one, "width": 12, "height": 8} if sized else one for one in images]
+        images = [{**image, "width": 12, "height": 8} if sized else image for image in images]
         for i in range(3):
             write_image(tmp_path / split / f"{i}.png", seed=i, orientation=orientation)
         content = {"images": images, "annotations": annotations, "categories": categories}
@@ -34,7 +34,7 @@ def own(tmp_path, write_image, write_json):
 
 def test_objects_of_coco(own):
     run_lengths = {"size": [8, 12], "counts": [8, 4, 84]}
-    found = own(
+    dataset = own(
         [
             annotation(5, 12, bbox=[1.5, 2, 3, 4.25], segmentation=[TRIANGLE], area=19, iscrowd=0),
             annotation(8, 12, 90, bbox=[-2, 6, 5, 9], iscrowd=0),
@@ -42,38 +42,38 @@ def test_objects_of_coco(own):
             annotation("text", 10, 90, segmentation=[[4, 2, 9, 2, 9, 5, 4, 5]]),
         ]
     )
-    assert found.has_objects and found.has_object_masks
-    assert found.classes == ("dog", "cat") and found.category_ids == (7, 90)  # ids with a gap
-    assert [found.image_id(i) for i in range(3)] == [12, 11, 10] and found.dimensions(0) == (12, 8)
-    first, second, third = (found.objects(i) for i in range(3))
+    assert dataset.has_objects and dataset.has_object_masks
+    assert dataset.classes == ("dog", "cat") and dataset.category_ids == (7, 90)  # ids with a gap
+    assert [dataset.image_id(i) for i in range(3)] == [12, 11, 10] and dataset.dimensions(0) == (12, 8)
+    first, second, third = (dataset.objects(i) for i in range(3))
     assert first.boxes.tolist() == [[1.5, 2, 4.5, 6.25], [0, 6, 3, 8], [1, 0, 2, 4]]  # clipped to the image
     assert first.labels.tolist() == [0, 1, 0] and first.crowd.tolist() == [False, False, True]
-    assert first.area.tolist() == [19, 6, 4] and first.ids.tolist() == [5, 8, 9]  # of the annotation, else of the mask
+    assert first.area.tolist() == [19, 6, 4] and first.ids.tolist() == [5, 8, 9]  # annotated, or else of the mask
     region = np.zeros((8, 12), bool)
-    region[6:, :3] = True  # an object without a shape is its box
+    region[6:, :3] = True  # an object without a segmentation is its box
     assert np.array_equal(first.masks[1], region) and first.masks[2].nonzero().tolist() == [[i, 1] for i in range(4)]
-    assert np.array_equal(first.masks.any(0), found.mask(0))
+    assert np.array_equal(first.masks.any(0), dataset.mask(0))
     assert (second.boxes.shape, second.masks.shape, second.labels.dtype) == ((0, 4), (0, 8, 12), torch.int64)
     assert third.boxes.tolist() == [[4, 2, 9, 5]] and third.ids.tolist() == [0]
-    assert found.objects(0, masks=False).masks is None and found.subset([2, 0]).objects(1).ids.tolist() == [5, 8, 9]
-    # The evaluation gets boxes as they are stated.
-    assert found.instances(0).boxes[1].tolist() == [-2, 6, 5, 9] and found.instances(0).counts[2] is not None
+    assert dataset.objects(0, masks=False).masks is None and dataset.subset([2, 0]).objects(1).ids.tolist() == [5, 8, 9]
+    # Evaluation uses the boxes as annotated, unclipped.
+    assert dataset.instances(0).boxes[1].tolist() == [-2, 6, 5, 9] and dataset.instances(0).counts[2] is not None
     assert own([annotation(2**64, 12, bbox=[1, 1, 4, 4], iscrowd=0)]).objects(0).ids.tolist() == [0]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_boxes_turn_with_the_image(own, orientation):
+def test_boxes_follow_the_exif_orientation(own, orientation):
     shapes = [[3, 1, 7, 1, 7, 4, 3, 4], [0, 5, 2, 5, 2, 8, 0, 8]]
-    stated = [annotation(i, 12, bbox=box) for i, box in enumerate([[3, 1, 4, 3], [0, 5, 2, 3]], 1)]
-    drawn = [annotation(i, 12, segmentation=[shape]) for i, shape in enumerate(shapes, 1)]
+    boxes = [annotation(i, 12, bbox=box) for i, box in enumerate([[3, 1, 4, 3], [0, 5, 2, 3]], 1)]
+    segmentations = [annotation(i, 12, segmentation=[shape]) for i, shape in enumerate(shapes, 1)]
     for sized in (True, False):
-        by_box, by_mask = (own(one, orientation=orientation, sized=sized) for one in (stated, drawn))
+        by_box, by_mask = (own(objects, orientation=orientation, sized=sized) for objects in (boxes, segmentations))
         objects = by_mask.objects(0)
         assert objects.masks.shape[1:] == by_mask.image(0).size[::-1]
         assert objects.boxes.tolist() == by_box.objects(0).boxes.tolist() == mask_boxes(objects.masks.numpy()).tolist()
 
 
-def test_what_a_detector_cannot_learn_from_is_one_line(own):
+def test_data_sets_unfit_for_detectors_are_refused(own):
     boxes = own([annotation(1, 12, bbox=[1, 1, 4, 4])])
     assert not boxes.has_object_masks and boxes.objects(0).masks is None
     with pytest.raises(InputError, match="boxes without masks; give segmentations"):
@@ -93,16 +93,16 @@ def test_what_a_detector_cannot_learn_from_is_one_line(own):
 def test_boxes_outside_their_image_are_counted(own):
     boxes = [[1, 1, 4, 4], [12, 1, 4, 4], [-5, 0, 4, 8], [0.1, 0.2, 0.5, 0.5], [3, 3, 0, 4]]
     with pytest.warns(UserWarning, match="4 boxes in .* such as annotation 1: detectors do not learn them"):
-        found = own([annotation(i, 12, bbox=box) for i, box in enumerate(boxes)])
-    image, objects = found.image(0), found.objects(0)
+        dataset = own([annotation(i, 12, bbox=box) for i, box in enumerate(boxes)])
+    image, objects = dataset.image(0), dataset.objects(0)
     assert objects.boxes[1].tolist() == [12, 1, 12, 5] and len(objects.ids) == 5
     _, learned = data.DetectionTransform((8,), 12)(image, objects, 0, 0, 0)
     assert learned.ids.tolist() == [0]
 
 
-def test_splits_to_train_and_test_on(own, tmp_path):
-    one = [annotation(1, 12, bbox=[1, 1, 4, 4])]
-    own(one, split="train"), own(one)
+def test_load_reads_train_and_test_splits(own, tmp_path):
+    annotations = [annotation(1, 12, bbox=[1, 1, 4, 4])]
+    own(annotations, split="train"), own(annotations)
     with pytest.warns(UserWarning, match="2 of the 3 images of split 'train' of 'coco' have no objects"):
         train, test = data.load("coco", tmp_path, objects=True)
     assert (len(train), len(test)) == (1, 3)
@@ -111,14 +111,14 @@ def test_splits_to_train_and_test_on(own, tmp_path):
 def test_objects_of_voc(tmp_path, write_image):
     write_image(tmp_path / "JPEGImages" / "a.jpg")
     xml = "<annotation><size><width>12</width><height>8</height></size>{}</annotation>"
-    one = "<object><name>{}</name><bndbox><xmin>2</xmin><ymin>1</ymin><xmax>{}</xmax><ymax>3</ymax></bndbox></object>"
+    item = "<object><name>{}</name><bndbox><xmin>2</xmin><ymin>1</ymin><xmax>{}</xmax><ymax>3</ymax></bndbox></object>"
     (tmp_path / "Annotations").mkdir()
-    (tmp_path / "Annotations" / "a.xml").write_text(xml.format(one.format("dog", 5) + one.format("cat", 20)))
-    found = data.open_regions(f"voc:{tmp_path}")
-    objects = found.objects(0)
-    assert found.has_objects and not found.has_object_masks
+    (tmp_path / "Annotations" / "a.xml").write_text(xml.format(item.format("dog", 5) + item.format("cat", 20)))
+    dataset = data.open_regions(f"voc:{tmp_path}")
+    objects = dataset.objects(0)
+    assert dataset.has_objects and not dataset.has_object_masks
     assert objects.boxes.tolist() == [[1, 0, 5, 3], [1, 0, 12, 3]]  # pixels are counted from 1
-    assert [found.classes[label] for label in objects.labels] == ["dog", "cat"] and objects.area.tolist() == [12, 33]
+    assert [dataset.classes[label] for label in objects.labels] == ["dog", "cat"] and objects.area.tolist() == [12, 33]
     assert data.open_regions(f"voc:{tmp_path}", annotations="boxes").keys == ("a.jpg",)
     with pytest.raises(InputError, match="leave annotations='segmentations' out"):
         data.open_regions(f"voc:{tmp_path}", annotations="segmentations")
@@ -130,11 +130,12 @@ def test_objects_of_a_folder_of_label_maps(tmp_path, write_image, write_mask, fo
     numbers[1:4, 2:5], numbers[5:, 9:] = 7, 2
     write_image(tmp_path / "images" / f"{folder}a.jpg")
     write_mask(tmp_path / "instances" / f"{folder}a.png", numbers)
-    found = data.open_regions(tmp_path)
-    objects = found.objects(0)
-    assert (found.name, found.classes, found.labels.tolist()) == ("masks", ("person" if folder else "object",), [0])
+    dataset = data.open_regions(tmp_path)
+    objects = dataset.objects(0)
+    assert (dataset.name, dataset.labels.tolist()) == ("masks", [0])
+    assert dataset.classes == ("person" if folder else "object",)
     assert objects.boxes.tolist() == [[9, 5, 12, 8], [2, 1, 5, 4]] and objects.ids.tolist() == [2, 7]
-    assert objects.area.tolist() == [9, 9] and np.array_equal(objects.masks.any(0), found.mask(0))
+    assert objects.area.tolist() == [9, 9] and np.array_equal(objects.masks.any(0), dataset.mask(0))
 
 
 # Batches.
@@ -142,7 +143,7 @@ def test_objects_of_a_folder_of_label_maps(tmp_path, write_image, write_mask, fo
 
 @pytest.fixture
 def shapes(tmp_path, write_image, write_json):
-    """23 images, wide, square or tall, each with a box of its own."""
+    """23 images, wide, square or tall, each with a different box."""
     images, annotations = [], []
     for i in range(23):
         size = [(9, 6), (6, 9), (7, 7)][i % 5 % 3]
@@ -153,48 +154,48 @@ def shapes(tmp_path, write_image, write_json):
     return data.open_regions(write_json(tmp_path / "own.json", content))
 
 
-def seen(batches):
+def indices(batches):
     return [batch.index.tolist() for batch in batches]
 
 
-def test_batches_are_wide_or_tall_and_go_on_at_any_step(shapes):
+def test_batches_are_grouped_by_aspect_ratio_and_can_resume(shapes):
     transform = data.DetectionTransform((6, 8), 10, jitter=None, photometric=True)
     options = {"transform": transform, "shuffle": True, "seed": 3, "objects": True, "masks": True}
     loader = data.create_loader(shapes, 4, **options)
     epoch = list(loader.epoch(2))
-    assert len(epoch) == len(loader) == 6 and sorted(sum(seen(epoch), [])) == list(range(23))
-    wide = [{shapes.dimensions(i)[0] >= shapes.dimensions(i)[1] for i in batch} for batch in seen(epoch)]
+    assert len(epoch) == len(loader) == 6 and sorted(sum(indices(epoch), [])) == list(range(23))
+    wide = [{shapes.dimensions(i)[0] >= shapes.dimensions(i)[1] for i in batch} for batch in indices(epoch)]
     assert all(len(kinds) == 1 for kinds in wide[:4]) and {True} in wide[:4] and {False} in wide[:4]
-    assert seen(loader.epoch(1)) != seen(epoch) == seen(loader.epoch(2))
+    assert indices(loader.epoch(1)) != indices(epoch) == indices(loader.epoch(2))
     ranks = [data.create_loader(shapes, 4, rank=rank, world_size=2, **options).epoch(2, start=3) for rank in (0, 1)]
     for whole, first, second in zip(epoch[3:], *ranks, strict=True):
-        place = {index: i for i, index in enumerate(whole.index.tolist())}
-        assert sorted(place) == sorted(first.index.tolist() + second.index.tolist()) and first.total == whole.total
+        rows = {index: i for i, index in enumerate(whole.index.tolist())}
+        assert sorted(rows) == sorted(first.index.tolist() + second.index.tolist()) and first.total == whole.total
         for part in (first, second):
             for index, image, target in zip(part.index.tolist(), part.images, part.targets, strict=True):
                 assert (
-                    torch.equal(image, whole.images[place[index]]) and image.max() <= 1 and image.dtype == torch.float32
+                    torch.equal(image, whole.images[rows[index]]) and image.max() <= 1 and image.dtype == torch.float32
                 )
                 assert target.keys() == {"boxes", "labels", "crowd", "area", "masks"}
                 for name, values in target.items():
-                    assert torch.equal(values, whole.targets[place[index]][name])
-    alone = loader.sample(2, 9)
-    assert torch.equal(alone.images[0], epoch[2].images[1]) and len(alone.targets) == 1
+                    assert torch.equal(values, whole.targets[rows[index]][name])
+    sample = loader.sample(2, 9)
+    assert torch.equal(sample.images[0], epoch[2].images[1]) and len(sample.targets) == 1
 
 
-def test_without_a_transform_images_and_objects_are_as_they_are(shapes):
+def test_without_a_transform_images_and_objects_are_unchanged(shapes):
     batch = next(data.create_loader(shapes, 4, objects=True).epoch(0))
     assert batch.index.tolist() == [0, 1, 2, 3] and "masks" not in batch.targets[0]
     assert torch.equal(batch.images[1], torch.from_numpy(np.array(shapes.image(1))).permute(2, 0, 1) / 255)
     assert torch.equal(batch.targets[3]["boxes"], shapes.objects(3).boxes)
 
 
-def test_images_that_cannot_be_read(shapes):
+def test_unreadable_images_are_named_or_replaced(shapes):
     shapes.path(5).write_bytes(b"")
     with pytest.raises(InputError, match="05.png.* is empty"):
         list(data.create_loader(shapes, 4, objects=True).epoch(0))
     loader = data.create_loader(shapes, 4, objects=True, unreadable="skip")
     batches = list(loader.epoch(0))
-    assert seen(batches)[1] == [4, 6, 7] and batches[1].total == 4 and "05.png" in batches[1].skipped[0]
+    assert indices(batches)[1] == [4, 6, 7] and batches[1].total == 4 and "05.png" in batches[1].skipped[0]
     shuffled = list(data.create_loader(shapes, 4, objects=True, unreadable="skip", shuffle=True).epoch(0))
-    assert sum(seen(shuffled), []).count(6) == 2 and all(len(b.images) == b.total for b in shuffled)
+    assert sum(indices(shuffled), []).count(6) == 2 and all(len(b.images) == b.total for b in shuffled)

@@ -1,4 +1,4 @@
-"""A data set of the user: the example in the documentation works after registration alone."""
+"""A user-defined data set: the example in the documentation works once it is registered."""
 
 import json
 import re
@@ -20,7 +20,7 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "how-to" / "data.md"
 
 @pytest.fixture
 def discs(tmp_path, monkeypatch):
-    """The class, registered for the time of a test, and a folder of its files, my/."""
+    """The class, registered during a test, and a folder of its files, my/."""
     monkeypatch.chdir(tmp_path)
     before = dict(SOURCES)
     section = DOCUMENT.read_text().partition("## Your own data set")[2]
@@ -29,21 +29,21 @@ def discs(tmp_path, monkeypatch):
     generator = np.random.default_rng(0)
     Path("my").mkdir(exist_ok=True)
     for split, count in (("train", 8), ("test", 6)):
-        drawn = generator.integers([8, 8, 3, 0], [24, 24, 8, 2], (count, 4)).tolist()
-        Path(f"my/{split}.json").write_text(json.dumps(drawn))
+        circles = generator.integers([8, 8, 3, 0], [24, 24, 8, 2], (count, 4)).tolist()
+        Path(f"my/{split}.json").write_text(json.dumps(circles))
     yield names["Discs"]
     SOURCES.clear()
     SOURCES.update(before)
 
 
 @pytest.mark.slow
-def test_every_command_knows_it(discs, capsys):
-    of_it = ["--data.name=discs", "--data.folder=my", "--data.size=32", "--data.workers=0"]
-    short = ["--model.name=wrn-10-0.5", "--schedule.epochs=1", "--schedule.batch_size=4", "--device=cpu"]
-    assert main(["train", *of_it, *short, "--run=run"]) == 0
+def test_every_command_accepts_the_registered_data_set(discs, capsys):
+    dataset_options = ["--data.name=discs", "--data.folder=my", "--data.size=32", "--data.workers=0"]
+    training_options = ["--model.name=wrn-10-0.5", "--schedule.epochs=1", "--schedule.batch_size=4", "--device=cpu"]
+    assert main(["train", *dataset_options, *training_options, "--run=run"]) == 0
     recorded = json.loads(Path("run/environment.json").read_text())["data"]["train"]["images"]
     assert recorded == np.bincount(discs(Path("my"), "train").labels).tolist()
-    assert main(["train", *of_it, *short, "--schedule.epochs=2", "--run=run", "--resume"]) == 0
+    assert main(["train", *dataset_options, *training_options, "--schedule.epochs=2", "--run=run", "--resume"]) == 0
     assert main(["evaluate", "run"]) == 0
     capsys.readouterr()
     assert main(["bias", "run", "--data", "discs:my", "--method=gradcam", "--out=bias", "--device=cpu"]) == 0
@@ -51,9 +51,9 @@ def test_every_command_knows_it(discs, capsys):
     assert len(report) == 6 and report.dataset == "discs"
 
 
-def test_it_is_opened_as_all_are(discs):
-    found = data.open_regions("discs:my", grey=90)
-    assert len(found) == 6 and found.split == "test" and found.image(0).getpixel((0, 0)) == (90, 90, 90)
+def test_a_registered_data_set_opens_like_a_built_in_one(discs):
+    dataset = data.open_regions("discs:my", grey=90)
+    assert len(dataset) == 6 and dataset.split == "test" and dataset.image(0).getpixel((0, 0)) == (90, 90, 90)
     assert len(data.open_regions("discs:my", split="train", limit=3)) == 3
     assert data.all_options("discs") == {"grey": 60} and data.is_streamed("discs")
     with pytest.raises(InputError, match="grey of data set 'discs' is 'x'; expected int"):
@@ -62,28 +62,28 @@ def test_it_is_opened_as_all_are(discs):
         data.load("discs")
 
 
-def test_its_fingerprint_follows_images_masks_and_labels(discs):
+def test_the_fingerprint_covers_images_masks_and_labels(discs):
     first = data.open_regions("discs:my")
     assert first.fingerprint() == data.open_regions("discs:my").fingerprint()
     assert len({first.fingerprint(), data.open_regions("discs:my", grey=61).fingerprint()}) == 2
     assert first.subset([1, 0]).fingerprint() != first.fingerprint()
 
 
-def test_it_is_read_into_memory(discs):
-    held = data.read_into_memory(discs(Path("my")), size=16)
-    assert held.images.shape == (6, 3, 16, 16) and torch.equal(held.labels, discs(Path("my")).labels)
-    whole = data.read_into_memory(discs(Path("my")))
-    assert np.array_equal(whole.images[2].permute(1, 2, 0).numpy(), np.asarray(discs(Path("my")).image(2)))
+def test_a_registered_data_set_can_be_read_into_memory(discs):
+    resized = data.read_into_memory(discs(Path("my")), size=16)
+    assert resized.images.shape == (6, 3, 16, 16) and torch.equal(resized.labels, discs(Path("my")).labels)
+    original = data.read_into_memory(discs(Path("my")))
+    assert np.array_equal(original.images[2].permute(1, 2, 0).numpy(), np.asarray(discs(Path("my")).image(2)))
     with pytest.raises(InputError, match="6 images of 'discs' would take"):
         data.read_into_memory(discs(Path("my")), memory_limit=100)
 
 
-# Kinds that are opened one split at a time may be trained on, too.
+# Data sets that are opened one split at a time can be trained on as well.
 
 
 @pytest.fixture
 def masks(tmp_path, write_image, write_mask):
-    """train/ and val/ of two class folders and one image that lies in none."""
+    """train/ and val/, each with two class folders and one image outside them."""
     for split in ("train", "val"):
         for seed, name in enumerate(("a/0", "b/1", "loose")):
             write_image(tmp_path / split / "images" / f"{name}.png", seed=seed)
@@ -91,7 +91,7 @@ def masks(tmp_path, write_image, write_mask):
     return tmp_path
 
 
-def test_images_without_a_label_are_left_out_in_training(masks):
+def test_images_without_a_label_are_left_out_of_training(masks):
     with pytest.warns(DataWarning, match="1 of the 3 images of split 'train' of 'masks' have no labels: left out"):
         train, test = data.load("masks", masks)
     assert (train.split, test.split, train.labels.tolist(), list(train.keys)) == (
@@ -105,13 +105,13 @@ def test_images_without_a_label_are_left_out_in_training(masks):
     assert [batch.masks.shape for batch in loader.epoch(0)] == [(2, 8, 8)]
 
 
-def test_a_set_without_a_split_to_test_on(masks):
+def test_a_missing_test_split_is_named(masks):
     (masks / "val").rename(masks / "other")
     with pytest.raises(InputError, match="'masks' has no split in .* to test on"):
         data.load("masks", masks)
 
 
-def test_of_a_set_without_splits_every_fifth_image_is_held_out(tmp_path, write_image, write_mask):
+def test_without_splits_every_fifth_image_is_held_out(tmp_path, write_image, write_mask):
     for i in range(10):
         write_image(tmp_path / "images" / "ab"[i % 2] / f"{i}.png", (12, 8), seed=i)
         write_mask(tmp_path / "masks" / "ab"[i % 2] / f"{i}.png", np.ones((8, 12), dtype=bool))
@@ -121,11 +121,11 @@ def test_of_a_set_without_splits_every_fifth_image_is_held_out(tmp_path, write_i
     assert test.keys == ("a/8.png", "b/9.png") and test.has_masks
 
 
-def test_an_image_file_is_opened_once_for_image_and_mask(masks, monkeypatch):
+def test_image_and_mask_open_the_image_file_once(masks, monkeypatch):
     opened = []
     monkeypatch.setattr(
         Image, "open", lambda file, *rest, at=Image.open, **more: opened.append(str(file)) or at(file, *rest, **more)
     )
-    found = data.open_regions(f"masks:{masks}", split="val")
-    found.image(1), found.mask(1)
+    dataset = data.open_regions(f"masks:{masks}", split="val")
+    dataset.image(1), dataset.mask(1)
     assert len(opened) == len(set(opened)) == 2

@@ -1,4 +1,4 @@
-"""CUB, Oxford-IIIT Pets, VOC and STL10, on a few small files in their layouts."""
+"""CUB, Oxford-IIIT Pets, VOC and STL10, on a few small files in their published layouts."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def cub(tmp_path, write_image):
 
 @pytest.fixture
 def segmentations(cub, write_mask):
-    """Grey says how many annotators marked a pixel: four of five here, two of five there."""
+    """Grey levels count the annotators who marked a pixel: four of five in one part, two of five in another."""
     grey = np.zeros((8, 12), dtype=np.uint8)
     grey[2:5, 3:9], grey[6] = 204, 102
     for path in (cub / "CUB_200_2011" / "images").rglob("*.jpg"):
@@ -43,31 +43,31 @@ def segmentations(cub, write_mask):
 
 
 def test_cub_boxes(cub):
-    for where in (cub, cub / "CUB_200_2011"):
-        found = data.open_regions(where)
-        assert (found.name, found.split) == ("cub", "test")
-        assert found.classes == ("001.Black_footed_Albatross", "002.Laysan_Albatross")
-        assert found.keys == ("001.Black_footed_Albatross/A_0001.jpg", "002.Laysan_Albatross/L_0002.jpg")
-        assert found.labels.tolist() == [0, 1]
+    for path in (cub, cub / "CUB_200_2011"):
+        dataset = data.open_regions(path)
+        assert (dataset.name, dataset.split) == ("cub", "test")
+        assert dataset.classes == ("001.Black_footed_Albatross", "002.Laysan_Albatross")
+        assert dataset.keys == ("001.Black_footed_Albatross/A_0001.jpg", "002.Laysan_Albatross/L_0002.jpg")
+        assert dataset.labels.tolist() == [0, 1]
         expected = np.zeros((8, 12), dtype=bool)
         expected[1:4, 2:6] = True
-        assert np.array_equal(found.mask(0), expected)
-        assert found.mask(1)[3:5].all() and found.mask(1).sum() == 24
+        assert np.array_equal(dataset.mask(0), expected)
+        assert dataset.mask(1)[3:5].all() and dataset.mask(1).sum() == 24
     train = data.open_regions(cub, split="train")
     assert train.split == "train" and train.labels.tolist() == [0, 1] and train.mask(1).all()
 
 
 def test_cub_segmentations(cub, segmentations):
-    found, boxes = data.open_regions(cub), data.open_regions(cub, region="box")
+    dataset, boxes = data.open_regions(cub), data.open_regions(cub, region="box")
     expected = np.zeros((8, 12), dtype=bool)
     expected[2:5, 3:9] = True
-    assert np.array_equal(found.mask(0), expected) and boxes.mask(0).sum() == 12
-    assert found.fingerprint() != boxes.fingerprint()
-    Image.fromarray(np.full((8, 12, 4), 255, dtype=np.uint8)).save(segmentations / f"{found.keys[0][:-4]}.png")
-    assert found.mask(0).all()  # some of them have more than one channel
+    assert np.array_equal(dataset.mask(0), expected) and boxes.mask(0).sum() == 12
+    assert dataset.fingerprint() != boxes.fingerprint()
+    Image.fromarray(np.full((8, 12, 4), 255, dtype=np.uint8)).save(segmentations / f"{dataset.keys[0][:-4]}.png")
+    assert dataset.mask(0).all()  # some published files have more than one channel
 
 
-def test_cub_files_that_are_missing(cub, segmentations, refused):
+def test_missing_cub_files_are_named(cub, segmentations, refused):
     inner = cub / "CUB_200_2011"
     (segmentations / "001.Black_footed_Albatross" / "A_0001.png").unlink()
     assert "1 of the 2 segmentations" in refused(cub)
@@ -81,7 +81,7 @@ def test_cub_files_that_are_missing(cub, segmentations, refused):
 
 
 @pytest.mark.parametrize(
-    ("file", "text", "said"),
+    ("file", "text", "expected"),
     [
         ("images", "1\n", "has the line '1'"),
         ("images", "1 ../../x.jpg\n", "within the folder of images"),
@@ -96,18 +96,18 @@ def test_cub_files_that_are_missing(cub, segmentations, refused):
         ("bounding_boxes", "1 2 3\n", "has the line '1 2 3'"),
     ],
 )
-def test_cub_files_that_are_malformed(cub, refused, file, text, said):
+def test_malformed_cub_files_are_named(cub, refused, file, text, expected):
     (cub / "CUB_200_2011" / f"{file}.txt").write_text(text)
     message = refused(cub)
-    assert said in message
+    assert expected in message
 
 
-def test_cub_files_that_are_no_text(cub, refused):
+def test_binary_cub_files_are_named(cub, refused):
     (cub / "CUB_200_2011" / "images.txt").write_bytes(b"\xff\xfe\x00\x01")
     assert "not text in UTF-8" in refused(cub)
 
 
-def test_cub_without_segmentations(cub, refused):
+def test_invalid_cub_regions_and_splits_are_named(cub, refused):
     assert "no segmentations/" in refused(cub, region="segmentation")
     assert "unknown region of data set 'cub' 'boxes' (did you mean 'box'?)" in refused(cub, region="boxes")
     assert "unknown split 'val'" in refused(cub, split="val")
@@ -131,39 +131,40 @@ def pets(tmp_path, write_image, write_mask):
     return tmp_path
 
 
-def test_pets(pets):
-    found = data.open_regions(pets)
-    assert (found.name, found.split, found.classes) == ("pets", "test", ("Abyssinian", "beagle", "great_pyrenees"))
-    assert found.keys == ("Abyssinian_1.jpg", "great_pyrenees_7.jpg") and found.labels.tolist() == [0, 2]
-    assert found.mask(0)[1:6, 1:8].all() and found.mask(0).sum() == 35
+def test_pets_trimaps_and_splits(pets):
+    dataset = data.open_regions(pets)
+    assert (dataset.name, dataset.split) == ("pets", "test")
+    assert dataset.classes == ("Abyssinian", "beagle", "great_pyrenees")
+    assert dataset.keys == ("Abyssinian_1.jpg", "great_pyrenees_7.jpg") and dataset.labels.tolist() == [0, 2]
+    assert dataset.mask(0)[1:6, 1:8].all() and dataset.mask(0).sum() == 35
     inner = data.open_regions(pets, boundary="outside")
     assert inner.mask(0)[2:5, 2:7].all() and inner.mask(0).sum() == 15
-    assert inner.fingerprint() != found.fingerprint()
+    assert inner.fingerprint() != dataset.fingerprint()
     for split in ("train", "trainval"):
         train = data.open_regions(pets, split=split)
-        assert train.split == "train" and train.labels.tolist() == [0, 1] and train.classes == found.classes
+        assert train.split == "train" and train.labels.tolist() == [0, 1] and train.classes == dataset.classes
 
 
-def test_pets_files_that_are_missing_or_malformed(pets, refused):
+def test_missing_or_malformed_pets_files_are_named(pets, refused):
     (pets / "annotations" / "trimaps" / "great_pyrenees_7.png").unlink()
     assert "1 of the 2 trimaps" in refused(pets) and "great_pyrenees_7.png" in refused(pets)
     (pets / "images" / "Abyssinian_1.jpg").unlink()
     assert "1 of the 2 images that test.txt names" in refused(pets)
-    for line, said in (
+    for line, expected in (
         ("Abyssinian_1", "has the line 'Abyssinian_1'"),
         ("Abyssinian_1 one 1 1", "expected one such as"),
         ("Abyssinian 1 1 1", "expected one such as"),
         ("Birman_1 1 1 1", "expected one such as"),
     ):
         (pets / "annotations" / "test.txt").write_text(line + "\n")
-        assert said in refused(pets)
+        assert expected in refused(pets)
     (pets / "annotations" / "test.txt").unlink()
     assert data.open_regions(pets).split == "train"
     (pets / "annotations" / "trainval.txt").unlink()
     assert "neither test.txt nor trainval.txt" in refused(pets)
 
 
-def test_trimaps_of_other_numbers_and_sizes(pets, write_mask):
+def test_trimaps_of_wrong_values_or_sizes_are_unreadable(pets, write_mask):
     write_mask(pets / "annotations" / "trimaps" / "Abyssinian_1.png", np.full((8, 12), 4, dtype=np.uint8))
     with pytest.raises(data.Unreadable, match=r"Abyssinian_1.png' has the number 4"):
         data.open_regions(pets).mask(0)
@@ -194,33 +195,33 @@ def voc(tmp_path, write_image):
     return root
 
 
-def test_voc(voc):
-    for where in (voc, voc.parent, voc.parent.parent):
-        found = data.open_regions(where)
-        assert (found.name, found.split, len(found.classes)) == ("voc", "val", 20)
-        assert found.keys == ("2007_000033.jpg", "2007_000042.jpg")
-        assert [found.classes[label] if label >= 0 else None for label in found.labels] == ["dog", None]
-        assert found.mask(0).sum() == 12 + 16 + 8 and not found.mask(1).any()
+def test_voc_segmentations_and_splits(voc):
+    for path in (voc, voc.parent, voc.parent.parent):
+        dataset = data.open_regions(path)
+        assert (dataset.name, dataset.split, len(dataset.classes)) == ("voc", "val", 20)
+        assert dataset.keys == ("2007_000033.jpg", "2007_000042.jpg")
+        assert [dataset.classes[label] if label >= 0 else None for label in dataset.labels] == ["dog", None]
+        assert dataset.mask(0).sum() == 12 + 16 + 8 and not dataset.mask(1).any()
     assert data.open_regions(voc, split="train").keys == ("2007_000061.jpg",)
 
 
-def test_voc_borders_and_the_label_alone(voc, refused):
+def test_voc_boundary_and_region_options(voc, refused):
     everything = data.open_regions(voc)
-    bare = data.open_regions(voc, boundary="outside")
-    assert bare.mask(0).sum() == 28
+    without_borders = data.open_regions(voc, boundary="outside")
+    assert without_borders.mask(0).sum() == 28
     dog = data.open_regions(voc, region="label")
     assert dog.mask(0)[4:8, 0:4].all() and dog.mask(0).sum() == 16 and not dog.mask(1).any()
-    assert len({everything.fingerprint(), bare.fingerprint(), dog.fingerprint()}) == 3
+    assert len({everything.fingerprint(), without_borders.fingerprint(), dog.fingerprint()}) == 3
     assert "borders belong to no class" in refused(voc, region="label", boundary="inside")
     assert "unknown boundary of data set 'voc' 'in'" in refused(voc, boundary="in")
 
 
-def test_voc_files_that_are_missing_or_malformed(voc, refused):
+def test_missing_or_malformed_voc_files_are_named(voc, refused):
     Image.fromarray(np.full((8, 12), 30, dtype=np.uint8)).save(voc / "SegmentationClass" / "2007_000033.png")
-    found = data.open_regions(voc)
-    assert found.labels.tolist() == [-1, -1]
+    dataset = data.open_regions(voc)
+    assert dataset.labels.tolist() == [-1, -1]
     with pytest.raises(data.Unreadable, match="number 30"):
-        found.mask(0)
+        dataset.mask(0)
     (voc / "SegmentationClass" / "2007_000033.png").write_text("")
     with pytest.raises(data.Unreadable, match="is empty"):
         data.open_regions(voc).mask(0)
@@ -253,16 +254,16 @@ def voc_boxes(tmp_path, write_image):
     return root
 
 
-def test_voc_of_boxes_alone(voc_boxes, refused):
-    found = data.open_regions(voc_boxes.parent)
-    assert (found.name, found.split, found.keys, len(found.classes)) == ("voc", "val", ("a b.jpg", "d.jpg"), 20)
-    assert [found.classes[label] if label >= 0 else None for label in found.labels] == ["dog", None]
+def test_voc_box_annotations(voc_boxes, refused):
+    dataset = data.open_regions(voc_boxes.parent)
+    assert (dataset.name, dataset.split, dataset.keys, len(dataset.classes)) == ("voc", "val", ("a b.jpg", "d.jpg"), 20)
+    assert [dataset.classes[label] if label >= 0 else None for label in dataset.labels] == ["dog", None]
     expected = np.zeros((8, 12), dtype=bool)
     expected[0:3, 0:4] = True  # pixels are counted from 1
-    alone = data.open_regions(voc_boxes, region="label")
-    assert np.array_equal(alone.mask(0), expected) and not alone.mask(1).any()
-    expected[1:5, 5:7] = True  # its corners the other way around
-    assert np.array_equal(found.mask(0), expected) and not found.mask(1).any()
+    label_only = data.open_regions(voc_boxes, region="label")
+    assert np.array_equal(label_only.mask(0), expected) and not label_only.mask(1).any()
+    expected[1:5, 5:7] = True  # its corners are swapped
+    assert np.array_equal(dataset.mask(0), expected) and not dataset.mask(1).any()
     assert "no borders" in refused(voc_boxes, boundary="inside")
     for file in (voc_boxes / "ImageSets" / "Main").iterdir():
         file.unlink()
@@ -276,7 +277,7 @@ def test_voc_of_boxes_alone(voc_boxes, refused):
     assert "'d.xml'" in refused(voc_boxes)
 
 
-def test_voc_names_with_a_space(voc):
+def test_voc_names_may_contain_spaces(voc):
     for folder in ("JPEGImages", "SegmentationClass"):
         for file in (voc / folder).glob("2007_000033.*"):
             file.rename(file.with_stem("img 1"))
@@ -305,7 +306,7 @@ def marks(tmp_path, write_json):
 
 @pytest.fixture
 def binary(marks):
-    """Three test images, (96, 96, 3), in the two binary files: ship, ship, airplane, and one that is not marked."""
+    """Test images, (96, 96, 3), in the two binary files: ship, ship, airplane, and one without marks."""
     images = np.random.default_rng(0).integers(0, 256, (4, 96, 96, 3), dtype=np.uint8)
     (marks / "stl10_binary").mkdir()
     (marks / "stl10_binary" / "test_X.bin").write_bytes(images.transpose(0, 3, 2, 1).tobytes())
@@ -313,43 +314,43 @@ def binary(marks):
     return images
 
 
-def test_stl10_from_its_binary_files(marks, binary):
-    found = data.open_regions(marks)
-    assert (found.name, found.split, len(found.classes)) == ("stl10", "test", 10)
-    assert found.keys == ("ship_0.png", "ship_1.png", "airplane_2.png") and found.labels.tolist() == [8, 8, 0]
+def test_stl10_is_read_from_its_binary_files(marks, binary):
+    dataset = data.open_regions(marks)
+    assert (dataset.name, dataset.split, len(dataset.classes)) == ("stl10", "test", 10)
+    assert dataset.keys == ("ship_0.png", "ship_1.png", "airplane_2.png") and dataset.labels.tolist() == [8, 8, 0]
     for i in range(3):
-        assert np.array_equal(np.asarray(found.image(i)), binary[i])
+        assert np.array_equal(np.asarray(dataset.image(i)), binary[i])
     expected = np.zeros((96, 96), dtype=bool)
     expected[6:54, 18:30] = expected[90:, 90:] = True
-    assert np.array_equal(found.mask(0), expected)
-    assert not found.mask(1).any() and found.mask(2)[30:42].all() and found.mask(2).sum() == 12 * 96
-    before, elsewhere = found.fingerprint(), marks.parent / "elsewhere"
+    assert np.array_equal(dataset.mask(0), expected)
+    assert not dataset.mask(1).any() and dataset.mask(2)[30:42].all() and dataset.mask(2).sum() == 12 * 96
+    before, elsewhere = dataset.fingerprint(), marks.parent / "elsewhere"
     (marks / "stl10_binary").rename(elsewhere)
     assert data.open_regions(marks, images=elsewhere).fingerprint() == before
 
 
-def test_stl10_is_read_as_torchvision_reads_it(marks, binary):
+def test_stl10_images_match_torchvision(marks, binary):
     from torchvision.datasets import STL10
 
-    theirs, _ = STL10._STL10__loadfile(
+    expected, _ = STL10._STL10__loadfile(
         type("", (), {"root": str(marks), "base_folder": "stl10_binary"})(), "test_X.bin"
     )
-    found = data.open_regions(marks)
+    dataset = data.open_regions(marks)
     for i in range(3):
-        assert np.array_equal(np.asarray(found.image(i)), theirs[i].transpose(1, 2, 0))
+        assert np.array_equal(np.asarray(dataset.image(i)), expected[i].transpose(1, 2, 0))
 
 
-def test_stl10_from_pictures(marks, write_image, refused):
+def test_stl10_is_read_from_image_files(marks, write_image, refused):
     pixels = write_image(marks / "airplane_2.png", (96, 96))
-    found = data.open_regions(marks)
-    assert found.keys == ("airplane_2.png",) and np.array_equal(np.asarray(found.image(0)), pixels)
-    assert found.mask(0).sum() == 12 * 96
+    dataset = data.open_regions(marks)
+    assert dataset.keys == ("airplane_2.png",) and np.array_equal(np.asarray(dataset.image(0)), pixels)
+    assert dataset.mask(0).sum() == 12 * 96
     write_image(marks / "airplane_3.png", (96, 96))
     assert "1 of the 2 images" in refused(marks) and "airplane_3.png" in refused(marks)
     assert "2 of the 2 images" in refused(marks, split="train")
 
 
-def test_stl10_of_other_images(marks, binary, refused):
+def test_stl10_files_that_do_not_match_the_marks_are_refused(marks, binary, refused):
     (marks / "stl10_binary" / "test_y.bin").write_bytes(bytes([1, 2, 3, 4]))
     assert "only 0 of the 3 marked images" in refused(marks)
     (marks / "stl10_binary" / "test_y.bin").write_bytes(bytes([9, 9, 1]))
@@ -358,21 +359,21 @@ def test_stl10_of_other_images(marks, binary, refused):
     assert "test_y.bin' cannot be read" in refused(marks)
 
 
-def test_stl10_without_images(marks, refused):
+def test_missing_stl10_images_are_named(marks, refused):
     assert "neither test_X.bin nor images such as" in refused(marks)
     assert "neither train_X.bin" in refused(marks, split="train")
     assert "no split 'val'" in refused(marks, split="val")
 
 
-def test_stl10_cut_short_after_it_was_opened(marks, binary):
-    found = data.open_regions(marks)
+def test_stl10_files_truncated_after_opening_are_unreadable(marks, binary):
+    dataset = data.open_regions(marks)
     (marks / "stl10_binary" / "test_X.bin").write_bytes(b"\0" * 30_000)
     with pytest.raises(data.Unreadable, match="cut short"):
-        found.image(2)
+        dataset.image(2)
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "expected"),
     [
         ("{", "is not JSON"),
         ([], "not a table of images"),
@@ -383,11 +384,11 @@ def test_stl10_cut_short_after_it_was_opened(marks, binary):
         ({"0": {"ship_0": [[1.5, 2]]}}, "image '0' in"),
     ],
 )
-def test_stl10_marks_that_are_malformed(marks, binary, write_json, refused, content, said):
+def test_malformed_stl10_marks_are_named(marks, binary, write_json, refused, content, expected):
     write_json(marks / "stl10_test_ship.json", content)
-    assert said in refused(marks)
+    assert expected in refused(marks)
 
 
-def test_stl10_marks_of_an_unknown_class(marks, binary, write_json, refused):
+def test_stl10_marks_of_an_unknown_class_are_refused(marks, binary, write_json, refused):
     write_json(marks / "stl10_test_boat.json", {})
     assert "of no class of STL10" in refused(marks)

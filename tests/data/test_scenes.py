@@ -14,7 +14,7 @@ TEST = ["bar/b_3.jpg", "airport_inside/a_3.jpg"]
 
 @pytest.fixture
 def scenes(tmp_path, write_image):
-    """Images of many sizes; one is in no list, and one is no JPEG, whatever its name says."""
+    """Images of many sizes; one is in no list, and one is a PNG despite its name."""
     for i, name in enumerate([*TRAIN, *TEST, "bar/unlisted.jpg"]):
         write_image(tmp_path / "Images" / name, (20 + i, 30 - i), seed=i)
     pixels = np.random.default_rng(9).integers(0, 256, (16, 16, 3), dtype=np.uint8)
@@ -32,7 +32,7 @@ def error_of(folder, **options):
     return message
 
 
-def test_the_lists_say_which_images(scenes):
+def test_the_lists_define_train_and_test(scenes):
     train, test = data.load("scenes", scenes, size=16)
     assert (train.name, train.split, test.split) == ("scenes", "train", "test")
     assert train.classes == test.classes == ("airport_inside", "bar")
@@ -43,14 +43,14 @@ def test_the_lists_say_which_images(scenes):
     assert (train.mean, train.std) == (test.mean, test.std)
 
 
-def test_they_are_resized_as_those_of_a_folder(scenes):
+def test_images_are_resized_like_read_folder(scenes):
     folder = data.read_folder(scenes / "Images", size=8)  # a 2, a_1, a_3, b_1, …
     train, test = data.load("scenes", scenes, size=8)
     assert torch.equal(train.images[[2, 1, 0]], folder.images[[0, 1, 3]])
     assert torch.equal(test.images[1], folder.images[2])
 
 
-def test_files_that_cannot_be_read(scenes):
+def test_unreadable_files_are_named_or_skipped(scenes):
     broken = scenes / "Images" / "bar" / "b_1.jpg"
     broken.write_text("no image")
     assert "b_1.jpg' is not an image" in error_of(scenes)
@@ -58,7 +58,7 @@ def test_files_that_cannot_be_read(scenes):
     assert train.skipped == (str(broken),) and train.labels.tolist() == [0, 0, 1]
 
 
-def test_what_is_missing_is_said(scenes, tmp_path):
+def test_missing_inputs_are_named(scenes, tmp_path):
     assert "give one size for all (--data.size" in error_of(scenes, size=None)
     assert "needs a folder (a folder with Images/" in error_of(None)
     assert "no folder" in error_of(scenes / "nowhere")
@@ -73,7 +73,7 @@ def test_what_is_missing_is_said(scenes, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         ("", "has no lines; expected an image"),
         ("\n \n", "has no lines"),
@@ -82,12 +82,12 @@ def test_what_is_missing_is_said(scenes, tmp_path):
         ("bar/b_9.jpg\n", "1 of the 1 images that TestImages.txt names are missing"),
     ],
 )
-def test_lists_that_are_malformed(scenes, text, said):
+def test_malformed_lists_are_named(scenes, text, expected):
     (scenes / "TestImages.txt").write_text(text)
-    assert said in error_of(scenes)
+    assert expected in error_of(scenes)
 
 
-def test_a_class_for_testing_alone(scenes, write_image):
+def test_a_class_with_only_test_images_is_refused(scenes, write_image):
     write_image(scenes / "Images" / "gym" / "g.jpg")
     (scenes / "TestImages.txt").write_text("gym/g.jpg\n")
     assert "names 'gym/g.jpg', of a class that TrainImages.txt has no image of" in error_of(scenes)

@@ -30,7 +30,7 @@ def write(folder, name, content):
 
 @pytest.fixture
 def cifar10(tmp_path, monkeypatch):
-    """Some images in the layout of CIFAR-10, which torchvision is made to take for the whole."""
+    """A few images in the layout of CIFAR-10, with torchvision's checksums replaced."""
     folder = tmp_path / "cifar-10-batches-py"
     names = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
     entries = []
@@ -45,7 +45,7 @@ def cifar10(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_names():
+def test_names_lists_all_data_sets_sorted():
     assert {*data.names()} >= {
         "cifar10",
         "cifar100",
@@ -66,14 +66,14 @@ def test_names():
     assert data.names() == sorted(data.names())
 
 
-def test_clutter_takes_its_options():
+def test_load_passes_options_to_clutter():
     splits = data.load("clutter", train=20, test=10, cue=0.5, seed=3)
     same = data.clutter(train=20, test=10, cue=0.5, seed=3)
     assert torch.equal(splits.train.images, same.train.images) and torch.equal(splits.test.regions, same.test.regions)
 
 
 @pytest.mark.parametrize("inside", [False, True])
-def test_cifar10(cifar10, inside):
+def test_cifar10_is_read_from_its_files(cifar10, inside):
     splits = data.load("cifar10", cifar10 / "cifar-10-batches-py" if inside else cifar10)
     assert splits.train.images.shape == (20, 3, 32, 32) and splits.test.images.shape == (4, 3, 32, 32)
     assert torch.equal(splits.test.images, torch.from_numpy(pixels(4, 32, 5)))
@@ -83,11 +83,11 @@ def test_cifar10(cifar10, inside):
     assert splits.train.images.is_contiguous()
 
 
-def test_cifar10_that_is_there_is_not_downloaded_again(cifar10):
+def test_an_existing_cifar10_is_not_downloaded_again(cifar10):
     assert len(data.load("cifar10", cifar10, download=True).train) == 20
 
 
-def test_stl10(tmp_path, monkeypatch):
+def test_stl10_is_read_from_its_files(tmp_path, monkeypatch):
     folder = tmp_path / "stl10_binary"
     images = pixels(3, 96, 0)
     stored = images.transpose(0, 1, 3, 2).tobytes()  # column by column
@@ -111,24 +111,24 @@ def test_stl10(tmp_path, monkeypatch):
         ("stl10", "STL10", "stl10_binary"),
     ],
 )
-def test_a_published_set_that_is_not_there(tmp_path, name, title, files):
+def test_a_missing_published_data_set_is_named(tmp_path, name, title, files):
     message = error_of(name, tmp_path)
     assert message.startswith(f"{title} not found under {str(tmp_path)!r}") and files in message
     assert "--data.folder" in message and "--data.download true" in message
 
 
-def test_without_a_folder_the_cache_is_looked_in(tmp_path, monkeypatch):
+def test_the_cache_is_the_default_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert str(tmp_path / "regard") in error_of("cifar100")
 
 
-def test_a_corrupted_published_set(cifar10):
+def test_a_corrupted_published_data_set_is_named(cifar10):
     (cifar10 / "cifar-10-batches-py" / "data_batch_3").write_bytes(b"cut short")
     message = error_of("cifar10", cifar10)
     assert "incomplete or corrupted" in message and "cifar-10-batches-py" in message
 
 
-def test_a_download_that_fails(tmp_path, monkeypatch):
+def test_a_failed_download_is_one_line(tmp_path, monkeypatch):
     def fail(self):
         raise urllib.error.URLError("no network\nhere")
 
@@ -137,19 +137,19 @@ def test_a_download_that_fails(tmp_path, monkeypatch):
     assert "could not be downloaded" in message and "no network here" in message
 
 
-def test_an_unknown_name_lists_the_known():
+def test_an_unknown_name_suggests_the_nearest():
     message = error_of("cifar-10")
     assert "did you mean 'cifar10'" in message and "clutter" in message
 
 
-def test_options_that_a_set_does_not_have(tmp_path):
+def test_unknown_options_are_named(tmp_path):
     assert "did you mean 'cue'" in error_of("clutter", cues=0.5)
     assert "'cifar10' has no options" in error_of("cifar10", tmp_path, cue=0.5)
     assert "known: memory_limit" in error_of("folder", tmp_path, cue=0.5)
     assert "leave size out" in error_of("clutter", size=32)
 
 
-def test_clutter_is_not_read_from_a_folder(tmp_path):
+def test_clutter_takes_no_folder(tmp_path):
     assert "--data.name folder" in error_of("clutter", tmp_path)
 
 

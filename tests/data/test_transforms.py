@@ -19,12 +19,12 @@ def noise(width, height, seed=0):
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
-def shown(transform, image):
-    """uint8 (h, w, 3)."""
+def output(transform, image):
+    """The transformed pixels, uint8 (h, w, 3)."""
     return transform.image(image).permute(1, 2, 0).numpy()
 
 
-def steps_of_timm(transform, mean=(0.485, 0.456, 0.406)):
+def timm_transform(transform, mean=(0.485, 0.456, 0.406)):
     return create_transform(
         transform.size,
         crop_pct=transform.crop_pct,
@@ -35,21 +35,21 @@ def steps_of_timm(transform, mean=(0.485, 0.456, 0.406)):
     )
 
 
-def of_timm(transform, image, mean=(0.485, 0.456, 0.406)):
-    return steps_of_timm(transform, mean)(image).permute(1, 2, 0).numpy()
+def by_timm(transform, image, mean=(0.485, 0.456, 0.406)):
+    return timm_transform(transform, mean)(image).permute(1, 2, 0).numpy()
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
 @pytest.mark.parametrize("size", [(32, 32), (24, 40), (33, 21)])
-def test_pixels_are_those_of_timm(mode, interpolation, size):
+def test_pixels_match_timm(mode, interpolation, size):
     mean = (0.485, 0.456, 0.406)
     fill = tuple(round(255 * value) for value in mean)
     for crop_pct in (1.0, 0.875, 0.9, 0.95, 1.2):
         transform = Transform(size, crop_pct, mode, interpolation, fill)
         for width, height in ((32, 32), (50, 37), (37, 50), (41, 101), (9, 13), (31, 34), (1, 3), (64, 48)):
             image = noise(width, height)
-            assert np.array_equal(shown(transform, image), of_timm(transform, image, mean)), (crop_pct, width, height)
+            assert np.array_equal(output(transform, image), by_timm(transform, image, mean)), (crop_pct, width, height)
 
 
 sizes = st.integers(1, 90)
@@ -64,42 +64,42 @@ transforms = st.builds(
 
 @given(transforms, sizes, sizes)
 @settings(max_examples=300, deadline=None)
-def test_pixels_are_those_of_timm_whatever_the_sizes(transform, width, height):
+def test_pixels_match_timm_at_any_size(transform, width, height):
     image = noise(width, height)
     try:
-        found = shown(transform, image)
+        actual = output(transform, image)
     except InputError:
         with pytest.raises(ValueError):  # timm's own resize fails as well
-            of_timm(transform, image)
+            by_timm(transform, image)
     else:
-        assert np.array_equal(found, of_timm(transform, image, mean=(0, 0, 0)))
+        assert np.array_equal(actual, by_timm(transform, image, mean=(0, 0, 0)))
 
 
 @pytest.mark.parametrize("crop_pct", [0.875, 0.9, 1.0])
-def test_pixels_are_those_of_timm_at_usual_sizes(crop_pct):
+def test_pixels_match_timm_at_common_sizes(crop_pct):
     for width, height in ((500, 375), (333, 500), (640, 427)):
         transform = Transform((224, 224), crop_pct, interpolation="bicubic")
         image = noise(width, height)
-        assert np.array_equal(shown(transform, image), of_timm(transform, image))
+        assert np.array_equal(output(transform, image), by_timm(transform, image))
 
 
 # The region
 
 
-def by_hand(transform, mask):
-    """The region, pixel by pixel, in fractions."""
+def expected_region(transform, mask):
+    """The expected region, computed pixel by pixel in exact fractions."""
     height, width = mask.shape
-    new_width, new_height = steps_of_timm(transform).transforms[0](Image.new("L", (width, height))).size
+    new_width, new_height = timm_transform(transform).transforms[0](Image.new("L", (width, height))).size
     left, top = (
         -((crop - length) // 2) if crop > length else round((length - crop) / 2)
         for length, crop in ((new_width, transform.size[1]), (new_height, transform.size[0]))
     )
 
-    def footprint(place, length, new_length):
-        """The pixels that a place covers, each with how much of it."""
+    def footprint(position, length, new_length):
+        """The source pixels that an output pixel covers, each with its share of the area."""
         if new_length >= length:
-            return [(math.floor(Fraction(2 * place + 1, 2) * length / new_length), Fraction(1))]
-        low, high = Fraction(place * length, new_length), Fraction((place + 1) * length, new_length)
+            return [(math.floor(Fraction(2 * position + 1, 2) * length / new_length), Fraction(1))]
+        low, high = Fraction(position * length, new_length), Fraction((position + 1) * length, new_length)
         parts = [(i, min(high, i + 1) - max(low, i)) for i in range(math.floor(low), math.ceil(high))]
         return [(i, part / (high - low)) for i, part in parts]
 
@@ -125,19 +125,19 @@ def by_hand(transform, mask):
     st.integers(0, 9),
 )
 @settings(max_examples=60, deadline=None)
-def test_a_pixel_is_in_the_region_if_half_of_what_it_covers_is(transform, width, height, seed):
+def test_a_pixel_is_in_the_region_if_half_of_its_area_is(transform, width, height, seed):
     generator = np.random.default_rng(seed)
     mask = generator.random((height, width)) < generator.choice([0.2, 0.5, 0.8])
     try:
-        found = transform.mask(mask)
+        actual = transform.mask(mask)
     except InputError:
         return
-    expected = by_hand(transform, mask)
-    assert found.dtype == np.bool_ and np.array_equal(found, expected)
+    expected = expected_region(transform, mask)
+    assert actual.dtype == np.bool_ and np.array_equal(actual, expected)
 
 
 def blob(width, height):
-    """An ellipse off the centre, tilted."""
+    """A tilted ellipse off the centre."""
     y, x = np.mgrid[:height, :width]
     u, v = (x - 0.45 * width) / (0.3 * width), (y - 0.6 * height) / (0.25 * height)
     return (u + 0.3 * v) ** 2 + v**2 < 1
@@ -154,10 +154,10 @@ def test_image_and_region_line_up(mode, size, shape):
     mask = blob(*shape)
     for interpolation in ("bilinear", "box", "bicubic"):
         transform = Transform(size, 0.875, mode, interpolation)
-        region, image = transform.mask(mask), shown(transform, white(mask))[:, :, 0] >= 128
+        region, image = transform.mask(mask), output(transform, white(mask))[:, :, 0] >= 128
         assert region.any()
         differing = region ^ image
-        # Only pixels with both kinds around them may differ.
+        # Only pixels with both values in their neighbourhood may differ.
         padded = np.pad(region, 1, mode="edge")
         around = np.stack([padded[i : i + size[0], j : j + size[1]] for i in range(3) for j in range(3)])
         assert not (differing & (around.all(0) | ~around.any(0))).any()
@@ -166,56 +166,56 @@ def test_image_and_region_line_up(mode, size, shape):
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("shape", [(20, 14), (13, 21), (30, 24), (24, 24)])
-def test_enlarged_by_nearest_they_are_the_same(mode, shape):
-    # Sizes at which no centre falls between two pixels, where Pillow's rounding decides.
+def test_nearest_upsampling_of_image_and_region_is_equal(mode, shape):
+    # At these sizes no centre falls between two pixels, where Pillow's rounding would decide.
     mask = np.random.default_rng(0).random(shape[::-1]) > 0.5
     transform = Transform((24, 40) if mode == "squash" else (32, 32), 1.0, mode, "nearest")
-    assert np.array_equal(transform.mask(mask), shown(transform, white(mask))[:, :, 0] == 255)
+    assert np.array_equal(transform.mask(mask), output(transform, white(mask))[:, :, 0] == 255)
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_an_edge_that_moves_moves_the_region_with_the_image(mode):
+def test_a_moving_edge_moves_region_and_image_together(mode):
     width, height = 97, 61
     transform = Transform((32, 32), 0.9, mode, "box")
     for edge in range(width + 1):
         mask = np.zeros((height, width), dtype=bool)
         mask[:, edge:] = True
-        pixels = shown(transform, white(mask))[:, :, 0].astype(int)
-        # The box filter weighs whole pixels, so that only values near the half may fall to the other side.
+        pixels = output(transform, white(mask))[:, :, 0].astype(int)
+        # The box filter weighs whole pixels, so only values near one half may be on the wrong side.
         region = transform.mask(mask)
         inside, outside = pixels[region], pixels[~region]
         assert not inside.size or inside.min() >= 70
         assert not outside.size or outside.max() <= 185
 
 
-def test_a_single_pixel_that_moves_is_found_where_the_image_shows_it():
+def test_a_single_pixel_has_the_same_position_in_image_and_region():
     transform = Transform((40, 48), 0.9, "center", "nearest")
-    for place in range(0, 20 * 25, 7):
+    for position in range(0, 20 * 25, 7):
         mask = np.zeros((20, 25), dtype=bool)
-        mask.flat[place] = True
-        assert np.array_equal(transform.mask(mask), shown(transform, white(mask))[:, :, 0] == 255)
+        mask.flat[position] = True
+        assert np.array_equal(transform.mask(mask), output(transform, white(mask))[:, :, 0] == 255)
 
 
-def test_whole_and_empty_regions_stay_so_but_for_the_padding():
+def test_full_and_empty_regions_stay_so_except_for_padding():
     full = np.ones((30, 70), dtype=bool)
     for mode in MODES:
         transform = Transform((32, 32), 0.875, mode, fill=(0, 0, 0))
-        assert np.array_equal(transform.mask(full), shown(transform, white(full))[:, :, 0] == 255)
+        assert np.array_equal(transform.mask(full), output(transform, white(full))[:, :, 0] == 255)
         assert not transform.mask(~full).any()
     assert transform.mask(full).sum() < 32 * 32  # the border
 
 
-# What it is made of
+# Options
 
 
 def test_without_a_size_nothing_changes():
     image, mask = noise(13, 7), np.random.default_rng(0).random((7, 13)) > 0.5
-    assert np.array_equal(shown(Transform(), image), np.asarray(image))
+    assert np.array_equal(output(Transform(), image), np.asarray(image))
     assert np.array_equal(Transform().mask(mask), mask)
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "expected"),
     [
         ({"size": (0, 5)}, "size is"),
         ({"size": 224}, "height and width"),
@@ -228,13 +228,13 @@ def test_without_a_size_nothing_changes():
         ({"fill": (0, 0, 256)}, "fill"),
     ],
 )
-def test_wrong_options_are_named(options, said):
+def test_invalid_options_are_named(options, expected):
     with pytest.raises(InputError, match=".") as caught:
         Transform(**options)
-    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert expected in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_an_image_too_long_and_narrow_to_resize():
+def test_images_that_are_too_narrow_to_resize_are_refused():
     with pytest.raises(InputError, match="60000 x 1 pixels is too long and narrow"):
         Transform((224, 224)).image(Image.new("RGB", (60000, 1)))
     with pytest.raises(InputError, match="too long and narrow"):

@@ -15,40 +15,40 @@ from regard.errors import InputError
 
 
 class Dying:
-    """Ends the process that reads the third part."""
+    """Kills the process that reads the third item."""
 
     def __getitem__(self, request):
         if request == 2:
-            time.sleep(1)  # until the second part is on the way: a thread of its own sends it
+            time.sleep(1)  # until a separate thread has started to send the second item
             os.kill(os.getpid(), signal.SIGKILL)
         return torch.full((4,), request)
 
 
 class Failing:
-    """Fails by an error that the end of a process gives, too."""
+    """Raises the error that a dead worker also causes."""
 
     def __getitem__(self, request):
         raise EOFError("not enough bytes")
 
 
-def test_a_process_that_ends_with_a_part_on_the_way_is_one_line(monkeypatch):
-    parts = Workers(Dying(), 1).read(range(4))
+def test_a_worker_that_dies_while_sending_is_one_line(monkeypatch):
+    items = Workers(Dying(), 1).read(range(4))
     before = set(multiprocessing.active_children())
-    assert next(parts).tolist() == [0] * 4  # the process goes on to the third part; the second is in its memory
-    (own,) = set(multiprocessing.active_children()) - before
-    watching = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's, which would say it first
+    assert next(items).tolist() == [0] * 4  # the worker reads the third item; the second is in its memory
+    (worker,) = set(multiprocessing.active_children()) - before
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's handler would report it first
     try:
-        own.join(30)
-        seen = iter([True])  # as for a moment of its end, when nobody sees it yet
-        monkeypatch.setattr(own, "is_alive", lambda: next(seen, False))
+        worker.join(30)
+        alive = iter([True])  # a moment in which the process is dead and not yet known to be
+        monkeypatch.setattr(worker, "is_alive", lambda: next(alive, False))
         with pytest.raises(InputError, match="a DataLoader worker died") as caught:
-            list(parts)
+            list(items)
     finally:
-        signal.signal(signal.SIGCHLD, watching)
+        signal.signal(signal.SIGCHLD, handler)
     assert isinstance(caught.value.__cause__, EOFError | ConnectionError)
     assert "\n" not in str(caught.value) and "--workers" in str(caught.value)
 
 
-def test_an_error_of_what_is_read_is_not_taken_for_the_end_of_a_process():
+def test_eof_errors_of_the_data_set_are_not_reported_as_dead_workers():
     with pytest.raises(EOFError, match="not enough bytes"):
         list(Workers(Failing(), 1).read(range(4)))

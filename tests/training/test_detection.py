@@ -43,7 +43,7 @@ def weights(run: Path) -> bytes:
 
 
 class Killed(training.Hook):
-    """Saves a checkpoint within the second epoch, and ends the run a step later."""
+    """Saves a checkpoint within the second epoch and ends the run one step later."""
 
     def after_step(self, loop: Loop) -> None:
         if (loop.epoch, loop.step) == (1, 1):
@@ -52,9 +52,9 @@ class Killed(training.Hook):
             raise KeyboardInterrupt
 
 
-def test_a_run_records_losses_and_ap_and_resumes_to_the_same_weights(scenes, tmp_path) -> None:
-    what = recipe(scenes, "--ema=0.9", "--schedule.accumulate=2")
-    whole = training.train(what, tmp_path / "whole")
+def test_a_run_records_losses_and_ap_and_resumes_exactly(scenes, tmp_path) -> None:
+    plan = recipe(scenes, "--ema=0.9", "--schedule.accumulate=2")
+    whole = training.train(plan, tmp_path / "whole")
     row = whole.row
     assert row is not None and 0 <= row["test_box_ap"] <= 1 and row["test_images"] == 3
     terms = ("classifier", "box_reg", "objectness", "rpn_box_reg")
@@ -62,34 +62,34 @@ def test_a_run_records_losses_and_ap_and_resumes_to_the_same_weights(scenes, tmp
     assert "accuracy" not in row and "test_accuracy" not in row
 
     with pytest.raises(KeyboardInterrupt):
-        training.train(what, tmp_path / "cut", hooks=[Killed()])
-    resumed = training.train(what, tmp_path / "cut", resume=True)
+        training.train(plan, tmp_path / "cut", hooks=[Killed()])
+    resumed = training.train(plan, tmp_path / "cut", resume=True)
     assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
     assert resumed.row is not None and resumed.row["loss"] == row["loss"]
 
 
-def test_a_loss_that_is_nan_stops_the_run(scenes, tmp_path, monkeypatch) -> None:
+def test_a_nan_gradient_stops_the_run(scenes, tmp_path, monkeypatch) -> None:
     clip = Loop.clip
 
-    def spoilt(loop: Loop) -> torch.Tensor:
+    def clip_nan(loop: Loop) -> torch.Tensor:
         gradient = loop.parameters[0].grad
         assert gradient is not None
         gradient[0] = math.nan
         return clip(loop)
 
-    monkeypatch.setattr(Loop, "clip", spoilt)
+    monkeypatch.setattr(Loop, "clip", clip_nan)
     with pytest.raises(InputError, match="NaN or infinite in epoch 1, step 1"):
         training.train(recipe(scenes), tmp_path / "run")
 
 
 @pytest.mark.parametrize("detector", ["faster-rcnn", "mask-rcnn", "retinanet"])
-def test_the_losses_of_a_batch_are_the_mean_of_those_of_its_parts(scenes, detector) -> None:
-    """So that several processes, and several parts of a batch, learn the same as one."""
+def test_batch_losses_are_the_mean_of_micro_batch_losses(scenes, detector) -> None:
+    """Several processes and several micro-batches therefore learn the same as one."""
     options = "{strides: [4], channels: 8, frozen_stages: 0}" if detector == "retinanet" else SMALL
-    what = recipe(scenes, f"--model.detector={detector}", f"--model.detector_options={options}")
+    plan = recipe(scenes, f"--model.detector={detector}", f"--model.detector_options={options}")
     with Processes("cpu") as processes:
         torch.manual_seed(0)
-        task = training.Detection.create(what, training.Detection.load_data(what.data), processes)
+        task = training.Detection.create(plan, training.Detection.load_data(plan.data), processes)
         task.student.train()
         batch = next(iter(task.loader.epoch(0)))
         whole = task.objective(*task.inputs(batch, 5, 0.0))
@@ -100,7 +100,7 @@ def test_the_losses_of_a_batch_are_the_mean_of_those_of_its_parts(scenes, detect
                 "mask",
                 "box_reg",
                 "classifier",
-            ):  # means over boxes, of which images have different numbers
+            ):  # means over boxes, whose number differs between images
                 assert loss.item() == pytest.approx(sum(half.terms[name].item() for half in halves) / 2, rel=1e-4)
 
 
@@ -112,19 +112,19 @@ def test_the_command_line_trains_evaluates_and_draws(scenes, tmp_path, capsys, m
     trained = json.loads(capsys.readouterr().out)
     assert main(["detect", "evaluate", "run", "--json", "--workers=0", "--quiet", "--out=found"]) == 0
     assert sorted(path.name for path in Path("found").iterdir()) == ["1-run-boxes.json", "1-run-masks.json"]
-    overall = [one for one in json.loads(capsys.readouterr().out)["results"] if one["class"] is None]
-    assert [one["kind"] for one in overall] == ["boxes", "masks"]
+    overall = [row for row in json.loads(capsys.readouterr().out)["results"] if row["class"] is None]
+    assert [row["kind"] for row in overall] == ["boxes", "masks"]
     assert overall[0]["AP"] == pytest.approx(trained["test_box_ap"], abs=1e-12)
     assert (
         main(["detect", "predict", str(scenes / "val2017"), "--model=run", "--out=seen", "--score=0", "--quiet"]) == 0
     )
     index = json.loads((tmp_path / "seen" / "detections.json").read_text())
-    assert len(index["images"]) == 3 and all((tmp_path / "seen" / one["picture"]).is_file() for one in index["images"])
+    assert len(index["images"]) == 3 and all((tmp_path / "seen" / row["picture"]).is_file() for row in index["images"])
     for image in index["images"]:
-        for one in image["detections"]:
-            left, top, right, bottom = one["box"]
+        for row in image["detections"]:
+            left, top, right, bottom = row["box"]
             assert 0 <= left <= right <= 64 and 0 <= top <= bottom <= 64
-            assert one["class"] in ("disc", "box") and one["mask"]["size"] == [64, 64]
+            assert row["class"] in ("disc", "box") and row["mask"]["size"] == [64, 64]
     assert (
         main(["detect", "predict", str(scenes / "val2017" / "000.png"), "--model=run", "--out=none", "--score=1"]) == 0
     )
@@ -135,24 +135,25 @@ def test_the_command_line_trains_evaluates_and_draws(scenes, tmp_path, capsys, m
     for command in (["evaluate", "run"], ["gates", "run"]):
         assert main([*command, "--quiet"]) == 2
         assert "detector" in capsys.readouterr().err
-    monkeypatch.setattr("regard.detection.evaluate", None)  # refused before
+    monkeypatch.setattr("regard.detection.evaluate", None)  # refused before the evaluation
     assert main(["detect", "evaluate", "run", "--quiet", "--out=found"]) == 2
     assert "1-run-boxes.json exists already" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("theirs", ["se", None])
-def test_attention_begins_as_the_weights_of_the_backbone_have_it(theirs, scenes, tmp_path, capsys) -> None:
-    source = models.create("cifar-resnet11", 5, attention=theirs)
+@pytest.mark.parametrize("source_attention", ["se", None])
+def test_attention_starts_from_the_backbone_weights_or_as_identity(source_attention, scenes, tmp_path, capsys) -> None:
+    source = models.create("cifar-resnet11", 5, attention=source_attention)
     models.write_weights(source, tmp_path / "backbone.safetensors", {})
     options = ("--model.attention=se", f"--model.pretrained={tmp_path / 'backbone.safetensors'}", "--schedule.epochs=1")
     run = training.train(recipe(scenes, *options), tmp_path / "run").run.folder
-    start = "identity" if theirs is None else "published"
+    start = "identity" if source_attention is None else "published"
     assert training.Run.open(run).recipe.model.attention_start == start
-    detector = training.load_pretrained(run).model()  # built again
+    detector = training.load_pretrained(run).model()  # rebuilt from the run
     assert all(
-        isinstance(m, attention.IdentityStart) == (theirs is None) for m in attention.attached(detector).values()
+        isinstance(module, attention.IdentityStart) == (source_attention is None)
+        for module in attention.attached(detector).values()
     )
     assert main(["complexity", str(run), "--image-size", "64", "--json"]) == 0
-    plain, ours = json.loads(capsys.readouterr().out)
-    assert ours["detector"] == "faster-rcnn"
-    assert ours["parameters"] > plain["parameters"]
+    plain, attached = json.loads(capsys.readouterr().out)
+    assert attached["detector"] == "faster-rcnn"
+    assert attached["parameters"] > plain["parameters"]

@@ -1,5 +1,5 @@
 """Faults in a run: damaged or foreign checkpoints, a full disk, unreadable images, NaN and infinity, too little memory.
-The run ends with an error of one line, and nothing is lost."""
+The run ends with a one-line error, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ def recipe(*options: str) -> training.Recipe:
 
 @pytest.fixture(scope="module")
 def splits() -> data.Splits:
-    """96 training images of the built-in set, three steps an epoch, and 20 test images."""
+    """96 training images of clutter, three steps per epoch, and 20 test images."""
     return data.load("clutter", train=96, test=20)
 
 
 @pytest.fixture(scope="module")
 def whole(splits, tmp_path_factory) -> Run:
-    """A run that nothing happens to."""
+    """An uninterrupted run."""
     return training.train(recipe(), tmp_path_factory.mktemp("whole") / "run", splits=splits).run
 
 
 @pytest.fixture
 def unfinished(whole, tmp_path) -> Run:
-    """As it was after two epochs of three."""
+    """The run as it was after two of three epochs."""
     run = Run(shutil.copytree(whole.folder, tmp_path / "unfinished"))
     (run.checkpoints / "step-000000009.pt").unlink()
     run.weights().unlink()
@@ -61,8 +61,8 @@ def contents(run: Run) -> dict[str, bytes]:
     return {str(path.relative_to(run.folder)): path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
 
 
-def fails(plan: training.Recipe, run: Run | Path, splits: data.Splits | None, *words: str, **how: bool) -> str:
-    """The error of a run, of one line and with these words."""
+def assert_fails(plan: training.Recipe, run: Run | Path, splits: data.Splits | None, *words: str, **how: bool) -> str:
+    """Asserts that a run fails with a one-line error that contains these words, and returns it."""
     with pytest.raises(InputError) as caught:
         training.train(plan, run.folder if isinstance(run, Run) else run, splits=splits, **how)
     message = str(caught.value)
@@ -72,53 +72,53 @@ def fails(plan: training.Recipe, run: Run | Path, splits: data.Splits | None, *w
     return message
 
 
-def goes_on(plan: training.Recipe, run: Run | Path, splits: data.Splits, whole: Run) -> None:
-    """Resumed, it ends with the weights of the run that nothing happened to, and leaves nothing half written."""
+def assert_resumes(plan: training.Recipe, run: Run | Path, splits: data.Splits, whole: Run) -> None:
+    """Asserts that a resumed run ends with the weights of the uninterrupted one and leaves no partial files."""
     again = training.train(plan, run.folder if isinstance(run, Run) else run, splits=splits, resume=True)
     assert again.finished
     assert again.run.weights().read_bytes() == whole.weights().read_bytes()
     assert not list(again.run.folder.rglob(".*.part"))
 
 
-def test_any_byte_of_a_checkpoint_flipped_is_noticed_or_of_no_effect(whole, tmp_path) -> None:
+def test_flipped_checkpoint_bits_are_detected_or_harmless(whole, tmp_path) -> None:
     newest = max(whole.checkpoints.iterdir())
     expected = read_newest(whole.checkpoints, print)
-    moments, refused = random.Random("bytes"), 0
+    generator, refused = random.Random("bytes"), 0
     for _ in range(100):
         damaged = bytearray(newest.read_bytes())
-        damaged[moments.randrange(len(damaged))] ^= 1 << moments.randrange(8)
+        damaged[generator.randrange(len(damaged))] ^= 1 << generator.randrange(8)
         (tmp_path / newest.name).write_bytes(damaged)
         try:
-            found = read_newest(tmp_path, lambda line: None)
+            state = read_newest(tmp_path, lambda line: None)
         except InputError:
             refused += 1
-        else:  # it was in the padding between two parts
-            torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
+        else:  # the bit was in the padding between two parts
+            torch.testing.assert_close(state, expected, rtol=0, atol=0, equal_nan=True)
     assert refused > 80
 
 
-def test_epochs_of_another_length_are_named(splits, unfinished) -> None:
-    """As where another number of processes leaves another last batch out."""
+def test_epochs_of_a_different_length_are_refused(splits, unfinished) -> None:
+    """For example, another number of processes may drop another last batch."""
     newest = max(unfinished.checkpoints.iterdir())
     state = torch.load(newest, weights_only=True)
     torch.save({**state, "steps": 2, "processes": 4}, newest)
     before = contents(unfinished)
-    fails(recipe(), unfinished, splits, "2 steps with 4 processes, and has 3 with 1", resume=True)
+    assert_fails(recipe(), unfinished, splits, "2 steps with 4 processes, and has 3 with 1", resume=True)
     assert contents(unfinished) == before
 
 
 def resumed_by_two(folders: list[Path]) -> list[int]:
-    """The epochs from which two processes go on that see these folders."""
-    given: list[Any] = [None, None]
+    """The epochs from which two processes resume that read these checkpoint folders."""
+    values: list[Any] = [None, None]
     together = threading.Barrier(2, timeout=60)
 
     def rank(own: int) -> int:
         def of_all(value: Any) -> list[Any]:
-            given[own] = value
+            values[own] = value
             together.wait()
-            values = list(given)
+            gathered = list(values)
             together.wait()
-            return values
+            return gathered
 
         state = read_newest(folders[own], lambda line: None, of_all)
         assert state is not None
@@ -129,7 +129,7 @@ def resumed_by_two(folders: list[Path]) -> list[int]:
 
 
 @pytest.mark.parametrize("failing", [0, 1])
-def test_of_two_processes_one_fails_to_read_once_and_both_go_on_from_the_same_step(failing, whole, monkeypatch) -> None:
+def test_both_processes_resume_alike_if_one_fails_to_read(failing, whole, monkeypatch) -> None:
     reads: list[Path] = []
 
     def glitch(path: Path) -> Any:
@@ -143,8 +143,8 @@ def test_of_two_processes_one_fails_to_read_once_and_both_go_on_from_the_same_st
     assert len(reads) == 4
 
 
-def test_two_processes_that_see_other_files_do_not_go_on_from_them(whole, tmp_path, monkeypatch) -> None:
-    """As one of them sees what was there before; it is asked for the files that the first one sees."""
+def test_processes_ignore_checkpoints_that_differ_between_them(whole, tmp_path, monkeypatch) -> None:
+    """One process sees stale files, and is asked for the files that the first process sees."""
     other = shutil.copytree(whole.checkpoints, tmp_path / "checkpoints")
     older, newest = sorted(other.iterdir())
     monkeypatch.setattr(
@@ -164,13 +164,13 @@ def test_checkpoints_of_another_run_are_refused(options, splits, unfinished, tmp
     for path in other.checkpoints.iterdir():
         shutil.copy(path, unfinished.checkpoints)
     before = contents(unfinished)
-    fails(recipe(), unfinished, splits, "the checkpoint in", str(unfinished.folder), resume=True)
+    assert_fails(recipe(), unfinished, splits, "the checkpoint in", str(unfinished.folder), resume=True)
     assert contents(unfinished) == before
 
 
 @contextmanager
-def room(size: int) -> Iterator[None]:
-    """Within it, no file can grow larger than so many bytes: writing more fails, as on a full disk."""
+def file_size_limit(size: int) -> Iterator[None]:
+    """Limits file sizes to this many bytes, so that writing more fails as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -180,22 +180,22 @@ def room(size: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("size", [400_000, 200_000], ids=["weights fit", "nothing fits"])
-def test_a_full_disk_leaves_what_was_there(size, splits, whole, unfinished) -> None:
+def test_a_full_disk_keeps_the_previous_checkpoints(size, splits, whole, unfinished) -> None:
     before = contents(unfinished)
-    with room(size):
-        fails(recipe(), unfinished, splits, "could not be written", "File too large", resume=True)
+    with file_size_limit(size):
+        assert_fails(recipe(), unfinished, splits, "could not be written", "File too large", resume=True)
     after = contents(unfinished)
     assert all(after[name] == content for name, content in before.items() if name.startswith("checkpoints"))
     assert not list(unfinished.folder.rglob(".*.part"))
-    goes_on(recipe(), unfinished, splits, whole)
+    assert_resumes(recipe(), unfinished, splits, whole)
 
 
 @pytest.mark.parametrize("size", [400_000, 200_000], ids=["weights fit", "nothing fits"])
-def test_no_checkpoint_is_promised_where_there_is_none(size, splits, whole, tmp_path) -> None:
-    with room(size):
-        message = fails(recipe(), tmp_path / "run", splits, "could not be written", "File too large")
+def test_a_full_disk_error_promises_no_missing_checkpoint(size, splits, whole, tmp_path) -> None:
+    with file_size_limit(size):
+        message = assert_fails(recipe(), tmp_path / "run", splits, "could not be written", "File too large")
     assert "previous checkpoint" not in message and "is kept" not in message
-    goes_on(recipe(), tmp_path / "run", splits, whole)
+    assert_resumes(recipe(), tmp_path / "run", splits, whole)
 
 
 @pytest.fixture
@@ -216,68 +216,68 @@ def files(splits, tmp_path) -> Path:
 
 def test_unreadable_images_are_named_or_skipped_and_counted(files, tmp_path) -> None:
     broken = {str(path) for path in sorted((files / "train").rglob("*.jpg"))[:90:30]}
-    about = ["--data.name=files", f"--data.folder={files}", "--data.size=32", "--data.workers=0"]
-    message = fails(recipe(*about), tmp_path / "run", None, "--data.unreadable skip")
+    data_options = ["--data.name=files", f"--data.folder={files}", "--data.size=32", "--data.workers=0"]
+    message = assert_fails(recipe(*data_options), tmp_path / "run", None, "--data.unreadable skip")
     assert any(path in message for path in broken)
 
-    plan = recipe(*about, "--data.unreadable=skip", "--schedule.epochs=2")
+    plan = recipe(*data_options, "--data.unreadable=skip", "--schedule.epochs=2")
     run = training.train(plan, tmp_path / "run", overwrite=True).run
     assert [row["unreadable"] for row in run.metrics()] == [3, 3]
-    named = (run.folder / "unreadable.txt").read_text().splitlines()
-    assert len(named) == 3 and all(any(path in line for line in named) for path in broken)
+    lines = (run.folder / "unreadable.txt").read_text().splitlines()
+    assert len(lines) == 3 and all(any(path in line for line in lines) for path in broken)
 
 
-def spoil(monkeypatch: pytest.MonkeyPatch, step: int, how: Callable[[Loop], object]) -> None:
-    """Has something happen to a loop at a step, after the backward pass."""
+def inject(monkeypatch: pytest.MonkeyPatch, step: int, fault: Callable[[Loop], object]) -> None:
+    """Calls `fault` on the loop at one step, after the backward pass."""
     clip = Loop.clip
 
-    def spoilt(loop: Loop) -> torch.Tensor:
+    def clip_with_fault(loop: Loop) -> torch.Tensor:
         if loop.steps_done == step:
-            how(loop)
+            fault(loop)
         return clip(loop)
 
-    monkeypatch.setattr(Loop, "clip", spoilt)
+    monkeypatch.setattr(Loop, "clip", clip_with_fault)
 
 
-def an_infinite_gradient(loop: Loop) -> None:
+def make_gradient_infinite(loop: Loop) -> None:
     gradient = loop.parameters[0].grad
     assert gradient is not None
     gradient[0] = float("inf")
 
 
-def weights_that_are_no_numbers(loop: Loop) -> None:
+def make_weights_nan(loop: Loop) -> None:
     loop.parameters[0].data[0] = float("nan")
 
 
 @pytest.mark.parametrize(
-    ("how", "what"),
-    [(an_infinite_gradient, "gradient"), (weights_that_are_no_numbers, "loss")],
+    ("fault", "quantity"),
+    [(make_gradient_infinite, "gradient"), (make_weights_nan, "loss")],
     ids=["gradient", "loss"],
 )
-def test_stopped_by_numbers_that_are_none_it_can_go_on(how, what, splits, whole, tmp_path, monkeypatch) -> None:
-    with monkeypatch.context() as spoiling:
-        spoil(spoiling, 4, how)
-        fails(
+def test_a_run_stopped_by_nan_or_infinity_can_resume(fault, quantity, splits, whole, tmp_path, monkeypatch) -> None:
+    with monkeypatch.context() as patched:
+        inject(patched, 4, fault)
+        assert_fails(
             recipe(),
             tmp_path / "run",
             splits,
-            f"the {what} is NaN or infinite in epoch 2",
+            f"the {quantity} is NaN or infinite in epoch 2",
             "checkpoint is kept",
         )
-    goes_on(recipe(), tmp_path / "run", splits, whole)
+    assert_resumes(recipe(), tmp_path / "run", splits, whole)
 
 
-def test_steps_without_a_finite_gradient_are_left_out_and_counted(splits, tmp_path, monkeypatch) -> None:
-    spoil(monkeypatch, 4, an_infinite_gradient)
+def test_steps_without_finite_gradients_are_skipped_and_counted(splits, tmp_path, monkeypatch) -> None:
+    inject(monkeypatch, 4, make_gradient_infinite)
     run = training.train(recipe("--nonfinite=skip"), tmp_path / "run", splits=splits).run
     assert [row["skipped_steps"] for row in run.metrics()] == [0, 1, 0]
     assert all(value.isfinite().all() for value in run.model().state_dict().values())
 
 
-def test_a_run_of_nothing_but_skipped_steps_is_given_up(splits, tmp_path) -> None:
-    """Also where an epoch has fewer steps than are skipped before that."""
+def test_too_many_consecutive_skipped_steps_end_the_run(splits, tmp_path) -> None:
+    """The limit is counted across epochs, which may have fewer steps."""
     plan = recipe("--nonfinite=skip", "--optimizer.lr=1e9", "--schedule.batch_size=8", "--schedule.epochs=8")
-    fails(plan, tmp_path / "run", splits, "is NaN or infinite", "consecutive steps")
+    assert_fails(plan, tmp_path / "run", splits, "is NaN or infinite", "consecutive steps")
 
 
 @pytest.mark.parametrize(
@@ -291,23 +291,23 @@ def test_a_run_of_nothing_but_skipped_steps_is_given_up(splits, tmp_path) -> Non
     ],
     ids=["GPU", "CPU", "Python"],
 )
-def test_without_memory_it_says_what_to_change(error, splits, whole, unfinished, monkeypatch) -> None:
-    def full(loop: Loop) -> None:
+def test_out_of_memory_errors_suggest_what_to_change(error, splits, whole, unfinished, monkeypatch) -> None:
+    def fail(loop: Loop) -> None:
         raise error
 
-    with monkeypatch.context() as spoiling:
-        spoil(spoiling, 7, full)
+    with monkeypatch.context() as patched:
+        inject(patched, 7, fail)
         plan = recipe()
         words = ("memory is full", "schedule.batch_size is 32", "schedule.accumulate is 1", "bfloat16")
-        fails(plan, unfinished, splits, *words, resume=True)
-    goes_on(recipe(), unfinished, splits, whole)
+        assert_fails(plan, unfinished, splits, *words, resume=True)
+    assert_resumes(recipe(), unfinished, splits, whole)
 
 
-def test_other_errors_are_not_taken_for_a_lack_of_memory(splits, tmp_path, monkeypatch) -> None:
-    def wrong(loop: Loop) -> None:
+def test_other_runtime_errors_are_not_reported_as_out_of_memory(splits, tmp_path, monkeypatch) -> None:
+    def fail(loop: Loop) -> None:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    spoil(monkeypatch, 1, wrong)
+    inject(monkeypatch, 1, fail)
     with pytest.raises(RuntimeError, match="mat1 and mat2") as caught:
         training.train(recipe(), tmp_path / "run", splits=splits)
     assert not isinstance(caught.value, InputError)

@@ -27,7 +27,7 @@ def trained(folder, splits: data.Splits, *options: str) -> Run:
 
 @pytest.fixture(scope="module")
 def source(splits, tmp_path_factory) -> Run:
-    """With attention in two stages that is not as it starts."""
+    """A run with trained attention in two stages."""
     run = trained(
         tmp_path_factory.mktemp("source") / "run",
         splits,
@@ -42,25 +42,25 @@ def weights(run: Run) -> dict[str, torch.Tensor]:
     return {name: value for name, value in load_file(run.weights()).items() if "running" not in name}
 
 
-def near(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], names) -> bool:
+def all_close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], names) -> bool:
     return all(torch.allclose(one[name], other[name], atol=1e-6) for name in names if "num_batches" not in name)
 
 
-def test_a_run_begins_as_another_ended_with_its_attention(source, splits, tmp_path) -> None:
+def test_a_run_starts_from_the_final_weights_and_attention_of_another(source, splits, tmp_path) -> None:
     run = trained(tmp_path / "run", splits, f"--model.pretrained={source.folder}")
-    assert near(weights(run), weights(source), weights(source))
+    assert all_close(weights(run), weights(source), weights(source))
     model = run.recipe.model
     assert (model.name, model.attention, model.gate, model.attention_stages) == (
         *("wrn-10-0.25", "se", "sub-attention", [2, 3]),
     )
     assert (model.pretrained, model.attention_start) == (str(source.folder), "published")
     assert list(attention.attached(run.model())) == list(attention.attached(source.model()))
-    again = trained(tmp_path / "again", splits, f"--model.pretrained={run.folder}")  # of a run that was one itself
-    assert near(weights(again), weights(source), weights(source))
+    second = trained(tmp_path / "again", splits, f"--model.pretrained={run.folder}")  # itself fine-tuned
+    assert all_close(weights(second), weights(source), weights(source))
 
 
 def test_another_number_of_classes_gets_a_new_classifier(source, splits, tmp_path) -> None:
-    three = data.Splits(*(_classes(images, 3) for images in splits))
+    three = data.Splits(*(with_classes(images, 3) for images in splits))
     notes: list[str] = []
     network = like_source(
         load_recipe(None, [f"--model.pretrained={source.folder}"]).model, training.DataRecipe(), notes.append
@@ -70,18 +70,18 @@ def test_another_number_of_classes_gets_a_new_classifier(source, splits, tmp_pat
     run = trained(tmp_path / "run", three, f"--model.pretrained={source.folder}", "--model.frozen=[conv0,group0]")
     before, after = weights(source), weights(run)
     assert after["fc.weight"].shape == (3, 16)
-    assert near(after, before, [name for name in before if not name.startswith("fc.")])
+    assert all_close(after, before, [name for name in before if not name.startswith("fc.")])
     assert all(torch.equal(after[name], before[name]) for name in before if name.startswith(("conv0", "group0")))
 
 
-def _classes(images: data.InMemoryDataset, count: int) -> data.InMemoryDataset:
+def with_classes(images: data.InMemoryDataset, count: int) -> data.InMemoryDataset:
     part = images.subset((images.labels < count).nonzero().flatten())
     return data.InMemoryDataset(
         part.images, part.labels, part.classes[:count], part.name, part.split, part.mean, part.std, part.regions
     )
 
 
-def test_attention_that_the_source_does_not_have_begins_as_the_identity(splits, tmp_path) -> None:
+def test_attention_missing_from_the_source_starts_as_identity(splits, tmp_path) -> None:
     plain = trained(tmp_path / "plain", splits, "--model.name=wrn-10-0.25")
     notes: list[str] = []
     network = load_recipe(None, [f"--model.pretrained={plain.folder}", "--model.attention=eca"]).model
@@ -94,21 +94,21 @@ def test_attention_that_the_source_does_not_have_begins_as_the_identity(splits, 
     assert len(attention.attached(model)) == 3 and any("eca" in note for note in notes)
 
 
-def test_files_and_names_are_sources(tmp_path) -> None:
+def test_files_and_names_can_be_sources(tmp_path) -> None:
     model = models.create("wrn-10-0.25", 10, attention="eca")
     models.save_pretrained(model, tmp_path / "kept")
     network = load_recipe(None, [f"--model.pretrained={tmp_path / 'kept'}"]).model
     network = like_source(network, training.DataRecipe(), print)
     assert (network.name, network.attention) == ("wrn-10-0.25", "eca")
-    started = initial_network(network, 10, print)
-    assert all(torch.equal(value, model.state_dict()[name]) for name, value in started.state_dict().items())
+    start = initial_network(network, 10, print)
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in start.state_dict().items())
     torch.save(models.create("wrn-10-0.25", 10).state_dict(), tmp_path / "file.pt")
     network = load_recipe(None, [f"--model.pretrained=wrn-10-0.25={tmp_path / 'file.pt'}"]).model
     assert like_source(network, training.DataRecipe(), print).name == "wrn-10-0.25"
     assert load_recipe(None, ["--model.pretrained=true"]).model.pretrained is True
 
 
-def test_what_cannot_be_a_start_is_one_line(source, splits, tmp_path, capsys) -> None:
+def test_unsuitable_sources_are_one_line(source, splits, tmp_path, capsys) -> None:
     for options in (
         [f"--model.pretrained={tmp_path / 'nothing'}"],
         [f"--model.pretrained={source.folder}", "--model.name=resnet18"],

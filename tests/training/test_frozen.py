@@ -28,7 +28,7 @@ def norms(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def step(model: nn.Module) -> None:
-    """One step of training, far enough to change whatever can change."""
+    """One training step, large enough to change every trainable value."""
     model.train()
     optimizer = make_optimizer(model, training.OptimizerRecipe(lr=0.1, weight_decay=0.1))
     generator = torch.Generator().manual_seed(0)
@@ -41,18 +41,18 @@ def changed(model: nn.Module, before: dict[str, torch.Tensor]) -> set[str]:
     return {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
 
 
-def test_frozen_layers_stay_as_they_are_and_the_others_learn() -> None:
+def test_frozen_layers_are_unchanged_and_the_others_learn() -> None:
     model = network()
     freeze(model, FROZEN)
     before = copy.deepcopy(model.state_dict())
     step(model)
-    moved = changed(model, before)
-    assert not any(name.startswith(FROZEN) for name in moved)
-    assert moved == {name for name in before if not name.startswith(FROZEN)}
+    updated = changed(model, before)
+    assert not any(name.startswith(FROZEN) for name in updated)
+    assert updated == {name for name in before if not name.startswith(FROZEN)}
     assert all(p.grad is None for name, p in model.named_parameters() if name.startswith(FROZEN))
 
 
-def test_fixed_norms_stay_as_they_are() -> None:
+def test_fixed_norms_are_unchanged() -> None:
     model = network()
     freeze(model, fixed_norms=True)
     before = copy.deepcopy(model.state_dict())
@@ -61,7 +61,7 @@ def test_fixed_norms_stay_as_they_are() -> None:
     assert changed(model, before) == {name for name in before if not name.startswith(inside)}
 
 
-def test_a_fixed_norm_goes_by_its_statistics_in_training() -> None:
+def test_fixed_norms_use_running_statistics_in_training() -> None:
     model = network()
     for norm in norms(model).values():
         norm.running_mean.uniform_(-1, 1)
@@ -76,12 +76,12 @@ def test_a_fixed_norm_goes_by_its_statistics_in_training() -> None:
 
 
 def fixed(model: nn.Module, prefix: tuple[str, ...] = ("",)) -> bool:
-    """Whether exactly these norms are in evaluation mode in training."""
+    """Whether exactly these norms stay in evaluation mode during training."""
     model.train()
     return all(norm.training != name.startswith(prefix) for name, norm in norms(model).items())
 
 
-def test_training_mode_does_not_undo_it() -> None:
+def test_training_mode_does_not_unfreeze() -> None:
     model = network()
     freeze(model, FROZEN)
     assert fixed(model, FROZEN) and model.training
@@ -95,19 +95,19 @@ def test_training_mode_does_not_undo_it() -> None:
     assert norm.train() is norm and norm.train(False) is norm and norm.eval() is norm and not norm.training
 
 
-@pytest.mark.parametrize("how", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
-def test_copies_are_fixed_themselves(how) -> None:
+@pytest.mark.parametrize("copy_model", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_copies_are_frozen_too(copy_model) -> None:
     model = network()
     freeze(model, FROZEN)
-    other = how(model)
+    other = copy_model(model)
     assert fixed(other, FROZEN)
-    assert other.group0.block0.bn0.train() is other.group0.block0.bn0  # and not that of the first
+    assert other.group0.block0.bn0.train() is other.group0.block0.bn0  # and not the norm of the original
     assert {n for n, p in other.named_parameters() if p.requires_grad} == {
         n for n, p in model.named_parameters() if p.requires_grad
     }
 
 
-def test_a_state_dict_knows_nothing_of_it() -> None:
+def test_freezing_does_not_change_the_state_dict() -> None:
     model, plain = network(), network()
     freeze(model, FROZEN, fixed_norms=True)
     assert list(model.state_dict()) == list(plain.state_dict())
@@ -116,7 +116,7 @@ def test_a_state_dict_knows_nothing_of_it() -> None:
     assert fixed(model)
 
 
-def test_compiled_it_is_the_same() -> None:
+def test_a_compiled_model_stays_frozen() -> None:
     model = network()
     freeze(model, FROZEN)
     compiled = torch.compile(model, backend="eager")
@@ -124,23 +124,23 @@ def test_compiled_it_is_the_same() -> None:
     before = copy.deepcopy(model.state_dict())
     images = torch.randn(4, 3, 32, 32)
     assert torch.equal(compiled(images), model(images))
-    moved = changed(model, before)
-    assert moved and not any(name.startswith(FROZEN) for name in moved)
+    updated = changed(model, before)
+    assert updated and not any(name.startswith(FROZEN) for name in updated)
     assert fixed(compiled._orig_mod, FROZEN)
 
 
-def test_norms_of_timm_and_of_attention_are_fixed() -> None:
-    """They are subclasses, with an activation, or belong to attention modules."""
+def test_norms_of_timm_and_attention_modules_are_fixed() -> None:
+    """These norms are subclasses with an activation, or belong to attention modules."""
     for name, options in (("efficientnet_lite0", {}), ("cifar-resnet11", {"attention": "coord"})):
         model = models.create(name, 10, **options)
         freeze(model, fixed_norms=True)
-        found = [part for part in model.train().modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
-        assert len(found) > 5 and not any(norm.training for norm in found)
-        assert not any(p.requires_grad for norm in found for p in norm.parameters())
+        batch_norms = [part for part in model.train().modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+        assert len(batch_norms) > 5 and not any(norm.training for norm in batch_norms)
+        assert not any(p.requires_grad for norm in batch_norms for p in norm.parameters())
 
 
 @pytest.mark.parametrize(
-    ("frozen", "fixed_norms", "words"),
+    ("frozen", "fixed_norms", "expected"),
     [
         (["grup0"], False, "model.frozen: unknown layer 'grup0'; near: group0"),
         (["group0", ""], False, "unknown layer ''"),
@@ -149,16 +149,16 @@ def test_norms_of_timm_and_of_attention_are_fixed() -> None:
         (["conv0", "group0.block0.conv0"], False, None),
     ],
 )
-def test_what_is_wrong_is_said_in_a_line(frozen, fixed_norms, words) -> None:
-    if words is None:
+def test_invalid_layers_are_one_line(frozen, fixed_norms, expected) -> None:
+    if expected is None:
         freeze(network(), frozen, fixed_norms=fixed_norms)
         return
     with pytest.raises(InputError) as caught:
         freeze(network(), frozen, fixed_norms=fixed_norms)
-    assert words in str(caught.value) and "\n" not in str(caught.value)
+    assert expected in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_a_network_without_batch_norms_has_none_to_fix() -> None:
+def test_fixed_norms_need_batch_norms_and_other_parameters() -> None:
     with pytest.raises(InputError, match="has no batch norms"):
         freeze(nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4)), fixed_norms=True)
     with pytest.raises(InputError, match="model.fixed_norms leave no parameter"):
@@ -178,7 +178,7 @@ def splits() -> data.Splits:
     return data.load("clutter", train=96, test=40)
 
 
-def test_recipes_say_it(tmp_path) -> None:
+def test_recipes_can_freeze_layers_and_norms(tmp_path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text("model: {name: wrn-10-1, frozen: [conv0, group0], fixed_norms: true}\n")
     recipe = load_recipe(path, ["--schedule.epochs=3"])
@@ -189,40 +189,40 @@ def test_recipes_say_it(tmp_path) -> None:
         make_model(load_recipe(path, ["--model.frozen=[groupo]"]), 10)
 
 
-def test_a_run_with_frozen_layers(splits, tmp_path) -> None:
+def test_a_run_trains_only_the_layers_not_frozen(splits, tmp_path) -> None:
     recipe = plan("--model.frozen=[conv0, group0]", "--model.fixed_norms=true")
     torch.manual_seed(recipe.seed)
     before = make_model(recipe, 10).state_dict()
     run = training.train(recipe, tmp_path / "run", splits=splits).run
     model = run.model()
-    moved = changed(model, before)
-    assert moved and not any(name.startswith(FROZEN) or ".bn" in name for name in moved)
-    # To look into it everything is as in any other network.
+    updated = changed(model, before)
+    assert updated and not any(name.startswith(FROZEN) or ".bn" in name for name in updated)
+    # The loaded model behaves like any other network.
     assert all(p.requires_grad for p in model.parameters()) and not any(p.training for p in model.modules())
     assert fixed(model, ()) and torch.isfinite(maps.GradCAM(model.eval(), "group0")(torch.randn(2, 3, 32, 32))).all()
     score = training.evaluate(run.model(), data.create_loader(splits.test, 40))
     assert score.accuracy == pytest.approx(run.metrics()[-1]["test_accuracy"])
 
 
-def test_resumed_it_ends_with_the_same_weights(splits, tmp_path) -> None:
+def test_a_resumed_run_ends_with_the_same_weights(splits, tmp_path) -> None:
     recipe = plan("--model.frozen=[conv0, group0]")
     whole = training.train(recipe, tmp_path / "whole", splits=splits).run
     shutil.copytree(whole.folder, tmp_path / "again")
     newest = max((tmp_path / "again" / "checkpoints").iterdir(), key=lambda path: int(path.stem.split("-")[1]))
     newest.unlink()
-    again = training.train(recipe, tmp_path / "again", splits=splits, resume=True).run
-    assert whole.weights().read_bytes() == again.weights().read_bytes()
+    resumed = training.train(recipe, tmp_path / "again", splits=splits, resume=True).run
+    assert whole.weights().read_bytes() == resumed.weights().read_bytes()
     with pytest.raises(InputError, match=r"model.frozen was \['conv0', 'group0'\] and is \[\]"):
         training.train(plan(), tmp_path / "again", splits=splits, resume=True)
 
 
-def test_runs_and_imported_files_from_before_still_open(splits, tmp_path) -> None:
+def test_older_runs_and_imported_files_still_open(splits, tmp_path) -> None:
     run = training.train(plan("--schedule.epochs=1"), tmp_path / "run", splits=splits).run
     recipe = run.folder / "recipe.yaml"
     lines = recipe.read_text().splitlines(keepends=True)
-    kept = [line for line in lines if not line.strip().startswith(("frozen:", "fixed_norms:", "scale:"))]
-    assert len(kept) == len(lines) - 3
-    recipe.write_text("".join(kept))
+    remaining = [line for line in lines if not line.strip().startswith(("frozen:", "fixed_norms:", "scale:"))]
+    assert len(remaining) == len(lines) - 3
+    recipe.write_text("".join(remaining))
     assert run.recipe.model.frozen == [] and run.recipe.augmentation.scale is None
     run.model()
     imported = training.import_weights(run.weights(), run.recipe.model, tmp_path / "imported.safetensors")

@@ -29,7 +29,7 @@ def trained(folder, splits: data.Splits, *options: str) -> Run:
 
 
 def test_guidance_lowers_the_energy_outside(splits, tmp_path) -> None:
-    """Of the attention map and of the class activation map; what is not guided does not come down as far."""
+    """Of the attention map and of the class activation map."""
     for kind in ("attention", "cam"):
         options = (f"--guidance.maps={kind}", "--schedule.epochs=5", "--augmentation.flip=false")
         rows = trained(tmp_path / kind, splits, *options, "--guidance.weight=5").metrics()
@@ -38,7 +38,7 @@ def test_guidance_lowers_the_energy_outside(splits, tmp_path) -> None:
         )
 
 
-def test_parts_of_a_batch_have_the_guidance_of_the_whole(splits, tmp_path) -> None:
+def test_accumulated_micro_batches_have_the_guidance_of_the_whole_batch(splits, tmp_path) -> None:
     options = ("--model.fixed_norms=true", "--guidance.share=0.3")
     whole = trained(tmp_path / "whole", splits, *options)
     parts = trained(tmp_path / "parts", splits, *options, "--schedule.accumulate=4")
@@ -47,7 +47,7 @@ def test_parts_of_a_batch_have_the_guidance_of_the_whole(splits, tmp_path) -> No
         torch.testing.assert_close(load_file(parts.weights())[name], value, rtol=1e-3, atol=2e-5)
 
 
-def test_the_same_images_are_annotated_whatever_the_seed(splits, tmp_path, monkeypatch) -> None:
+def test_the_annotated_images_do_not_depend_on_the_seed(splits, tmp_path, monkeypatch) -> None:
     seen: list[torch.Tensor] = []
     monkeypatch.setattr(training.classification, "Guided", lambda: Recorded(seen))
     for seed in (0, 1):
@@ -60,7 +60,7 @@ def test_the_same_images_are_annotated_whatever_the_seed(splits, tmp_path, monke
 
 @pytest.mark.slow
 @pytest.mark.parametrize("maps", ["cam", "attention", "gate"])
-def test_a_compiled_step_has_the_loss_and_gradients_of_an_eager_one(maps, monkeypatch) -> None:
+def test_a_compiled_step_matches_an_eager_one(maps, monkeypatch) -> None:
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     model = models.create("wrn-10-0.25", 10, attention="cbam", attention_stages=(3,)).train()
     images, labels = torch.randn(4, 3, 16, 16), torch.arange(4)
@@ -71,7 +71,7 @@ def test_a_compiled_step_has_the_loss_and_gradients_of_an_eager_one(maps, monkey
         objective = transfer.Objective(
             deepcopy(model), None, beta=0, guidance=3.0, guidance_maps=maps, image_size=16, compile=compile
         )
-        for step in range(2):  # the second as the first: hooks and statistics of batch norms are kept
+        for step in range(2):  # the second step checks that hooks and batch norm statistics persist
             losses = objective(images, labels, step / 2, regions)
             losses.total.backward()
         totals.append([losses.total.detach(), losses.terms["guidance"].detach()])
@@ -111,19 +111,19 @@ class Recorded(training.hooks.Guided):
     ],
     ids=" ".join,
 )
-def test_what_cannot_be_guided_is_one_line(options, splits, tmp_path) -> None:
+def test_invalid_guidance_is_one_line(options, splits, tmp_path) -> None:
     with pytest.raises(InputError) as caught:
         trained(tmp_path, splits, *options)
     assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
 
 
-def test_sets_without_regions_are_refused(splits, tmp_path) -> None:
+def test_data_sets_without_regions_are_refused(splits, tmp_path) -> None:
     train = splits.train
-    bare = data.InMemoryDataset(
+    without_regions = data.InMemoryDataset(
         train.images, train.labels, train.classes, train.name, train.split, train.mean, train.std
     )
     with pytest.raises(InputError, match="regions"):
-        trained(tmp_path, data.Splits(bare, bare))
+        trained(tmp_path, data.Splits(without_regions, without_regions))
     sources.class_folders(tmp_path / "files")
     sources.shards(tmp_path / "wds")
     for name in ("files", "wds"):

@@ -1,4 +1,4 @@
-"""Additions to training: a hook, a term of the loss, a tracker that continues the same run when resumed."""
+"""Extensions of training: hooks, loss terms, and trackers that continue the same run when resumed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def splits() -> data.Splits:
 
 
 class Noise(training.Hook):
-    """A training trick: noise on the images, that falls with every step."""
+    """Adds noise to the images, less with every step."""
 
     def __init__(self) -> None:
         self.strength, self.calls = 0.1, []
@@ -57,7 +57,7 @@ class Noise(training.Hook):
         self.strength = state["strength"]
 
 
-def test_a_hook_takes_part_and_goes_on_where_it_was(splits, tmp_path) -> None:
+def test_a_hook_changes_training_and_resumes_its_state(splits, tmp_path) -> None:
     def train(name: str, epochs: int, hook: training.Hook) -> Run:
         recipe = load_recipe(None, [*SMALL, f"--schedule.epochs={epochs}"])
         return training.train(recipe, tmp_path / name, splits=splits, resume=True, hooks=[hook]).run
@@ -72,8 +72,8 @@ def test_a_hook_takes_part_and_goes_on_where_it_was(splits, tmp_path) -> None:
         train("plain", 3, Noise())
 
 
-class Falling(training.Hook):
-    """Makes the weights smaller after every epoch, each time less; its state is empty until then."""
+class Shrink(training.Hook):
+    """Shrinks the weights after every epoch, each time less; its state is empty before the first."""
 
     def __init__(self, first: float) -> None:
         self.first, self.state = first, {}
@@ -90,12 +90,12 @@ class Falling(training.Hook):
         self.state = state
 
 
-def test_what_hooks_do_after_an_epoch_is_in_its_checkpoint(splits, tmp_path) -> None:
-    """Also of two hooks of one class, whose state is empty as they begin."""
+def test_changes_of_hooks_after_an_epoch_are_in_its_checkpoint(splits, tmp_path) -> None:
+    """Two hooks of one class start with an empty state."""
 
     def train(name: str, epochs: int) -> Run:
         recipe = load_recipe(None, [*SMALL, f"--schedule.epochs={epochs}"])
-        hooks = [Falling(0.1), Falling(0.3)]
+        hooks = [Shrink(0.1), Shrink(0.3)]
         return training.train(recipe, tmp_path / name, splits=splits, resume=True, hooks=hooks).run
 
     whole = train("whole", 3)
@@ -103,7 +103,7 @@ def test_what_hooks_do_after_an_epoch_is_in_its_checkpoint(splits, tmp_path) -> 
     assert train("parts", 3).weights().read_bytes() == whole.weights().read_bytes()
 
 
-def test_the_run_folder_is_brought_elsewhere_after_every_checkpoint(splits, tmp_path) -> None:
+def test_upload_is_called_after_every_checkpoint(splits, tmp_path) -> None:
     def upload(folder: Path) -> None:
         shutil.copytree(folder, tmp_path / "elsewhere", dirs_exist_ok=True)
         uploads.append(len(Run(folder).metrics()))
@@ -116,7 +116,7 @@ def test_the_run_folder_is_brought_elsewhere_after_every_checkpoint(splits, tmp_
 
 
 class Wandb(accelerate.tracking.GeneralTracker):
-    """In place of accelerate's, which needs an account: keeps what it was made with."""
+    """Replaces accelerate's tracker, which needs an account, and records its options."""
 
     name, requires_logging_directory = "wandb", False
     made: list[dict[str, Any]] = []
@@ -132,7 +132,7 @@ class Wandb(accelerate.tracking.GeneralTracker):
     def finish(self) -> None: ...
 
 
-def test_a_run_keeps_its_id_for_trackers_wherever_it_lies(splits, tmp_path, monkeypatch) -> None:
+def test_a_moved_run_keeps_its_tracker_id(splits, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("accelerate.utils.is_wandb_available", lambda: True)
     monkeypatch.setitem(accelerate.tracking.LOGGER_TYPE_TO_CLASS, "wandb", Wandb)
     monkeypatch.setattr(Wandb, "made", [])
@@ -146,21 +146,21 @@ def test_a_run_keeps_its_id_for_trackers_wherever_it_lies(splits, tmp_path, monk
     train("moved", 2, resume=True)
     train("a/run", 1)
     train("a/run", 1, overwrite=True)
-    first, moved, another, anew = (options["id"] for options in Wandb.made)
-    assert first == moved and len({first, another, anew}) == 3
+    first, moved, another, overwritten = (options["id"] for options in Wandb.made)
+    assert first == moved and len({first, another, overwritten}) == 3
 
 
-def test_a_run_of_deterministic_algorithms_leaves_torch_as_it_was(splits, tmp_path) -> None:
-    class Seen(training.Hook):
+def test_a_deterministic_run_restores_the_settings_of_torch(splits, tmp_path) -> None:
+    class Recorder(training.Hook):
         def after_step(self, loop: Loop) -> None:
-            seen.append((torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.deterministic))
+            states.append((torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.deterministic))
 
-    for asked in (True, False):
-        seen: list[tuple[bool, bool]] = []
+    for deterministic in (True, False):
+        states: list[tuple[bool, bool]] = []
         before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.deterministic, dict(os.environ)
-        recipe = load_recipe(None, [*SMALL, "--schedule.epochs=1", f"--deterministic={asked}"])
-        training.train(recipe, tmp_path / str(asked), splits=splits, hooks=[Seen()])
-        assert set(seen) == {(asked, asked)}
+        recipe = load_recipe(None, [*SMALL, "--schedule.epochs=1", f"--deterministic={deterministic}"])
+        training.train(recipe, tmp_path / str(deterministic), splits=splits, hooks=[Recorder()])
+        assert set(states) == {(deterministic, deterministic)}
         after = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.deterministic, dict(os.environ)
         assert after == before
 
@@ -174,7 +174,7 @@ def confidence(step: ForwardPass) -> Tensor:
 '''
 
 
-def test_a_term_of_the_loss_is_a_function_and_a_field(tmp_path, monkeypatch) -> None:
+def test_a_loss_term_is_a_function_and_a_recipe_field(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["train", *SMALL, "--schedule.epochs=1", "--run=older"]) == 0
 
@@ -185,23 +185,23 @@ def test_a_term_of_the_loss_is_a_function_and_a_field(tmp_path, monkeypatch) -> 
     recipe.write_text(recipe.read_text().replace(field, f"{field}    confidence: WeightValue = 0.0\n"))
     run = "from regard.cli import main; import sys; sys.exit(main(sys.argv[1:7]) or main(sys.argv[7:]))"
     resumed = ["train", "--run=older", "--resume", "--schedule.epochs=2", "--device=cpu", "--threads=1"]
-    anew = ["train", *SMALL, "--schedule.epochs=1", "--run=new", "--transfer.confidence=0.5"]
-    done = subprocess.run(
-        [sys.executable, "-c", run, *resumed, *anew],
+    fresh = ["train", *SMALL, "--schedule.epochs=1", "--run=new", "--transfer.confidence=0.5"]
+    process = subprocess.run(
+        [sys.executable, "-c", run, *resumed, *fresh],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": str(tmp_path / "copy")},
     )
-    assert done.returncode == 0, done.stderr
-    assert "resumed older at epoch 2" in done.stderr
+    assert process.returncode == 0, process.stderr
+    assert "resumed older at epoch 2" in process.stderr
     assert [row["epoch"] for row in Run.open("older").metrics()] == [1, 2]
     row = json.loads(Path("new/metrics.jsonl").read_text())
     assert 0.1 <= row["confidence"] <= 1
     assert row["loss"] == pytest.approx(row["task"] + 0.5 * row["confidence"], rel=1e-5)
-    assert f"confidence {row['confidence']:.3g}" in done.stderr
+    assert f"confidence {row['confidence']:.3g}" in process.stderr
 
 
-def test_a_checkpoint_of_other_terms_is_gone_on_from(splits, tmp_path) -> None:
+def test_a_checkpoint_with_other_loss_terms_can_be_resumed(splits, tmp_path) -> None:
     recipe = load_recipe(None, [*SMALL, "--schedule.epochs=1", "--transfer.input_gradient=0.1"])
     run = training.train(recipe, tmp_path / "run", splits=splits).run
     (newest,) = run.checkpoints.iterdir()
