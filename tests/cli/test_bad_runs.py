@@ -1,4 +1,4 @@
-"""Broken and hostile run folders are named, and hide no other run."""
+"""Broken and hostile run folders: commands name them and still show the valid runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from regard.training import plain
 
 
 def write(folder: Path, seed: int = 0, accuracy: Any = 0.08) -> Path:
-    """A run of a published table, finished after 5 percent of its epochs."""
+    """Writes a run of a published table that finished with a schedule shortened to 5 percent."""
     folder.mkdir(parents=True)
     recipe = load_table("lsas-resnet29").cells["cifar10", "lsas-se"].full_recipe
     assert recipe is not None
@@ -48,7 +48,7 @@ def recipe(old: str, new: str) -> Callable[[Path], object]:
     return change
 
 
-def replaced(name: str, make: Callable[[Path], object]) -> Callable[[Path], object]:
+def replace_file(name: str, make: Callable[[Path], object]) -> Callable[[Path], object]:
     def change(run: Path) -> None:
         (run / name).unlink()
         make(run / name)
@@ -56,7 +56,7 @@ def replaced(name: str, make: Callable[[Path], object]) -> Callable[[Path], obje
     return change
 
 
-def device(path: Path) -> None:
+def link_to_device(path: Path) -> None:
     path.symlink_to("/dev/zero")
 
 
@@ -76,11 +76,11 @@ BAD: dict[str, Callable[[Path], object]] = {
     "metrics-huge-epoch": metrics(f'{{"epoch": {HUGE}, "test_accuracy": 0.5}}\n'),
     "metrics-digits": metrics(f'{{"epoch": 8, "test_accuracy": {"1" * 5000}}}\n'),
     "metrics-million": metrics('{"epoch": 1}\n' * 1_000_000),
-    "metrics-fifo": replaced("metrics.jsonl", os.mkfifo),
-    "metrics-device": replaced("metrics.jsonl", device),
-    "metrics-folder": replaced("metrics.jsonl", Path.mkdir),
-    "environment-device": replaced("environment.json", device),
-    "environment-fifo": replaced("environment.json", os.mkfifo),
+    "metrics-fifo": replace_file("metrics.jsonl", os.mkfifo),
+    "metrics-device": replace_file("metrics.jsonl", link_to_device),
+    "metrics-folder": replace_file("metrics.jsonl", Path.mkdir),
+    "environment-device": replace_file("environment.json", link_to_device),
+    "environment-fifo": replace_file("environment.json", os.mkfifo),
     "environment-not-utf8": lambda run: (run / "environment.json").write_bytes(b'{"classes": ["\xe9"]}'),
     "environment-deep": environment("[" * 100_000),
     "seed-tagged": recipe("seed: 0", "seed: !!bool foo"),
@@ -102,7 +102,7 @@ BAD: dict[str, Callable[[Path], object]] = {
     "recipe-tag": recipe("options: {}", "options: {a: !!python/name:os.system}"),
     "recipe-large": recipe("source:", "#" * 2**21 + "\nsource:"),
 }  # fmt: skip
-# Wrong in what only the report reads.
+# Faults in files and fields that only the report reads.
 BAD_IN_REPORT: dict[str, Callable[[Path], object]] = {
     "classes-number": environment('{"classes": 5}'),
     "classes-lists": environment('{"classes": [["a"]]}'),
@@ -125,7 +125,7 @@ def printed(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     return capsys.readouterr().out
 
 
-def test_bad_runs_are_named_and_hide_no_other(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_broken_runs_are_named_beside_valid_runs(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, change in BAD.items():
         change(write(store / name))
     lines = {line.split()[0]: line for line in printed(capsys, "runs", store).splitlines() if line.strip()}
@@ -139,7 +139,7 @@ def test_bad_runs_are_named_and_hide_no_other(store: Path, capsys: pytest.Captur
 
 
 @pytest.mark.slow
-def test_the_report_names_bad_runs_and_shows_the_others(
+def test_report_names_broken_runs_and_shows_valid_ones(
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, change in (BAD | BAD_IN_REPORT).items():
@@ -163,7 +163,7 @@ NAMES = [
 ]
 
 
-def test_runs_of_every_name(
+def test_hostile_run_names_are_escaped_in_every_command(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

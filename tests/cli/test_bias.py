@@ -37,31 +37,31 @@ def network(path: Path, seed: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with two networks, and pictures with masks beside them."""
+def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two networks, and images with masks."""
     folder = tmp_path_factory.mktemp("bias")
     for seed, name in enumerate(NETWORKS):
         network(folder / name, seed)
-    draws = np.random.default_rng(0)
+    generator = np.random.default_rng(0)
     for i in range(COUNT):
-        kind = ("ant", "bee", "cat")[i % 3]
-        for part in ("images", "masks"):
-            (folder / "set" / part / kind).mkdir(parents=True, exist_ok=True)
-        pixels = draws.integers(0, 256, (36, 48, 3), dtype=np.uint8)
+        class_name = ("ant", "bee", "cat")[i % 3]
+        for subfolder in ("images", "masks"):
+            (folder / "set" / subfolder / class_name).mkdir(parents=True, exist_ok=True)
+        pixels = generator.integers(0, 256, (36, 48, 3), dtype=np.uint8)
         mask = np.zeros((36, 48), np.uint8)
-        top, left = draws.integers(4, 20, 2)
+        top, left = generator.integers(4, 20, 2)
         mask[top : top + 10, left : left + 8 + i] = 255
         if i == 5:
             mask[:] = 0
-        Image.fromarray(pixels).save(folder / "set/images" / kind / f"{i:03d}.png")
-        Image.fromarray(mask).save(folder / "set/masks" / kind / f"{i:03d}.png")
+        Image.fromarray(pixels).save(folder / "set/images" / class_name / f"{i:03d}.png")
+        Image.fromarray(mask).save(folder / "set/masks" / class_name / f"{i:03d}.png")
     return folder
 
 
 @pytest.fixture
-def here(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in (*NETWORKS, "set"):
-        (tmp_path / name).symlink_to(place / name)
+        (tmp_path / name).symlink_to(data_folder / name)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -70,7 +70,7 @@ OPTIONS = ("--data=masks:set", "--batch_size=4", "--shard=8", "--workers=0")
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    """The status, the output, and of an error its line without the notes before it."""
+    """Returns the status, the output and the notes; after an error its line alone."""
     status = main(list(arguments))
     out, err = capsys.readouterr()
     errors = [line for line in err.splitlines(keepends=True) if line.startswith("regard: ")]
@@ -83,7 +83,7 @@ def same_rows(a: Results, b: Results) -> None:
         np.testing.assert_array_equal(a.rows[name], b.rows[name])
 
 
-def test_two_networks(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_networks_are_compared_and_measured_only_once(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, out, err = run(capsys, "bias", *NETWORKS, *OPTIONS, "--examples=6")
     assert status == 0, err
     folder = here / "bias-masks"
@@ -94,25 +94,25 @@ def test_two_networks(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert first.rows["label"].tolist() == [0] * 7 + [1] * 7 + [2] * 7
     assert np.array_equal(first.rows["correct"], first.rows["label"] == first.rows["predicted"])
     assert not np.array_equal(first.rows["energy_inside"], second.rows["energy_inside"])
-    whole = json.loads((folder / "report.json").read_text())
-    assert [one["model"] for one in whole["networks"].values()] == list(NETWORKS)
-    assert {one["model"] for one in whole["comparisons"]} == {NETWORKS[1]}
+    report = json.loads((folder / "report.json").read_text())
+    assert [record["model"] for record in report["networks"].values()] == list(NETWORKS)
+    assert {record["model"] for record in report["comparisons"]} == {NETWORKS[1]}
     page = (folder / "report.html").read_text()
     assert "<script" not in page and "<b>dog" not in page and page.count("data:image/") >= 6
 
-    # again: nothing is measured anew, and the same comes out
+    # A second call reuses all shards and gives the same results.
     before = {path: path.stat().st_mtime_ns for path in (folder / "shards").rglob("*.parquet")}
     assert len(before) == 2 * 3
     assert run(capsys, "bias", *NETWORKS, *OPTIONS, "--examples=0")[0] == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before
     same_rows(Results.load(folder / "first.json"), first)
 
-    # nor is anything lost to a slip
-    for slip in ("--method=gradcan", "--threshold=2", "--shard=0"):
-        assert run(capsys, "bias", *NETWORKS, *OPTIONS, "--overwrite", slip)[0] == 2
+    # Wrong options with --overwrite delete nothing.
+    for option in ("--method=gradcan", "--threshold=2", "--shard=0"):
+        assert run(capsys, "bias", *NETWORKS, *OPTIONS, "--overwrite", option)[0] == 2
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
-    # resumed from what is there
+    # Only a missing shard is measured again.
     next(iter(before)).unlink()
     assert run(capsys, "bias", *NETWORKS, *OPTIONS, "--examples=0")[0] == 0
     same_rows(Results.load(folder / "first.json"), first)
@@ -124,7 +124,7 @@ def test_two_networks(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert Results.load(folder / "first.json").method == "layercam"
 
 
-def test_maps_are_kept(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_keep_maps_stores_the_cams(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, out, err = run(capsys, "bias", NETWORKS[0], *OPTIONS, "--keep-maps", "--examples=0", "--json", "--quiet")
     assert status == 0 and err == "", err
     results = Results.load(here / "bias-masks/first.json")
@@ -132,8 +132,8 @@ def test_maps_are_kept(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(out)["results"] == results.to_records()
 
 
-def test_networks_that_cannot_be_compared(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """One of them has no focus anywhere, which is no reason to lose what was measured."""
+def test_networks_without_common_images_are_not_compared(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One network has no focus on any image; the results of both are still written."""
     torch.manual_seed(0)
     model = models.create("wrn-10-0.5", num_classes=4)
     torch.nn.init.zeros_(model.fc.weight)
@@ -146,8 +146,8 @@ def test_networks_that_cannot_be_compared(here: Path, capsys: pytest.CaptureFixt
     assert "is not compared with" in (here / "bias-masks/report.html").read_text()
 
 
-def test_preprocessing_that_is_said(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A file without it needs it said; said, it is used."""
+def test_missing_preprocessing_is_given_by_options(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file without preprocessing needs it as options, and uses them."""
     torch.manual_seed(0)
     torch.save(models.create("wrn-10-0.5", num_classes=4).state_dict(), "plain.pth")
     assert run(capsys, "import", "plain.pth", "--model=wrn-10-0.5", "--out=plain.safetensors")[0] == 0
@@ -159,7 +159,7 @@ def test_preprocessing_that_is_said(here: Path, capsys: pytest.CaptureFixture[st
     assert "size=(24, 24)" in transform and "crop_pct=1.0" in transform
 
 
-def test_two_processes_give_what_one_gives(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_processes_give_the_results_of_one(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["bias", str(here / NETWORKS[0]), f"--data=masks:{here}/set", *OPTIONS[1:], "--examples=0"]
     assert run(capsys, *arguments, f"--out={here}/one")[0] == 0
     first, second = by_torchrun([*arguments, f"--out={here}/two"], 2, here / "logs")
@@ -167,24 +167,28 @@ def test_two_processes_give_what_one_gives(here: Path, capsys: pytest.CaptureFix
     same_rows(Results.load(here / "one/first.json"), Results.load(here / "two/first.json"))
 
 
-def test_unreadable_files(here: Path, capsys: pytest.CaptureFixture[str], place: Path) -> None:
+def test_unreadable_files_are_an_error_or_skipped(
+    here: Path, capsys: pytest.CaptureFixture[str], data_folder: Path
+) -> None:
     broken = here / "broken"
     for part in ("images", "masks"):
         (broken / part).mkdir(parents=True)
         for i in range(6):
-            (broken / part / f"{i}.png").write_bytes((place / f"set/{part}/bee" / f"{1 + 3 * i:03d}.png").read_bytes())
+            (broken / part / f"{i}.png").write_bytes(
+                (data_folder / f"set/{part}/bee" / f"{1 + 3 * i:03d}.png").read_bytes()
+            )
     (broken / "images/2.png").write_bytes(b"no picture")
     arguments = ["bias", NETWORKS[0], "--data=masks:broken", "--batch_size=2", "--workers=0"]
     status, _, err = run(capsys, *arguments)
     assert status == 2 and "2.png" in err and err.count("regard: ") == 1
-    status, out, err = run(capsys, *arguments, "--unreadable=skip", "--examples=4")  # goes on
+    status, out, err = run(capsys, *arguments, "--unreadable=skip", "--examples=4")  # resumes
     assert status == 0, err
     report = Results.load(here / "bias-masks/first.json")
     assert len(report) == 5 and len(report.skipped) == 1 and "2.png" in report.skipped[0]
     assert "not readable" in out
     status, _, err = run(capsys, *arguments)
     assert status == 2 and "2.png" in err and err.count("regard: ") == 1
-    # a shard of nothing else
+    # A shard with unreadable images alone.
     (broken / "images/3.png").write_bytes(b"")
     assert run(capsys, *arguments, "--unreadable=skip", "--shard=2", "--out=two", "--examples=0")[0] == 0
     report = Results.load(here / "two/first.json")
@@ -222,14 +226,16 @@ def test_unreadable_files(here: Path, capsys: pytest.CaptureFixture[str], place:
         (["bias", NETWORKS[0], "--data=folder:set/images"], "no regions"),
     ],
 )
-def test_wrong_input(here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
+def test_wrong_input_is_a_one_line_error(
+    here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
     status, _, err = run(capsys, *arguments)
     assert status == 2 and message in err and err.count("regard: ") == 1
     assert not list(here.glob("bias-*"))
 
 
-def test_rows_of_other_contents_are_not_taken(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Though the files have the size that they had."""
+def test_shards_of_changed_files_are_not_reused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The masks change their content but not their size."""
     masks = []
     for i in range(2):
         for part in ("images", "masks"):
@@ -241,7 +247,7 @@ def test_rows_of_other_contents_are_not_taken(here: Path, capsys: pytest.Capture
         mask.save(masks[-1])
     size = max(path.stat().st_size for path in masks)
     for path in masks:
-        path.write_bytes(path.read_bytes().ljust(size, b"\0"))  # PNG ends before
+        path.write_bytes(path.read_bytes().ljust(size, b"\0"))  # the PNG ends before the padding
     arguments = ["bias", NETWORKS[0], "--data=masks:own", "--workers=0", "--examples=0"]
     assert run(capsys, *arguments)[0] == 0
     areas = Results.load(here / "bias-masks/first.json").rows["region_area"].tolist()
@@ -256,16 +262,16 @@ def test_rows_of_other_contents_are_not_taken(here: Path, capsys: pytest.Capture
 
 
 @pytest.mark.parametrize("option", [[], ["--overwrite"]])
-def test_the_files_of_a_person_stay(here: Path, capsys: pytest.CaptureFixture[str], option: list[str]) -> None:
-    own = ["shards/train-000.tar", "shards/first/notes.txt", "shards/first/000000.tar", "first.txt"]
-    for name in own:
+def test_files_of_the_user_are_kept(here: Path, capsys: pytest.CaptureFixture[str], option: list[str]) -> None:
+    names = ["shards/train-000.tar", "shards/first/notes.txt", "shards/first/000000.tar", "first.txt"]
+    for name in names:
         (here / "mine" / name).parent.mkdir(parents=True, exist_ok=True)
         (here / "mine" / name).write_text(name)
     arguments = ["bias", NETWORKS[0], *OPTIONS, "--examples=0", "--out=mine"]
     assert run(capsys, *arguments, *option)[0] == 0
     assert run(capsys, *arguments, "--method=layercam", "--overwrite")[0] == 0
     assert Results.load(here / "mine/first.json").method == "layercam"
-    assert all((here / "mine" / name).read_text() == name for name in own)
+    assert all((here / "mine" / name).read_text() == name for name in names)
 
 
 @pytest.mark.parametrize(
@@ -276,7 +282,9 @@ def test_the_files_of_a_person_stay(here: Path, capsys: pytest.CaptureFixture[st
         *((study, f"{study}.{ending}") for study in ("gates", "groups") for ending in ("html", "json")),
     ],
 )
-def test_a_file_of_a_person_in_the_way(here: Path, capsys: pytest.CaptureFixture[str], command: str, name: str) -> None:
+def test_a_user_file_at_an_output_path_is_an_error(
+    here: Path, capsys: pytest.CaptureFixture[str], command: str, name: str
+) -> None:
     option = ["--overwrite"] if command == "bias" else []
     (here / "mine" / name).parent.mkdir(parents=True)
     (here / "mine" / name).write_text('{"of": "a person"}')
@@ -288,7 +296,7 @@ def test_a_file_of_a_person_in_the_way(here: Path, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize("make", [lambda path: path.write_text("[" * 10**5), os.mkfifo], ids=["nested", "pipe"])
-def test_a_plan_that_cannot_be_read(
+def test_an_unreadable_plan_is_an_error_and_keeps_its_shards(
     here: Path, capsys: pytest.CaptureFixture[str], make: Callable[[Path], object]
 ) -> None:
     shard = here / "mine/shards/first/000000.parquet"
@@ -304,18 +312,18 @@ def test_interventions_are_in_records_files_and_page(here: Path, capsys: pytest.
     status, out, _ = run(capsys, "bias", *NETWORKS, *OPTIONS, "--interventions", "--json", "--examples=1")
     assert status == 0
     records = json.loads(out)
-    effects = {(one["model"], one["measure"]): one for one in records["interventions"]}
+    effects = {(record["model"], record["measure"]): record for record in records["interventions"]}
     assert {model for model, _ in effects} == set(NETWORKS)
     drop = effects[NETWORKS[1], "drop_mixed_other"]
     results = Results.load(here / "bias-masks/second.json")
-    known = ~np.isnan(results.rows["mixed_other"])
-    assert drop["n"] == known.sum() < COUNT  # one region is empty, whose image is also no background
+    finite = ~np.isnan(results.rows["mixed_other"])
+    assert drop["n"] == finite.sum() < COUNT  # an image with an empty region is not used as a background either
     assert drop["value"] == pytest.approx(
-        results.rows["correct"][known].mean() - results.rows["mixed_other"][known].mean(), abs=1e-6
+        results.rows["correct"][finite].mean() - results.rows["mixed_other"][finite].mean(), abs=1e-6
     )
-    between = [one for one in records["comparisons"] if one["measure"].startswith("drop_")]
-    tested = [one for one in (*records["comparisons"], *records["interventions"]) if one["p"] is not None]
-    least = min(tested, key=lambda one: one["p"])
+    between = [record for record in records["comparisons"] if record["measure"].startswith("drop_")]
+    tested = [record for record in (*records["comparisons"], *records["interventions"]) if record["p"] is not None]
+    least = min(tested, key=lambda record: record["p"])
     assert len(between) == 6 and least["p_adjusted"] == pytest.approx(len(tested) * least["p"])
     page = (here / "bias-masks/report.html").read_text()
     assert page.count('alt="') > 7 * 2 and 'id="interventions"' in page

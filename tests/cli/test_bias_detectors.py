@@ -17,7 +17,7 @@ OPTIONS = ("--data=coco:scenes", "--score=0", "--workers=0", "--method=layercam"
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with scenes, and two runs of a small detector."""
     folder = tmp_path_factory.mktemp("detectors")
     write_scenes(folder / "scenes", 2, 3)
@@ -33,9 +33,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(place)
-    return place
+def here(data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(data_folder)
+    return data_folder
 
 
 def test_two_detectors_are_measured_compared_and_shown(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -49,11 +49,11 @@ def test_two_detectors_are_measured_compared_and_shown(here: Path, capsys: pytes
         and one.provenance["region"] == "box"
         and "--detections=4" in one.provenance["options"]
     )
-    known = {
+    values = {
         (record["model"], record["part"], record["name"], record["measure"]): record for record in records["results"]
     }
-    assert known["one", "all", "", "images"]["value"] == len(one)
-    assert known["two", "all", "", "accuracy"]["value"] == two.rows["correct"].mean()
+    assert values["one", "all", "", "images"]["value"] == len(one)
+    assert values["two", "all", "", "accuracy"]["value"] == two.rows["correct"].mean()
     page = (here / "report/report.html").read_text()
     assert "rgb(255, 214, 0)" in page and "one: " in page and "two: " in page
     assert page.count('<div class="row">') == 8
@@ -74,7 +74,7 @@ def test_two_detectors_are_measured_compared_and_shown(here: Path, capsys: pytes
         (["resnet18", "--box-regions"], "--box-regions is for detectors"),
     ],
 )
-def test_what_does_not_fit_is_one_line(
+def test_wrong_options_are_a_one_line_error(
     here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     assert main(["bias", *arguments, "--out=wrong", "--workers=0", "--quiet"]) == 2
@@ -82,7 +82,7 @@ def test_what_does_not_fit_is_one_line(
     assert message in error and error.count("regard: ") == 1
 
 
-def test_detections_are_explained_in_pictures(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_explain_draws_a_map_for_each_detection(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["scenes/val2017/000.png", "--model=one", "--method=layercam", "--out=shown", "--quiet"]
     assert main(["explain", *options, "--score=0", "--top=2", "--json"]) == 0
     records = json.loads(capsys.readouterr().out)

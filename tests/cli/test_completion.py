@@ -45,7 +45,9 @@ def test_scripts_name_all_commands(shell: str, scripts: Path, capsys: pytest.Cap
         (["recipes", ""], "list show copy"),
     ],
 )
-def test_bash_completes(words: list[str], completed: str, scripts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bash_completes_commands_options_and_choices(
+    words: list[str], completed: str, scripts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     if not shutil.which("bash"):
         return
     if not (scripts / "regard.bash").exists():
@@ -55,11 +57,11 @@ def test_bash_completes(words: list[str], completed: str, scripts: Path, capsys:
     assert subprocess.run(command, cwd=scripts, capture_output=True, text=True).stdout.strip() == completed
 
 
-def test_an_unknown_shell(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_shell_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["completion", "tcsh"]) == 2
     assert "'bash', 'zsh', 'fish'" in capsys.readouterr().err
 
 
-def test_a_missing_shell_is_named(capsys) -> None:
+def test_a_missing_shell_is_an_error(capsys) -> None:
     assert main(["completion"]) == 2
     assert "SHELL is missing" in capsys.readouterr().err

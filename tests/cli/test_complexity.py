@@ -18,7 +18,7 @@ def run(capsys, *arguments: str) -> tuple[int, str, str]:
     return status, *capsys.readouterr()
 
 
-def test_a_table_of_counts_with_notes(capsys) -> None:
+def test_the_table_has_counts_overheads_and_notes(capsys) -> None:
     status, out, err = run(capsys, "resnet50", "wrn-10-1", "--attention=se,shuffle", "--no-latency")
     assert (status, err) == (0, "")
     lines = {tuple(line.split()[:2]): line.split() for line in out.splitlines() if line.strip()}
@@ -30,7 +30,7 @@ def test_a_table_of_counts_with_notes(capsys) -> None:
     assert "inference" not in out
 
 
-def test_options_of_a_module(capsys) -> None:
+def test_attention_options_reach_the_module(capsys) -> None:
     options = "--attention_options={shuffle: {groups: 4}}"
     status, out, _ = run(capsys, "wrn-10-1", "--attention=shuffle", "--no-latency", "--json", options)
     row = json.loads(out)[1]
@@ -41,13 +41,13 @@ def test_options_of_a_module(capsys) -> None:
     assert status == 2 and "options of 'shuffle', which is not among the modules: se" in err
 
 
-def test_options_of_a_network(capsys) -> None:
+def test_model_options_reach_every_network(capsys) -> None:
     options = ["--model-options={block: basic}", "--no-latency", "--json", "--num-classes=100"]
     status, out, _ = run(capsys, "cifar-resnet8x4", "cifar-resnet20", *options)
     assert status == 0 and [row["parameters"] for row in json.loads(out)] == [1_233_540, 278_324]
 
 
-def test_measured_as_csv_and_as_a_table(capsys) -> None:
+def test_latency_and_memory_are_in_csv_and_table(capsys) -> None:
     options = ["--attention=se", "--image-size=16", "--num-classes=5", "--batch-size=2", "--repeats=2", "--device=cpu"]
     status, out, err = run(capsys, "wrn-10-0.5", *options, "--format=csv")
     assert (status, err) == (0, "")
@@ -64,7 +64,7 @@ def test_measured_as_csv_and_as_a_table(capsys) -> None:
     assert status == 0 and "inference" in out and " to " in out and "batch size: 2" in out and "device: cpu" in out
 
 
-def test_json_has_the_breakdown(capsys, tmp_path) -> None:
+def test_json_counts_operations_by_kind(capsys, tmp_path) -> None:
     path = tmp_path / "costs.json"
     options = ["--attention=all", "--attention-stages=3", "--gate=sub-attention-1", "--no-latency"]
     status, out, _ = run(capsys, *options, "cifar-resnet11", f"--out={path}")
@@ -82,7 +82,7 @@ def test_json_has_the_breakdown(capsys, tmp_path) -> None:
     assert [row["attention"] for row in csv.DictReader(path.open())] == list(rows)
 
 
-def test_operators_that_are_not_counted_are_named_in_every_format(capsys, monkeypatch) -> None:
+def test_uncounted_operators_are_named_in_every_format(capsys, monkeypatch) -> None:
     plain, with_se = models.count_costs(["wrn-10-0.5"], ["se"], image_size=8)
     plain.complexity = replace(plain.complexity, uncounted={"cumsum": 2})
     monkeypatch.setattr(models, "count_costs", lambda *_, **__: [plain, with_se])
@@ -125,7 +125,7 @@ def test_operators_that_are_not_counted_are_named_in_every_format(capsys, monkey
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_wrong_input_is_one_line(capsys, tmp_path, monkeypatch, arguments, message) -> None:
+def test_wrong_input_is_a_one_line_error(capsys, tmp_path, monkeypatch, arguments, message) -> None:
     monkeypatch.chdir(tmp_path)
     status, out, err = run(capsys, *arguments)
     assert (status, out) == (2, "")
@@ -134,8 +134,8 @@ def test_wrong_input_is_one_line(capsys, tmp_path, monkeypatch, arguments, messa
     assert not list(tmp_path.iterdir())
 
 
-def test_help(capsys) -> None:
-    with pytest.raises(SystemExit) as left:
+def test_help_names_the_options(capsys) -> None:
+    with pytest.raises(SystemExit) as exit_info:
         main(["complexity", "--help"])
-    assert left.value.code == 0
+    assert exit_info.value.code == 0
     assert "--attention" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""`regard detect` and recipes of detectors with wrong input: an error of one line, and nothing is written."""
+"""Wrong input to `regard detect` and to detector recipes: a one-line error, and nothing is written."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def classifier(tmp_path: Path) -> str:
     return str(run.folder)
 
 
-def test_a_classifier_is_no_detector(classifier, tmp_path, capsys) -> None:
+def test_a_classifier_is_rejected(classifier, tmp_path, capsys) -> None:
     assert main(["detect", "evaluate", classifier]) == 2
     assert "is a classifier (cifar-resnet11)" in capsys.readouterr().err
     (tmp_path / "photo.png").touch()
@@ -43,7 +43,7 @@ def test_a_classifier_is_no_detector(classifier, tmp_path, capsys) -> None:
         (["predict", "photo.png", "--model", "a", "--per-class"], "--per-class is for regard detect evaluate"),
     ],
 )
-def test_wrong_arguments(arguments, message, capsys) -> None:
+def test_wrong_arguments_are_an_error(arguments, message, capsys) -> None:
     assert main(["detect", *arguments]) == 2
     assert message in capsys.readouterr().err
 
@@ -66,7 +66,7 @@ def test_wrong_arguments(arguments, message, capsys) -> None:
         ),
     ],
 )
-def test_fields_that_do_not_go_together(options, message) -> None:
+def test_incompatible_recipe_fields_are_an_error(options, message) -> None:
     with pytest.raises(InputError, match=message):
         training.load_recipe(None, options)
 
@@ -80,7 +80,7 @@ def test_mask_rcnn_needs_masks_and_a_detector_needs_objects(tmp_path) -> None:
         training.train(training.load_recipe(None, [*options, *data, "--model.detector=mask-rcnn"]), tmp_path / "run")
     path = scenes / "annotations" / "instances_train2017.json"
     content = json.loads(path.read_text())
-    crowds = [{**one, "iscrowd": 1} for one in content["annotations"]]
+    crowds = [{**annotation, "iscrowd": 1} for annotation in content["annotations"]]
     for objects, message in (
         (crowds, f"{len(crowds)} objects, all crowds"),
         ([], "no image of split 'train' .* has obj"),

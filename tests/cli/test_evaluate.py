@@ -1,4 +1,4 @@
-"""`regard evaluate`: runs, checkpoints and other networks, on their own and on other images."""
+"""`regard evaluate`: runs, checkpoints and other networks, on the data of their run and on other data."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    json_too = ["--json"] if "evaluate" in arguments else []
-    status = main([*arguments, *json_too, *([] if "export" in arguments else ["--device=cpu"])])
+    json_option = ["--json"] if "evaluate" in arguments else []
+    status = main([*arguments, *json_option, *([] if "export" in arguments else ["--device=cpu"])])
     return status, *capsys.readouterr()
 
 
-def numbers(out: str) -> tuple[str, str]:
-    """Accuracy and loss of the one record of `regard evaluate --json`."""
+def metrics(out: str) -> tuple[str, str]:
+    """Returns accuracy and loss from the one record of `regard evaluate --json`."""
     (record,) = json.loads(out)
     return f"{record['accuracy']:.2%}", f"{record['loss']:.4f}"
 
 
-def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+def error_line(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     status, out, err = run(capsys, *arguments)
     assert status == 2 and not out and "Traceback" not in err, out + err
     return err.splitlines()[-1]
@@ -59,29 +59,29 @@ def trained(folder: Path, *options: str) -> Run:
 
 
 def untrained(folder: Path, classes: tuple[str, ...], *options: str, seed: int = 0) -> Run:
-    """A run as if it had been trained, on data that need not be there."""
-    given = [f"--data.mean={list(MEAN)}", f"--data.std={list(STD)}", f"--model.name={NETWORK}"]
-    recipe = training.load_recipe(None, [*given, *options])
-    made = Run.create(folder, recipe, classes)
+    """Writes a run with random weights, on data that need not exist."""
+    defaults = [f"--data.mean={list(MEAN)}", f"--data.std={list(STD)}", f"--model.name={NETWORK}"]
+    recipe = training.load_recipe(None, [*defaults, *options])
+    saved_run = Run.create(folder, recipe, classes)
     torch.manual_seed(seed)
     model = training.build_network(recipe.model, len(classes))
-    for module in model.modules():  # so that scores differ by more than chance would
+    for module in model.modules():  # so that predictions differ clearly between images
         if isinstance(module, torch.nn.Linear):
             torch.nn.init.normal_(module.weight, std=1)
-    made.save_weights(model, "last", 1, 0.5)
-    return made
+    saved_run.save_weights(model, "last", 1, 0.5)
+    return saved_run
 
 
 def class_folders(folder: Path, classes: tuple[str, ...], side: int | tuple[int, int] = 32, each: int = 3) -> None:
-    """`train/` and `test/` of noise of all brightnesses."""
+    """Writes `train/` and `test/` folders with noise images of varying brightness."""
     width, height = (side, side) if isinstance(side, int) else side
-    draws = np.random.default_rng(0)
+    generator = np.random.default_rng(0)
     for split in ("train", "test"):
-        for kind in classes:
-            (folder / split / kind).mkdir(parents=True, exist_ok=True)
+        for name in classes:
+            (folder / split / name).mkdir(parents=True, exist_ok=True)
             for i in range(each):
-                pixels = draws.integers(0, draws.integers(40, 256), (height, width, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(folder / split / kind / f"{i}.png")
+                pixels = generator.integers(0, generator.integers(40, 256), (height, width, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / split / name / f"{i}.png")
 
 
 def logits(network: training.Pretrained, images: data.InMemoryDataset, mean=MEAN, std=STD) -> torch.Tensor:
@@ -90,7 +90,7 @@ def logits(network: training.Pretrained, images: data.InMemoryDataset, mean=MEAN
         return network.model()((images.images / 255 - mean) / std)
 
 
-def scored(outputs: torch.Tensor, labels: torch.Tensor) -> tuple[str, str]:
+def expected_metrics(outputs: torch.Tensor, labels: torch.Tensor) -> tuple[str, str]:
     accuracy = (outputs.argmax(1) == labels).double().mean().item()
     return f"{accuracy:.2%}", f"{F.cross_entropy(outputs, labels).item():.4f}"
 
@@ -103,112 +103,118 @@ def clutter(tmp_path_factory: pytest.TempPathFactory) -> Run:
 # Checkpoints
 
 
-def test_a_checkpoint_in_its_run(clutter: Run, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """After the last epoch it is the run."""
+def test_the_last_checkpoint_scores_like_its_run(clutter: Run, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (newest,) = sorted(clutter.checkpoints.iterdir())[-1:]
     status, out, err = run(capsys, "evaluate", str(newest))
     assert status == 0, err
     record = json.loads(out)[0]
     assert (record["model"], record["weights"], record["data"]) == (str(newest), "checkpoint", "clutter test")
     assert not err
-    assert numbers(out) == numbers(run(capsys, "evaluate", str(clutter.folder))[1])
-    about = training.load_pretrained(newest)
-    whole = training.load_pretrained(clutter.folder)
-    assert (about.classes, about.preprocessing) == (whole.classes, whole.preprocessing)
+    assert metrics(out) == metrics(run(capsys, "evaluate", str(clutter.folder))[1])
+    checkpoint_network = training.load_pretrained(newest)
+    run_network = training.load_pretrained(clutter.folder)
+    assert (checkpoint_network.classes, checkpoint_network.preprocessing) == (
+        run_network.classes,
+        run_network.preprocessing,
+    )
     status, out, err = run(capsys, "bias", str(newest), "--examples=0", "--out=there")
     assert status == 0, err
     assert (clutter.folder / f"bias-{newest.stem}.json").is_file() and not (clutter.folder / "bias.json").exists()
-    assert "one set of weights" in refused(capsys, "evaluate", str(newest), "--weights=best")
+    assert "one set of weights" in error_line(capsys, "evaluate", str(newest), "--weights=best")
 
 
-def test_a_file_of_a_person_where_the_bias_of_weights_goes(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    made = untrained(here / "run", tuple("0123456789"), CLUTTER)
-    (made.folder / "bias.json").write_text('{"of": "a person"}')
-    err = refused(capsys, "bias", "run", "--out=there", "--examples=0")
+def test_a_user_file_named_bias_json_is_not_overwritten(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    saved_run = untrained(here / "run", tuple("0123456789"), CLUTTER)
+    (saved_run.folder / "bias.json").write_text('{"of": "a person"}')
+    err = error_line(capsys, "bias", "run", "--out=there", "--examples=0")
     assert "run/bias.json" in err and not (here / "there").exists()
-    assert (made.folder / "bias.json").read_text() == '{"of": "a person"}'
+    assert (saved_run.folder / "bias.json").read_text() == '{"of": "a person"}'
 
 
-def test_the_moving_average_is_what_is_scored(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    made = trained(here / "run", "--ema=0.9")
-    newest = sorted(made.checkpoints.iterdir())[-1]
+def test_checkpoints_with_a_moving_average_are_scored_with_it(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    saved_run = trained(here / "run", "--ema=0.9")
+    newest = sorted(saved_run.checkpoints.iterdir())[-1]
     status, out, err = run(capsys, "evaluate", str(newest))
     assert status == 0, err
     assert json.loads(out)[0]["weights"] == "moving average"
-    assert numbers(out) == numbers(run(capsys, "evaluate", "run")[1])
+    assert metrics(out) == metrics(run(capsys, "evaluate", "run")[1])
     content = models.read_checkpoint(newest)
-    model = made.model()
+    model = saved_run.model()
     models.load_weights(model, content["model"], "the weights themselves")
-    whole = data.load("clutter", train=96, test=40).test
+    images = data.load("clutter", train=96, test=40).test
     with torch.no_grad():
         outputs = model(
-            (whole.images / 255 - torch.tensor(whole.mean)[:, None, None]) / torch.tensor(whole.std)[:, None, None]
+            (images.images / 255 - torch.tensor(images.mean)[:, None, None]) / torch.tensor(images.std)[:, None, None]
         )
-    assert scored(outputs, whole.labels) != numbers(out)
+    assert expected_metrics(outputs, images.labels) != metrics(out)
     del content["hooks"]["WeightAverage"]
     torch.save(content, newest)
-    assert "has no moving average" in refused(capsys, "evaluate", str(newest))
+    assert "has no moving average" in error_line(capsys, "evaluate", str(newest))
 
 
-def test_a_checkpoint_that_is_none(clutter: Run, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_broken_and_missing_checkpoints_are_errors(
+    clutter: Run, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     shutil.copytree(clutter.folder, here / "run")
     bad = here / "run/checkpoints/step-000000099.pt"
     torch.save({"epoch": 3}, bad)
-    assert "has no network" in refused(capsys, "evaluate", str(bad))
+    assert "has no network" in error_line(capsys, "evaluate", str(bad))
     torch.save({"model": models.create("wrn-10-1", 10).state_dict()}, bad)
-    assert "does not fit" in refused(capsys, "evaluate", str(bad))
-    whole = sorted(clutter.checkpoints.iterdir())[-1].read_bytes()
-    bad.write_bytes(whole[: len(whole) // 2])
-    assert "cut short or no checkpoint" in refused(capsys, "evaluate", str(bad))
-    gone = "run/checkpoints/step-000000001.pt"
-    assert f"no checkpoint {gone}; a run keeps only the newest" in refused(capsys, "evaluate", gone)
+    assert "does not fit" in error_line(capsys, "evaluate", str(bad))
+    content = sorted(clutter.checkpoints.iterdir())[-1].read_bytes()
+    bad.write_bytes(content[: len(content) // 2])
+    assert "cut short or no checkpoint" in error_line(capsys, "evaluate", str(bad))
+    missing = "run/checkpoints/step-000000001.pt"
+    assert f"no checkpoint {missing}; a run keeps only the newest" in error_line(capsys, "evaluate", missing)
 
 
-def test_a_copy_of_a_checkpoint(clutter: Run, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """It does not say what network it is of; told, it is scored."""
+def test_a_copied_checkpoint_needs_the_name_of_its_network(
+    clutter: Run, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Outside its run folder, a checkpoint does not name its network; NAME=PATH does."""
     newest = sorted(clutter.checkpoints.iterdir())[-1]
     shutil.copy(newest, "copy.pt")
-    assert "name its network, NAME=copy.pt" in refused(capsys, "evaluate", "copy.pt")
+    assert "name its network, NAME=copy.pt" in error_line(capsys, "evaluate", "copy.pt")
     about = clutter.recipe.data
     normalisation = [f"--data.mean={list(about.mean)}", f"--data.std={list(about.std)}"]
     status, out, err = run(capsys, "evaluate", f"{NETWORK}=copy.pt", "--data.name=clutter", CLUTTER, *normalisation)
     assert status == 0, err
-    assert numbers(out) == numbers(run(capsys, "evaluate", str(clutter.folder))[1])
+    assert metrics(out) == metrics(run(capsys, "evaluate", str(clutter.folder))[1])
 
 
 # Other images
 
 
-def test_another_set_comes_with_the_normalisation_and_size_of_the_run(here: Path, capsys) -> None:
+def test_another_set_uses_the_normalisation_and_size_of_the_run(here: Path, capsys) -> None:
     classes = ("ant", "bee", "cat")
     class_folders(here / "set", classes, side=48)
-    made = untrained(here / "run", classes, "--data.name=clutter")
+    saved_run = untrained(here / "run", classes, "--data.name=clutter")
     status, out, err = run(capsys, "evaluate", "run", "--data.name=folder", "--data.folder=set")
     assert status == 0, err
     assert not err
     images = data.load("folder", "set", size=32).test
-    assert numbers(out) == scored(logits(made, images), images.labels)
+    assert metrics(out) == expected_metrics(logits(saved_run, images), images.labels)
 
 
-def test_images_that_come_otherwise_are_said(here: Path, capsys) -> None:
+def test_other_sizes_and_normalisations_are_noted(here: Path, capsys) -> None:
     classes = ("ant", "bee", "cat")
     class_folders(here / "set", classes, side=48)
-    made = untrained(here / "run", classes, "--data.name=clutter")
-    other = ["--data.size=48", "--data.mean=[0.1,0.2,0.3]", f"--data.std={list(STD)}"]
-    status, out, err = run(capsys, "evaluate", "run", "--data.name=folder", "--data.folder=set", *other)
+    saved_run = untrained(here / "run", classes, "--data.name=clutter")
+    options = ["--data.size=48", "--data.mean=[0.1,0.2,0.3]", f"--data.std={list(STD)}"]
+    status, out, err = run(capsys, "evaluate", "run", "--data.name=folder", "--data.folder=set", *options)
     assert status == 0, err
     assert err.splitlines() == [
         "note: run was trained on images with size 32; folder has 48",
         "note: run was trained on images with mean [0.4, 0.5, 0.6]; folder has [0.1, 0.2, 0.3]",
     ]
     images = data.load("folder", "set", size=48).test
-    assert numbers(out) == scored(logits(made, images, mean=(0.1, 0.2, 0.3)), images.labels)
+    assert metrics(out) == expected_metrics(logits(saved_run, images, mean=(0.1, 0.2, 0.3)), images.labels)
     status, out, err = run(capsys, "evaluate", "run", "--data=folder:set/test", "--data.size=24", "--data.crop_pct=0.9")
     assert status == 0, err
     assert err == "note: run was trained on images with size 32; folder has 24\n"
 
 
-def test_imported_and_named_networks_say_what_they_know(here: Path, capsys) -> None:
+def test_preprocessing_of_imported_networks_is_compared_with_the_data(here: Path, capsys) -> None:
     classes = ("ant", "bee", "cat")
     class_folders(here / "set", classes, side=40)
     torch.manual_seed(0)
@@ -232,7 +238,7 @@ def test_imported_and_named_networks_say_what_they_know(here: Path, capsys) -> N
     assert "resnet10t=timm.pt was trained on images with size 176; clutter has 32" in err
 
 
-def test_precision(here: Path, capsys) -> None:
+def test_the_training_precision_is_noted(here: Path, capsys) -> None:
     classes = tuple("0123456789")
     untrained(here / "run", classes, "--precision=bfloat16", CLUTTER)
     status, _, err = run(capsys, "evaluate", "run")
@@ -252,44 +258,49 @@ def imported(here: Path, names: tuple[str, ...]) -> training.Pretrained:
 
 
 def test_classes_are_matched_by_name(here: Path, capsys) -> None:
-    """In whatever order, and some of them too."""
+    """In any order, and also when the data have only some of the classes."""
     network = imported(here, ("cat", "ant", "dog", "bee"))
     class_folders(here / "all", ("ant", "bee", "cat", "dog"))
     class_folders(here / "some", ("bee", "cat"))
-    for folder, places in (("all", [1, 3, 0, 2]), ("some", [3, 0])):
+    for folder, indices in (("all", [1, 3, 0, 2]), ("some", [3, 0])):
         status, out, err = run(capsys, "evaluate", "net.safetensors", "--data.name=folder", f"--data.folder={folder}")
         assert status == 0, err
         images = data.load("folder", folder, size=32).test
-        assert numbers(out) == scored(logits(network, images), torch.tensor(places)[images.labels])
+        assert metrics(out) == expected_metrics(logits(network, images), torch.tensor(indices)[images.labels])
         note = "note: folder has 2 of the 4 classes of net.safetensors, which still predicts among all 4"
         assert (note in err) == (folder == "some")
         assert "top5" not in json.loads(out)[0]
 
 
-def test_other_classes_are_refused(here: Path, capsys) -> None:
+def test_classes_that_do_not_match_are_an_error(here: Path, capsys) -> None:
     imported(here, ("cat", "ant", "dog", "bee"))
     folder = ["--data.name=folder", "--data.folder=set"]
     class_folders(here / "set", ("ant", "bee", "cow", "dog"))
-    assert "was trained for 4 classes (cat, ant, dog, …), and folder has 4 (ant, bee, cow, …)" in refused(
+    assert "was trained for 4 classes (cat, ant, dog, …), and folder has 4 (ant, bee, cow, …)" in error_line(
         capsys, "evaluate", "net.safetensors", *folder
     )
-    imported_twice = ("cat", "ant", "ant", "dog", "bee", "cow")
+    repeated_names = ("cat", "ant", "ant", "dog", "bee", "cow")
     training.import_weights(
-        models_file(len(imported_twice)), training.ModelRecipe(NETWORK), "twice.safetensors", class_names=imported_twice
+        weights_file(len(repeated_names)),
+        training.ModelRecipe(NETWORK),
+        "twice.safetensors",
+        class_names=repeated_names,
     )
-    assert "was trained for 6 classes" in refused(capsys, "evaluate", "twice.safetensors", *folder)  # which ant?
+    assert "was trained for 6 classes" in error_line(
+        capsys, "evaluate", "twice.safetensors", *folder
+    )  # 'ant' is ambiguous
     for part in ("images", "masks"):
         (here / "plain" / part).mkdir(parents=True)
         Image.new("RGB", (8, 8)).save(here / "plain" / part / "0.png")
-    assert "masks have no classes" in refused(capsys, "evaluate", "net.safetensors", "--data=masks:plain")
+    assert "masks have no classes" in error_line(capsys, "evaluate", "net.safetensors", "--data=masks:plain")
 
 
-def models_file(classes: int) -> Path:
+def weights_file(classes: int) -> Path:
     torch.save(models.create(NETWORK, classes).state_dict(), "other.pt")
     return Path("other.pt")
 
 
-def test_the_five_likeliest_of_many_classes(here: Path, capsys) -> None:
+def test_top_5_accuracy_is_reported_for_many_classes(here: Path, capsys) -> None:
     names = tuple(f"c{i:02d}" for i in range(12))
     network = imported(here, names)
     class_folders(here / "set", names)
@@ -297,18 +308,18 @@ def test_the_five_likeliest_of_many_classes(here: Path, capsys) -> None:
     assert status == 0, err
     images = data.load("folder", "set", size=32).test
     outputs = logits(network, images)
-    five = (outputs.argsort(1, descending=True)[:, :5] == images.labels[:, None]).any(1).double().mean().item()
+    top5 = (outputs.argsort(1, descending=True)[:, :5] == images.labels[:, None]).any(1).double().mean().item()
     record = json.loads(out)[0]
-    assert 0 < five < 1 and record["top5_low"] < record["top5"] < record["top5_high"]
-    assert record["top5"] == pytest.approx(five)
-    assert numbers(out) == scored(outputs, images.labels)
+    assert 0 < top5 < 1 and record["top5_low"] < record["top5"] < record["top5_high"]
+    assert record["top5"] == pytest.approx(top5)
+    assert metrics(out) == expected_metrics(outputs, images.labels)
 
 
 def test_unreadable_images_are_counted(here: Path, capsys) -> None:
     imported(here, ("ant", "bee"))
     class_folders(here / "set", ("ant", "bee"))
     (here / "set/test/bee/1.png").write_bytes(b"nothing")
-    assert "1.png" in refused(capsys, "evaluate", "net.safetensors", "--data=folder:set/test", "--workers=0")
+    assert "1.png" in error_line(capsys, "evaluate", "net.safetensors", "--data=folder:set/test", "--workers=0")
     arguments = ["evaluate", "net.safetensors", "--data=folder:set/test", "--workers=0", "--unreadable=skip"]
     status, out, err = run(capsys, *arguments)
     assert status == 0, err
@@ -317,38 +328,38 @@ def test_unreadable_images_are_counted(here: Path, capsys) -> None:
     assert (record["images"], record["skipped"]) == (5, 1)
 
 
-def test_two_processes_give_what_one_gives(here: Path, capsys) -> None:
+def test_two_processes_give_the_results_of_one(here: Path, capsys) -> None:
     imported(here, ("ant", "bee"))
     class_folders(here / "set", ("ant", "bee"))
     (here / "set/test/bee/1.png").write_bytes(b"nothing")
     arguments = ["evaluate", "net.safetensors", "--data=folder:set/test", "--workers=0", "--unreadable=skip"]
-    one = run(capsys, *arguments)[1]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        place = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NODELIST": "127.0.0.1", "SLURM_JOB_ID": "1"}
-        place["MASTER_PORT"] = str(free.getsockname()[1])
-    both = [  # as srun starts them
-        Command([*arguments, "--json", "--device=cpu"], {**os.environ, **place, "SLURM_PROCID": rank})
+    output = run(capsys, *arguments)[1]
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        environment = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NODELIST": "127.0.0.1", "SLURM_JOB_ID": "1"}
+        environment["MASTER_PORT"] = str(server.getsockname()[1])
+    commands = [  # as srun starts the processes
+        Command([*arguments, "--json", "--device=cpu"], {**os.environ, **environment, "SLURM_PROCID": rank})
         for rank in ("0", "1")
     ]
-    outcomes = ended(both)
+    outcomes = ended(commands)
     assert [status for status, _, _ in outcomes] == [0, 0], outcomes
-    assert numbers(outcomes[0][1]) == numbers(one) and outcomes[1][1] == ""
+    assert metrics(outcomes[0][1]) == metrics(output) and outcomes[1][1] == ""
 
 
-# Sets that are read while training
+# Data sets that are read from disk during training
 
 
 @pytest.fixture
-def on_files(here: Path) -> Run:
+def run_on_files(here: Path) -> Run:
     classes = ("ant", "bee", "cat")
     class_folders(here / "set", classes, side=(52, 40))
     options = ["--data.name=files", "--data.folder=set", "--data.size=32", "--data.crop_pct=0.8"]
     return untrained(here / "run", classes, *options, "--data.interpolation=bicubic")
 
 
-def test_a_run_on_files_sees_images_as_in_testing(on_files: Run, here: Path, capsys) -> None:
-    assert training.load_pretrained(on_files.folder).preprocessing == Preprocessing(
+def test_a_run_on_files_is_scored_with_its_test_transform(run_on_files: Run, here: Path, capsys) -> None:
+    assert training.load_pretrained(run_on_files.folder).preprocessing == Preprocessing(
         MEAN, STD, 32, 0.8, interpolation="bicubic"
     )
     status, out, err = run(capsys, "evaluate", "run", "--workers=0")
@@ -357,25 +368,24 @@ def test_a_run_on_files_sees_images_as_in_testing(on_files: Run, here: Path, cap
     assert (record["weights"], record["data"], record["images"], err) == ("last", "files test", 9, "")
     status, other, err = run(capsys, "evaluate", "run", "--data=folder:set/test", "--workers=0")
     assert status == 0, err
-    assert numbers(out) == numbers(other) and not err
+    assert metrics(out) == metrics(other) and not err
     status, smaller, err = run(capsys, "evaluate", "run", "--workers=0", "--data.crop_pct=1", "--data.size=24")
     assert status == 0, err
     assert "note: run was trained on images with size 32; files has 24" in err
     assert "note: run was trained on images with crop_pct 0.8; files has 1.0" in err
-    assert numbers(smaller) != numbers(out)
-    status, few, err = run(capsys, "evaluate", "run", "--workers=0", "--limit=6")
-    assert status == 0 and json.loads(few)[0]["images"] == 6, err
-    assert "--split is for a set of image files" in refused(capsys, "evaluate", "run", "--split=test")
+    assert metrics(smaller) != metrics(out)
+    status, limited, err = run(capsys, "evaluate", "run", "--workers=0", "--limit=6")
+    assert status == 0 and json.loads(limited)[0]["images"] == 6, err
+    assert "--split is for a set of image files" in error_line(capsys, "evaluate", "run", "--split=test")
     assert run(capsys, "explain", "set/test/ant/0.png", "--model=run", "--out=seen")[0] == 0
 
 
-def test_what_needs_more_than_the_images_of_a_run(on_files: Run, capsys) -> None:
-    assert "have no regions; name a set that has (--data)" in refused(capsys, "bias", "run")
-    assert "has no attention module" in refused(capsys, "gates", "run")  # its images will do
+def test_bias_needs_regions_and_gates_need_attention(run_on_files: Run, capsys) -> None:
+    assert "have no regions; name a set that has (--data)" in error_line(capsys, "bias", "run")
+    assert "has no attention module" in error_line(capsys, "gates", "run")  # which need no regions
 
 
-def test_a_network_from_elsewhere_on_files(here: Path, capsys) -> None:
-    """The set fits images as the network knows them."""
+def test_an_imported_network_sets_the_preprocessing_of_files(here: Path, capsys) -> None:
     classes = ("ant", "bee", "cat")
     class_folders(here / "set", classes, side=(52, 40))
     imported(here, classes)
@@ -384,11 +394,11 @@ def test_a_network_from_elsewhere_on_files(here: Path, capsys) -> None:
     )
     assert status == 0, err
     assert not err
-    assert numbers(out) == numbers(run(capsys, "evaluate", "net.safetensors", "--data=folder:set/test")[1])
+    assert metrics(out) == metrics(run(capsys, "evaluate", "net.safetensors", "--data=folder:set/test")[1])
 
 
-def test_a_network_on_shards(here: Path, capsys) -> None:
-    """As on the same files; commands that go back to single images refuse them."""
+def test_a_run_on_shards_scores_like_the_same_files(here: Path, capsys) -> None:
+    """Commands that need access to single images refuse shards."""
     classes = ("ant", "bee", "cat")
     class_folders(here / "set", classes)
     files = sorted((here / "set/test").rglob("*.png"))
@@ -403,22 +413,22 @@ def test_a_network_on_shards(here: Path, capsys) -> None:
     untrained(
         here / "run", classes, "--data.name=wds", "--data.folder=.", "--data.size=32", f"--data.options={options}"
     )
-    on_files = ("--data.name=files", "--data.folder=set")
-    expected = numbers(run(capsys, "evaluate", "run", *on_files)[1])
+    files_options = ("--data.name=files", "--data.folder=set")
+    expected = metrics(run(capsys, "evaluate", "run", *files_options)[1])
     for workers in (0, 2):
         status, out, err = run(capsys, "evaluate", "run", f"--workers={workers}")
-        assert status == 0 and numbers(out) == expected, err
-    assert "have no subsets" in refused(capsys, "evaluate", "run", "--limit=3")
-    assert "are a stream" in refused(capsys, "groups", "run", "--layer=x", "--out=out")
-    assert "are a stream" in refused(capsys, "gates", "run", "--out=out")
-    assert "no regions" in refused(capsys, "bias", "run", "--out=out")
+        assert status == 0 and metrics(out) == expected, err
+    assert "have no subsets" in error_line(capsys, "evaluate", "run", "--limit=3")
+    assert "are a stream" in error_line(capsys, "groups", "run", "--layer=x", "--out=out")
+    assert "are a stream" in error_line(capsys, "gates", "run", "--out=out")
+    assert "no regions" in error_line(capsys, "bias", "run", "--out=out")
 
 
-def test_the_size_of_files_is_known_without_being_said(here: Path) -> None:
+def test_the_default_size_depends_on_the_data_set(here: Path) -> None:
     recipe = training.load_recipe(None, ["--data.name=wds", "--data.folder=x"])
-    made = Run.create(here / "run", recipe, ("a", "b"))
-    about = training.load_pretrained(made.folder, None).preprocessing
+    streamed = Run.create(here / "run", recipe, ("a", "b"))
+    about = training.load_pretrained(streamed.folder, None).preprocessing
     assert (about.size, about.crop_pct) == (224, 0.875)
-    held = replace(recipe, data=replace(recipe.data, name="cifar10"))
-    other = Run.create(here / "held", held, ("a", "b"))
-    assert training.load_pretrained(other.folder, None).preprocessing == Preprocessing(size=32)
+    in_memory = replace(recipe, data=replace(recipe.data, name="cifar10"))
+    in_memory_run = Run.create(here / "held", in_memory, ("a", "b"))
+    assert training.load_pretrained(in_memory_run.folder, None).preprocessing == Preprocessing(size=32)

@@ -1,4 +1,4 @@
-"""`regard explain` from the command line, on sound images and on every kind of broken one."""
+"""`regard explain` from the command line, on valid images and on every kind of broken image."""
 
 from __future__ import annotations
 
@@ -57,26 +57,26 @@ def records(folder: str = "explained") -> list[dict]:
     return json.loads((Path(folder) / "explain.json").read_text())["records"]
 
 
-def test_one_image_with_a_box(here, capsys) -> None:
+def test_an_image_with_a_box_is_explained_and_measured(here, capsys) -> None:
     status, out, err = run(capsys, "a.png", *MODEL, "--box=20,8,44,30", "--top=2", "--out=explanations")
     assert status == 0, err
     lines = [line.split() for line in out.splitlines() if "a.png" in line]
-    of_image = records("explanations")
-    assert len(lines) == len(of_image) == 2
-    for line, record in zip(lines, of_image, strict=True):
+    image_records = records("explanations")
+    assert len(lines) == len(image_records) == 2
+    for line, record in zip(lines, image_records, strict=True):
         assert f"{100 * record['probability']:.1f}%" in line and record["class"] in " ".join(line)
         assert f"{record['spill']:.3f}" in line and record["result"] in " ".join(line)
     content = json.loads((here / "explanations" / "explain.json").read_text())
     assert content["transform"]["size"] == [32, 32] and content["mean"] == [0.5, 0.4, 0.3]
 
 
-def test_json_is_all_that_is_printed(here, capsys) -> None:
+def test_json_prints_the_records_alone(here, capsys) -> None:
     status, out, err = run(capsys, "--json", "--quiet", "a.png", *MODEL)
     assert (status, err) == (0, "") and json.loads(out) == records()
     assert all(isinstance(value, str | int | float | bool | None) for record in records() for value in record.values())
 
 
-def test_a_function_as_the_method(here, capsys, monkeypatch) -> None:
+def test_a_python_function_is_a_method(here, capsys, monkeypatch) -> None:
     (here / "own_method.py").write_text("def red(model, images, classes):\n    return images[:, 0]\n")
     monkeypatch.syspath_prepend(here)
     assert run(capsys, "a.png", *MODEL, "--method=own_method:red", "--out=shown")[0] == 0
@@ -90,7 +90,7 @@ def test_a_function_as_the_method(here, capsys, monkeypatch) -> None:
     assert status == 2 and "leave it out" in err and err.count("regard: ") == 1
 
 
-def test_a_run_folder_and_several_layers(here, capsys, tmp_path) -> None:
+def test_a_run_is_explained_at_several_layers(here, capsys, tmp_path) -> None:
     from regard import data
 
     options = ["--schedule.epochs=1", "--device=cpu", "--threads=1", "--model.name=wrn-10-0.5"]
@@ -101,22 +101,22 @@ def test_a_run_folder_and_several_layers(here, capsys, tmp_path) -> None:
     assert content["layer"] == "group1+group2" and content["network"] == "run"
 
 
-def test_options_before_the_images(here, capsys) -> None:
+def test_options_may_stand_before_the_images(here, capsys) -> None:
     """`regard explain --class tabby photo.jpg`: the option takes one value, the rest are images."""
     status, out, _ = run(capsys, "--class", "cow", "b.png", "--model=net.safetensors", "a.png", "--top=1")
-    assert status == 0 and [one["class"] for one in records() if one["map"]] == ["cow", "cow"]
+    assert status == 0 and [record["class"] for record in records() if record["map"]] == ["cow", "cow"]
 
 
-def test_classes_that_are_asked_for(here, capsys) -> None:
+def test_requested_classes_are_explained(here, capsys) -> None:
     status, out, _ = run(capsys, "--model=net.safetensors", "b.png", "a.png", "--class", "cow,1", "--top=1")
     assert status == 0
-    explained = [(one["image"], one["class_index"]) for one in records() if one["map"]]
+    explained = [(record["image"], record["class_index"]) for record in records() if record["map"]]
     assert explained == [("b.png", 3), ("b.png", 1), ("a.png", 3), ("a.png", 1)]
     status, _, err = run(capsys, "a.png", *MODEL, "--class=crow", "--out=b")
     assert status == 2 and "no class 'crow' (did you mean 'cow'?)" in err and not (here / "b").exists()
 
 
-def test_markup_and_odd_names_are_shown_as_they_are(here, capsys) -> None:
+def test_markup_and_control_characters_in_names_are_escaped(here, capsys) -> None:
     odd = here / "in"
     odd.mkdir()
     names = ("[bold]x[red].png", "<script>.png", "new\nline.png", "-dash.png", "é [link=x].png")
@@ -141,7 +141,7 @@ def test_markup_and_odd_names_are_shown_as_they_are(here, capsys) -> None:
 
 
 def broken(folder: Path) -> dict[str, str]:
-    """Files that are no images, each with a word of why."""
+    """Writes files that are not valid images; returns the expected reason for each."""
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(noise).save(folder / "cut.jpg")
     content = (folder / "cut.jpg").read_bytes()
@@ -167,38 +167,38 @@ def broken(folder: Path) -> dict[str, str]:
     }
 
 
-def test_broken_files_in_a_folder_are_skipped_and_named_and_alone_they_are_an_error(here, capsys) -> None:
+def test_broken_files_are_skipped_in_folders_and_errors_alone(here, capsys) -> None:
     folder = here / "in"
     (folder / "x.png").mkdir(parents=True)
     photo(0).save(folder / "sound.png")
     photo(1).save(folder / "x.png" / "sound.webp")
     (folder / "notes.txt").touch()
     reasons = broken(folder)
-    # Long and narrow: resized whole it would take gigabytes.
+    # A long and narrow image would take gigabytes after resizing.
     Image.new("RGB", (1, 5000000)).save(folder / "long.png")
     reasons["long.png"] = "too long and narrow"
     status, out, err = run(capsys, "in", *MODEL, "--batch_size=3")
     assert status == 0
     lines = [line for line in err.splitlines() if line.startswith("skipped: ")]
     assert len(lines) == len(reasons)
-    for name, why in reasons.items():
+    for name, reason in reasons.items():
         (line,) = (line for line in lines if f"in/{name}" in line)
-        assert why in line
+        assert reason in line
     assert f"images explained: 2, skipped: {len(reasons)}" in err and len(list(here.glob("explained/**/*.png"))) == 8
     assert "files without the extension of an image: 1" in err
     content = json.loads((here / "explained" / "explain.json").read_text())
-    assert {Path(one["image"]).name for one in content["skipped"]} == set(reasons)
+    assert {Path(record["image"]).name for record in content["skipped"]} == set(reasons)
     assert "Skipped images" in (here / "explained" / "explain.html").read_text()
-    for name, why in reasons.items():
-        if name != "link.png":  # then nothing is there
+    for name, reason in reasons.items():
+        if name != "link.png":  # a dangling link is a missing file
             status, _, err = run(capsys, f"in/{name}", *MODEL, "--out=alone")
-            assert status == 2 and why in err and len(err.splitlines()) == 1, err
+            assert status == 2 and reason in err and len(err.splitlines()) == 1, err
     assert run(capsys, "in", *MODEL, "--unreadable=error", "--out=alone")[0] == 2
     assert run(capsys, "in/text.jpg", *MODEL, "--unreadable=skip", "--out=alone")[0] == 2
     assert not (here / "alone").exists()
 
 
-def test_every_kind_of_image_is_explained(here, capsys) -> None:
+def test_every_image_mode_and_format_is_explained(here, capsys) -> None:
     folder = here / "in"
     folder.mkdir()
     image = photo(0)
@@ -225,7 +225,7 @@ def test_every_kind_of_image_is_explained(here, capsys) -> None:
         assert Image.open(path).size == (128, 128)
 
 
-def test_masks_by_name(here, capsys) -> None:
+def test_masks_are_matched_to_images_by_name(here, capsys) -> None:
     for name in ("a", "b"):
         Path("in").mkdir(exist_ok=True)
         photo(0).save(f"in/{name}.png")
@@ -233,7 +233,7 @@ def test_masks_by_name(here, capsys) -> None:
     Image.fromarray(np.full((40, 60), 255, dtype=np.uint8)).save("masks/a.png")
     Image.fromarray(np.zeros((40, 60), dtype=np.uint8)).save("masks/z.png")
     status, out, err = run(capsys, "in", *MODEL, "--mask=masks", "--top=1")
-    assert status == 0 and [one["note"] for one in records()] == [None, "no region"]
+    assert status == 0 and [record["note"] for record in records()] == [None, "no region"]
     assert records()[0]["spill"] == 0 and "masks without an image: 1" in err
     page = (here / "explained" / "explain.html").read_text()
     assert page.count('<span class="region"') == 1 and page.count("no region") == 1
@@ -269,7 +269,7 @@ def test_masks_by_name(here, capsys) -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_wrong_input_is_one_line_and_changes_nothing(here, capsys, arguments, message) -> None:
+def test_wrong_input_is_a_one_line_error_and_writes_nothing(here, capsys, arguments, message) -> None:
     Path("empty").mkdir()
     Path("taken").mkdir()
     Path("taken/thesis.txt").write_text("years of work")
@@ -282,22 +282,22 @@ def test_wrong_input_is_one_line_and_changes_nothing(here, capsys, arguments, me
     assert sorted(here.rglob("*")) == before
 
 
-def test_a_network_that_does_not_say_how_images_are_normalised(here, capsys) -> None:
+def test_a_network_without_normalisation_needs_it_at_import(here, capsys) -> None:
     torch.save(models.create("wrn-10-0.5", 4).state_dict(), "bare.pt")
     training.import_weights("bare.pt", training.ModelRecipe("wrn-10-0.5"), "bare.safetensors")
     status, _, err = run(capsys, "a.png", "--model=bare.safetensors")
     assert status == 2 and "is not known; import its checkpoint with it" in err
     status, _, err = run(capsys, "a.png", "--model=wrn-10-0.5=bare.pt")
     assert status == 2 and "import CHECKPOINT --model NAME --out FILE.safetensors --mean=" in err
-    imported = ["bare.pt", "--model=wrn-10-0.5", "--out=said.safetensors", "--mean=[0.5,0.5,0.5]", "--std=[1,1,1]"]
-    assert main(["import", *imported]) == 0
+    arguments = ["bare.pt", "--model=wrn-10-0.5", "--out=said.safetensors", "--mean=[0.5,0.5,0.5]", "--std=[1,1,1]"]
+    assert main(["import", *arguments]) == 0
     assert run(capsys, "a.png", "--model=said.safetensors", "--device=cpu")[0] == 0
 
 
-def test_maps_of_one_pixel_are_told_of_once(here, capsys) -> None:
+def test_maps_of_one_pixel_are_warned_about_once(here, capsys) -> None:
     torch.save(models.create("test_resnet", 4).state_dict(), "small.pt")
-    imported = ["small.pt", "--model=test_resnet", "--out=small.safetensors", "--image-size=32"]
-    assert main(["import", *imported, "--mean=[0.5,0.5,0.5]", "--std=[1,1,1]"]) == 0
+    import_arguments = ["small.pt", "--model=test_resnet", "--out=small.safetensors", "--image-size=32"]
+    assert main(["import", *import_arguments, "--mean=[0.5,0.5,0.5]", "--std=[1,1,1]"]) == 0
     capsys.readouterr()
     errors = {}
     for layer in ("layer4", "layer3"):
@@ -311,7 +311,7 @@ def test_maps_of_one_pixel_are_told_of_once(here, capsys) -> None:
     }
 
 
-def test_what_an_earlier_call_wrote_is_no_input(here, capsys) -> None:
+def test_output_of_an_earlier_call_is_not_an_input(here, capsys) -> None:
     Path("in").mkdir()
     photo(0).save("in/a.png")
     arguments = ("in", *MODEL, "--top=1", "--out=in/explained")
@@ -321,7 +321,7 @@ def test_what_an_earlier_call_wrote_is_no_input(here, capsys) -> None:
     assert status == 0 and "images explained: 1, skipped: 0" in err
 
 
-def test_the_working_folder_and_links_of_a_person_are_not_overwritten(here, capsys, monkeypatch) -> None:
+def test_the_working_folder_and_user_links_are_not_overwritten(here, capsys, monkeypatch) -> None:
     assert run(capsys, "a.png", *MODEL, "--out=shown")[0] == 0
     before = {path: path.read_bytes() for path in (here / "shown").rglob("*")}
     (here / "shown" / "mine").symlink_to(here)

@@ -18,23 +18,23 @@ CLUTTER = '--data.options={"train": 40, "test": 60}'
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Small networks with drawn weights: with shuffle, without, with another module, and without attention."""
+    """Runs of networks with random weights: shuffle attention with and without the shuffle, SE, and no attention."""
     folder = tmp_path_factory.mktemp("runs")
     splits = data.load("clutter", train=40, test=60)
     shuffle = ["--model.attention=shuffle", "--model.attention_options={groups: 2}"]
-    still = ["--model.attention=shuffle", "--model.attention_options={groups: 2, shuffle: false}"]
-    kinds = {
+    unshuffled = ["--model.attention=shuffle", "--model.attention_options={groups: 2, shuffle: false}"]
+    model_options = {
         "shuffle": shuffle,
-        "still": still,
+        "still": unshuffled,
         "se": ["--model.attention=se", "--model.attention_options={reduction: 2}"],
         "plain": [],
     }
-    for seed, (name, options) in enumerate(kinds.items()):
-        made = training.load_recipe(None, ["--model.name=wrn-10-0.5", "--device=cpu", CLUTTER, *options])
-        made = replace(made, data=replace(made.data, mean=splits.train.mean, std=splits.train.std))
-        run = training.Run.create(folder / name, made, splits.test.classes)
+    for seed, (name, options) in enumerate(model_options.items()):
+        recipe = training.load_recipe(None, ["--model.name=wrn-10-0.5", "--device=cpu", CLUTTER, *options])
+        recipe = replace(recipe, data=replace(recipe.data, mean=splits.train.mean, std=splits.train.std))
+        run = training.Run.create(folder / name, recipe, splits.test.classes)
         torch.manual_seed(seed)
-        model = training.make_model(made, 10)
+        model = training.make_model(recipe, 10)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(0.2 * torch.randn_like(parameter))
@@ -52,7 +52,7 @@ def call(capsys, monkeypatch, runs, tmp_path):
     return call
 
 
-def test_networks_side_by_side(call, runs, tmp_path) -> None:
+def test_several_networks_are_measured_and_reported(call, runs, tmp_path) -> None:
     status, out, err = call("shuffle", "still", "--device=cpu", "--out=study", "--json")
     assert status == 0 and "study" in err
     content = json.loads((tmp_path / "study" / "gates.json").read_text())
@@ -65,12 +65,13 @@ def test_networks_side_by_side(call, runs, tmp_path) -> None:
         model = training.load_pretrained(str(runs / name)).model()
         result = gate_activations(model, data.create_loader(images, 60).epoch(0))
         layers, channels = (
-            [one for one in content[key] if one["network"] == str(runs / name)] for key in ("records", "channels")
+            [record for record in content[key] if record["network"] == str(runs / name)]
+            for key in ("records", "channels")
         )
         assert [layer["layer"] for layer in layers] == list(result.layers)
         for layer, expected in zip(layers, result.layers.values(), strict=True):
             assert layer["eta_squared"] == pytest.approx(expected.eta_squared, rel=1e-4)
-            means = [one["mean"] for one in channels if one["layer"] == layer["layer"]]
+            means = [record["mean"] for record in channels if record["layer"] == layer["layer"]]
             assert means == pytest.approx(expected.by_class.overall.tolist(), rel=1e-4)
             assert f"{layer['eta_squared']:.3f}" in page
     assert "regard gates " in page and "clutter test" in page
@@ -87,7 +88,7 @@ def test_the_recorded_command_repeats_the_study(call, tmp_path, capsys) -> None:
     assert (again["records"], again["channels"]) == (before["records"], before["channels"])
 
 
-def test_classes_layers_and_the_output(call, tmp_path) -> None:
+def test_classes_layers_and_quantity_are_selected(call, tmp_path) -> None:
     options = ["--class=7,1,2", "--layer=group1,group2", "--quantity=output", "--per-class=3", "--device=cpu"]
     status, out, err = call("se", *options, "--quiet")
     assert (status, err) == (0, "")
@@ -102,7 +103,7 @@ def test_classes_layers_and_the_output(call, tmp_path) -> None:
     assert "group1.block0.attention" in out
 
 
-def test_the_same_images_by_another_way_are_the_same(call) -> None:
+def test_equal_images_by_other_options_are_accepted(call) -> None:
     status, _, _ = call("se", "shuffle", "--data=clutter", CLUTTER, "--layer=group0", "--device=cpu")
     assert status == 0
 
@@ -125,7 +126,7 @@ def test_the_same_images_by_another_way_are_the_same(call) -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_wrong_input_is_one_line(call, tmp_path, arguments, message) -> None:
+def test_wrong_input_is_a_one_line_error(call, tmp_path, arguments, message) -> None:
     (tmp_path / "file").write_text("before")
     status, out, err = call(*arguments)
     assert (status, out) == (2, "")

@@ -17,20 +17,20 @@ CLUTTER = '--data.options={"train": 40, "test": 60}'
 
 
 @pytest.fixture(scope="module")
-def test_images() -> InMemoryDataset:
+def clutter_images() -> InMemoryDataset:
     return data.load("clutter", train=40, test=60).test
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, test_images):
-    """Two small networks with drawn weights."""
+def runs(tmp_path_factory, clutter_images):
+    """Runs of two small networks with random weights."""
     folder = tmp_path_factory.mktemp("runs")
     for seed, name in enumerate(("first", "second")):
-        made = training.load_recipe(None, ["--model.name=wrn-10-0.5", "--device=cpu", CLUTTER])
-        made = replace(made, data=replace(made.data, mean=test_images.mean, std=test_images.std))
-        run = training.Run.create(folder / name, made, test_images.classes)
+        recipe = training.load_recipe(None, ["--model.name=wrn-10-0.5", "--device=cpu", CLUTTER])
+        recipe = replace(recipe, data=replace(recipe.data, mean=clutter_images.mean, std=clutter_images.std))
+        run = training.Run.create(folder / name, recipe, clutter_images.classes)
         torch.manual_seed(seed)
-        run.save_weights(training.make_model(made, 10), "last", 1, 0.1)
+        run.save_weights(training.make_model(recipe, 10), "last", 1, 0.1)
     return folder
 
 
@@ -44,7 +44,7 @@ def call(capsys, monkeypatch, runs, tmp_path):
     return call
 
 
-def test_two_networks(call, runs, tmp_path, test_images) -> None:
+def test_two_networks_are_scored_each_at_its_layer(call, runs, tmp_path, clutter_images) -> None:
     options = ["--layer=group1,group2", "--groups=4", "--class=3,7", "--per-class=2", "--out=study", "--device=cpu"]
     status, out, _ = call("first", "second", *options, "--json")
     assert status == 0
@@ -56,25 +56,25 @@ def test_two_networks(call, runs, tmp_path, test_images) -> None:
     for name, layer in zip(("first", "second"), ("group1", "group2"), strict=True):
         model = training.load_pretrained(str(runs / name)).model()
         for label in (3, 7):
-            indices = (test_images.labels == label).nonzero()[:, 0]
+            indices = (clutter_images.labels == label).nonzero()[:, 0]
             indices = indices[[len(indices) // 4, 3 * len(indices) // 4]]
-            images = next(iter(data.create_loader(test_images.subset(indices), 2).epoch(0))).images
+            images = next(iter(data.create_loader(clutter_images.subset(indices), 2).epoch(0))).images
             expected = maps.group_activation(model, layer, images, label, 4).mean(0)
             key = {"network": str(runs / name), "class": str(label)}
-            scores = [one for one in content["groups"] if key.items() <= one.items()]
-            assert [one["score"] for one in scores] == pytest.approx(expected.tolist(), rel=1e-3)
-            assert [one["images"] for one in scores] == [2] * 4
-            (record,) = (one for one in content["records"] if key.items() <= one.items())
+            scores = [score for score in content["groups"] if key.items() <= score.items()]
+            assert [score["score"] for score in scores] == pytest.approx(expected.tolist(), rel=1e-3)
+            assert [score["images"] for score in scores] == [2] * 4
+            (record,) = (row for row in content["records"] if key.items() <= row.items())
             assert record["highest_group"] == int(expected.argmax()) + 1
             assert f"{100 * record['highest']:.1f}%" in page
 
 
-def test_the_predicted_class_and_five_classes_unless_stated(call, tmp_path) -> None:
+def test_predicted_target_and_five_classes_by_default(call, tmp_path) -> None:
     status, _, err = call("first", "--layer=group2", "--groups=2", "--target=predicted", "--per-class=1", "--quiet")
     assert (status, err) == (0, "")
     content = json.loads((tmp_path / "groups-clutter-test" / "groups.json").read_text())
     assert content["target"] == "predicted"
-    assert [one["class"] for one in content["records"]] == ["1", "3", "5", "7", "9"]
+    assert [record["class"] for record in content["records"]] == ["1", "3", "5", "7", "9"]
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_the_predicted_class_and_five_classes_unless_stated(call, tmp_path) -> N
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_wrong_input_is_one_line(call, tmp_path, arguments, message) -> None:
+def test_wrong_input_is_a_one_line_error(call, tmp_path, arguments, message) -> None:
     (tmp_path / "file").write_text("before")
     status, out, err = call(*arguments)
     assert (status, out) == (2, "")
@@ -102,7 +102,7 @@ def test_wrong_input_is_one_line(call, tmp_path, arguments, message) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["file"] and (tmp_path / "file").read_text() == "before"
 
 
-def test_images_that_cannot_be_read_are_left_out_with_a_warning(call, tmp_path) -> None:
+def test_unreadable_images_are_skipped_with_a_warning(call, tmp_path) -> None:
     paths = [tmp_path / "set" / name / f"{i}.png" for name in ("0", "1") for i in range(3)]
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -112,7 +112,7 @@ def test_images_that_cannot_be_read_are_left_out_with_a_warning(call, tmp_path) 
     status, _, err = call(*options, "--unreadable=skip")
     assert status == 0 and "0/0.png" in err
     content = json.loads((tmp_path / "groups-folder" / "groups.json").read_text())
-    assert [one["images"] for one in content["records"]] == [2, 3]
+    assert [record["images"] for record in content["records"]] == [2, 3]
     for path in paths:
         path.write_text("no image")
     status, _, err = call(*options, "--unreadable=skip")

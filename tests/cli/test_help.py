@@ -11,7 +11,7 @@ from regard.cli.main import COMMANDS, module_of
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help(command: str) -> None:
+def test_help_matches_its_snapshot(command: str) -> None:
     """Usage, description, arguments and options; fields of recipes are documented where they are defined."""
     parser = import_module(module_of(command)).parser()
     lines = [parser.format_usage(), str(parser.description)]

@@ -18,7 +18,7 @@ def vision_transformer(**options) -> torch.nn.Module:
     return models.create(NAME, 10, **SMALL, **options)
 
 
-def refused(capsys, expected: int, actual: int, *arguments: str) -> None:
+def check_error(capsys, expected: int, actual: int, *arguments: str) -> None:
     status = main(list(arguments))
     error = capsys.readouterr().err
     assert status == 2 and error.count("regard: ") == 1, error
@@ -26,17 +26,17 @@ def refused(capsys, expected: int, actual: int, *arguments: str) -> None:
 
 
 @pytest.mark.parametrize("command", ["evaluate", "bias"])
-def test_a_checkpoint_on_images_of_another_size(capsys, tmp_path, monkeypatch, command) -> None:
+def test_a_checkpoint_refuses_images_of_another_size(capsys, tmp_path, monkeypatch, command) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save(models.create(NAME, 10).state_dict(), "vit.pth")
-    refused(capsys, 224, 32, command, f"{NAME}=vit.pth", *CLUTTER)
+    check_error(capsys, 224, 32, command, f"{NAME}=vit.pth", *CLUTTER)
     assert list(tmp_path.glob("**/*.json")) == []
 
 
 @pytest.mark.parametrize("name", [NAME, "inception_v3", "torchvision/alexnet"])  # the last two need larger images
-def test_training_on_images_of_another_size_leaves_nothing(capsys, tmp_path, name) -> None:
+def test_training_refuses_another_size_and_leaves_no_run(capsys, tmp_path, name) -> None:
     expected = 299 if name == "inception_v3" else 224
-    refused(capsys, expected, 32, "train", *CLUTTER, f"--model.name={name}", f"--run={tmp_path / 'run'}")
+    check_error(capsys, expected, 32, "train", *CLUTTER, f"--model.name={name}", f"--run={tmp_path / 'run'}")
     assert not list(tmp_path.iterdir())
 
 
@@ -51,12 +51,16 @@ def test_every_function_refuses_images_of_another_size() -> None:
         lambda: gate_activations(gated, [(images, torch.zeros(2, dtype=torch.long))]),
         lambda: models.latency({"a": model}, images, repeats=1),
     ):
-        with pytest.raises(InputError) as caught:
+        with pytest.raises(InputError) as error_info:
             call()
-        assert "224 x 224" in str(caught.value) and "32 x 32" in str(caught.value) and "\n" not in str(caught.value)
+        assert (
+            "224 x 224" in str(error_info.value)
+            and "32 x 32" in str(error_info.value)
+            and "\n" not in str(error_info.value)
+        )
 
 
-def test_what_takes_the_images_is_not_refused() -> None:
+def test_flexible_networks_accept_images_of_another_size() -> None:
     images = torch.zeros(2, 3, 32, 48)
     for model in (vision_transformer(img_size=(32, 48)), vision_transformer(dynamic_img_size=True)):
         assert maps.create("gradient", model)(images).shape == (2, 32, 48)

@@ -19,19 +19,19 @@ pytestmark = pytest.mark.slow
 
 LATIN1 = os.fsdecode(b"\xe9t\xe9")
 CLASSES = tuple(sorted((LATIN1, "cat)", "[red]x[", "a\x1b[31m\nb")))
-SHOWN = (r"\udce9t\udce9", "cat)", "[red]x[", r"a\x1b[31m\nb")
+ESCAPED = (r"\udce9t\udce9", "cat)", "[red]x[", r"a\x1b[31m\nb")
 MASKS = ("--data=masks:pairs", "--workers=0", "--device=cpu")
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Class folders, pictures with masks, and two runs, all with such names."""
+def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Class folders, images with masks, and two runs, all with odd names."""
     folder = tmp_path_factory.mktemp("odd")
-    draws = np.random.default_rng(0)
+    generator = np.random.default_rng(0)
     for label, name in enumerate(CLASSES):
         for part in (f"set-{LATIN1}/train", f"set-{LATIN1}/test", "pairs/images", "pairs/masks"):
             (folder / part / name).mkdir(parents=True)
-            pixels = draws.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+            pixels = generator.integers(0, 256, (32, 32, 3), dtype=np.uint8)
             if part == "pairs/masks":
                 pixels = np.zeros((32, 32), np.uint8)
                 pixels[4 : 12 + label, 6:20] = 255
@@ -61,19 +61,27 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ["gates", "{run}", "{other}", "--device=cpu"],
         ["groups", "{run}", "{other}", *MASKS, "--layer=group2", "--groups=2"],
         ["groups", "{run}", "--layer=group2", "--groups=2", "--device=cpu", f"--class={LATIN1}"],
-        ["explain", "{place}/pairs/images", "--mask={place}/pairs/masks", "--model={run}", "--device=cpu"],
-        ["report", "{place}/runs", "--examples=4"],
-        ["runs", "{place}/runs"],
+        ["explain", "{data_folder}/pairs/images", "--mask={data_folder}/pairs/masks", "--model={run}", "--device=cpu"],
+        ["report", "{data_folder}/runs", "--examples=4"],
+        ["runs", "{data_folder}/runs"],
     ],
     ids=lambda command: command[0],
 )
-def test_every_command_works_and_shows_them_escaped(
-    command: list[str], place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_every_command_escapes_odd_names(
+    command: list[str],
+    data_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "300")
-    (tmp_path / "pairs").symlink_to(place / "pairs")
-    names = {"run": place / "runs" / LATIN1, "other": place / "runs" / "[b]x[/i]\x9b31m", "place": place}
+    (tmp_path / "pairs").symlink_to(data_folder / "pairs")
+    names = {
+        "run": data_folder / "runs" / LATIN1,
+        "other": data_folder / "runs" / "[b]x[/i]\x9b31m",
+        "data_folder": data_folder,
+    }
     status = main([argument.format(**names) for argument in command])
     out, err = capsys.readouterr()
     assert status == 0, err
@@ -88,7 +96,7 @@ def test_every_command_works_and_shows_them_escaped(
         if path.suffix == ".json":
             assert json.loads(path.read_bytes())
     if command[0] == "bias":
-        report = Results.load(next(path for path in written if path.name == "t.json"))
-        assert sorted(report.keys) == sorted(f"{name}/{SHOWN[0]}.png" for name in (*CLASSES[:-1], SHOWN[0]))
-        assert all(name in out for name in SHOWN) or "{other}" in command
+        results = Results.load(next(path for path in written if path.name == "t.json"))
+        assert sorted(results.keys) == sorted(f"{name}/{ESCAPED[0]}.png" for name in (*CLASSES[:-1], ESCAPED[0]))
+        assert all(name in out for name in ESCAPED) or "{other}" in command
         assert all(name in pages[0] for name in ("cat)", "[red]x["))

@@ -57,12 +57,12 @@ def printed(capsys: pytest.CaptureFixture[str], *arguments: object) -> list[str]
 
 
 def rows(lines: list[str]) -> dict[str, str]:
-    """The rows of a table by their first word, without its caption."""
+    """Returns the rows of a table by their first word, without the caption."""
     start = next(i for i, line in enumerate(lines) if set(line.strip()) == {"─"})
     return {line.split()[0]: line.strip() for line in lines[start + 1 : -1] if line.strip()}
 
 
-def test_a_pipe_gets_whole_lines(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_piped_output_is_not_truncated(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(store / ("a-long-name" * 20), 4)
     with Store(store).lock("at-work"):
         lines = printed(capsys, store)
@@ -80,7 +80,7 @@ def test_a_pipe_gets_whole_lines(store: Path, capsys: pytest.CaptureFixture[str]
     assert lines[-1] == "finished: 2, running: 1, unfinished: 1, broken: 2"
 
 
-def test_unfinished_ones_alone(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unfinished_lists_unfinished_runs_alone(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = printed(capsys, store, "--unfinished")
     assert list(rows(lines)) == ["at-work", "stopped", "torn", "without-weights"]
     assert lines[-1] == "finished: 1, unfinished: 2, broken: 2"
@@ -89,7 +89,7 @@ def test_unfinished_ones_alone(store: Path, capsys: pytest.CaptureFixture[str]) 
     assert printed(capsys, "--unfinished", store) == ["finished: 1"]
 
 
-def test_json(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_prints_one_record_per_run(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     records = {record["run"]: record for record in json.loads("\n".join(printed(capsys, store, "--json")))}
     assert records["finished-run"] == {
         "run": "finished-run",
@@ -109,30 +109,30 @@ def test_json(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("width", "there", "left_out"),
+    ("width", "columns", "missing"),
     [(200, {"version", "network"}, set()), (100, {"network"}, {"version"}), (60, {"state"}, {"version", "network"})],
 )
-def test_terminals(
+def test_narrow_terminals_leave_columns_out(
     store: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     width: int,
-    there: set[str],
-    left_out: set[str],
+    columns: set[str],
+    missing: set[str],
 ) -> None:
     monkeypatch.setattr("regard.cli.command.Console", partial(Console, color_system=None, width=width))
     monkeypatch.setattr(Console, "is_terminal", True)
     lines = printed(capsys, store)
     assert max(map(len, lines)) <= width
     header = next(line for line in lines if "epochs" in line)
-    assert all(name in header for name in there)
-    assert not any(name in header for name in left_out)
+    assert all(name in header for name in columns)
+    assert not any(name in header for name in missing)
     for name in ("finished-run", "at-work", "4/4", "90.40"):
         assert any(name in line for line in lines)
     assert lines[-1] == "finished: 1, unfinished: 2, broken: 2"
 
 
-def test_what_is_wrong_is_said(
+def test_wrong_stores_are_errors_and_empty_ones_are_not(
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -148,7 +148,7 @@ def test_what_is_wrong_is_said(
     assert printed(capsys, "--json") == ["[]"]
 
 
-def test_names_that_a_terminal_would_obey(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_control_characters_in_names_are_escaped(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(store / "red\x1b[31m", 4)
     lines = printed(capsys, store)
     assert not any("\x1b" in line for line in lines)

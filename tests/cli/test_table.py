@@ -17,7 +17,7 @@ from regard.training import plain
 
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
-    """Made-up runs of LSAS in ResNet29, five seeds, LSAS-SE two points above."""
+    """Made-up runs of LSAS in ResNet29: five seeds each, LSAS-SE two points better than SE."""
     folder = tmp_path / "runs"
     table = load_table("lsas-resnet29")
     for (_, column), cell in table.cells.items():
@@ -41,24 +41,24 @@ def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return capsys.readouterr().out
 
 
-def test_it_lists_the_tables(capsys: pytest.CaptureFixture[str]) -> None:
+def test_tables_are_listed_without_arguments(capsys: pytest.CaptureFixture[str]) -> None:
     text = printed(capsys)
     assert "attention-transfer-cifar10" in text and "sa-net-imagenet" in text
 
 
-def test_it_shows_a_table_without_runs(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch) -> None:
+def test_a_table_is_shown_without_runs(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     text = printed(capsys, "lsas-cifar")
     assert "94.57" in text and "95.01" in text and "–" in text
 
 
-def test_it_shows_runs_and_what_may_be_said(capsys: pytest.CaptureFixture[str], runs: Path) -> None:
+def test_runs_and_verdicts_are_shown(capsys: pytest.CaptureFixture[str], runs: Path) -> None:
     text = " ".join(printed(capsys, "lsas-resnet29", "--runs", str(runs)).split())
     assert "8 of 164" in text and "preliminary" in text
     assert "80.20" in text and "82.20" in text
     assert "+2.00" in text and "better" in text
-    none = " ".join(printed(capsys, "lsas-resnet29", "--runs", str(runs), "--shorten", "1").split())
-    assert "82.20" not in none and "--shorten 0.0" in none  # and how to see what there is
+    full_schedule = " ".join(printed(capsys, "lsas-resnet29", "--runs", str(runs), "--shorten", "1").split())
+    assert "82.20" not in full_schedule and "--shorten 0.0" in full_schedule  # names the option that shows the runs
 
 
 @pytest.mark.parametrize("suffix", ["md", "html", "tex", "csv", "txt"])
@@ -85,7 +85,7 @@ def test_csv_holds_every_seed(capsys: pytest.CaptureFixture[str], runs: Path) ->
 
 @pytest.mark.parametrize("form", ["markdown", "html", "latex", "csv", "csv-comparisons", "terminal"])
 @pytest.mark.parametrize("place", ["folder", "/", ".", "x" * 300])
-def test_a_place_that_cannot_be_written_is_one_line(
+def test_an_unwritable_output_path_is_a_one_line_error(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch, form: str, place: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -111,7 +111,7 @@ def test_a_place_that_cannot_be_written_is_one_line(
         (["lsas-cifar", "--data.nam", "x"], "--data.nam"),
     ],
 )
-def test_wrong_input_is_one_line(
+def test_wrong_input_is_a_one_line_error(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch, arguments: list[str], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)

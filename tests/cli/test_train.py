@@ -34,49 +34,49 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def trained(monkeypatch: pytest.MonkeyPatch) -> list[str | None]:
-    """Who is at the run while it is trained, of each time that it is."""
-    seen: list[str | None] = []
+def holders(monkeypatch: pytest.MonkeyPatch) -> list[str | None]:
+    """The holder of the run during each training; training itself is faked."""
+    recorded: list[str | None] = []
 
-    def pretend(*args: object, **options: object) -> SimpleNamespace:
-        seen.append(Store("runs").holder("mine"))
+    def fake_train(*args: object, **options: object) -> SimpleNamespace:
+        recorded.append(Store("runs").holder("mine"))
         return SimpleNamespace(finished=True, row={"test_accuracy": 0.5})
 
-    monkeypatch.setattr(training, "train", pretend)
-    return seen
+    monkeypatch.setattr(training, "train", fake_train)
+    return recorded
 
 
-def test_a_run_is_locked_while_it_is_trained(trained, here: Path) -> None:
+def test_a_run_is_locked_while_it_is_trained(holders, here: Path) -> None:
     assert cli.main(["train", *OPTIONS]) == 0
-    assert trained[0] is not None and trained[0].startswith("pid ")
+    assert holders[0] is not None and holders[0].startswith("pid ")
     assert Store("runs").locked() == {}
-    assert not (here / "runs").exists()  # for this one pretended
+    assert not (here / "runs").exists()  # because training is faked
 
 
-def test_nobody_else_is_to_be_at_it(trained, here: Path) -> None:
+def test_a_locked_run_is_not_trained(holders, here: Path) -> None:
     with Store("runs").lock("mine"):
         status, message = regard("train", *OPTIONS)
         assert status == 76 and re.search(r"pid \d+ on .* is using .*runs/mine; wait for it", message)
-        assert message.count("\n") == 1 and not trained
-    assert cli.main(["train", *OPTIONS]) == 0 and len(trained) == 1
+        assert message.count("\n") == 1 and not holders
+    assert cli.main(["train", *OPTIONS]) == 0 and len(holders) == 1
 
 
-def test_where_nothing_can_be_locked_it_is_trained_all_the_same(trained, here: Path) -> None:
+def test_training_proceeds_where_locking_is_impossible(holders, here: Path) -> None:
     (here / "runs").mkdir()
     (here / "runs" / ".locks").write_text("")
-    assert cli.main(["train", *OPTIONS]) == 0 and trained == [None]
+    assert cli.main(["train", *OPTIONS]) == 0 and holders == [None]
 
 
 TINY = [*OPTIONS, "--schedule.epochs=1", "--schedule.batch_size=10", "--device=cpu", "--threads=1"]
 
 
 def regard(*arguments: str) -> tuple[int, str]:
-    """The status of the command line, and what it says is wrong: a line, or nothing."""
-    wrong = io.StringIO()
-    with contextlib.redirect_stderr(wrong), contextlib.redirect_stdout(io.StringIO()):
+    """Returns the status of a command and its error output, which is one line or empty."""
+    errors = io.StringIO()
+    with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
         status = cli.main([*arguments, *(["--quiet"] if arguments[0] == "train" else [])])
-    assert len(wrong.getvalue().splitlines()) == (status in (2, 76)), wrong.getvalue()
-    return status, wrong.getvalue()
+    assert len(errors.getvalue().splitlines()) == (status in (2, 76)), errors.getvalue()
+    return status, errors.getvalue()
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -85,16 +85,16 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run."""
-    with pytest.MonkeyPatch.context() as there:
-        there.chdir(tmp_path_factory.mktemp("finished"))
+    """The folder of a finished run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("finished"))
         assert regard("train", *TINY) == (0, "")
         return Path("runs/mine").resolve()
 
 
 @pytest.fixture
 def run(finished: Path, here: Path) -> Path:
-    """The run of TINY as it ended, with a bias report, and files of a person's in its folder."""
+    """The finished run, with a bias report and files of the user in its folder."""
     folder = shutil.copytree(finished, here / "runs" / "mine")
     for name in (
         "bias.json",
@@ -117,14 +117,14 @@ def test_overwriting_removes_the_run_and_nothing_else(run: Path, here: Path, lin
     options = [*TINY, "--seed=1", "--overwrite", *(["--run=elsewhere"] if linked else [])]
     assert regard("train", *options) == (0, "")
     after = contents(run)
-    kept = {"notes.txt", "checkpoints/step-100.pt", "data/a.jpg", "data/recipe.yaml"}
+    user_files = {"notes.txt", "checkpoints/step-100.pt", "data/a.jpg", "data/recipe.yaml"}
     assert before.keys() - after.keys() == {"bias.json", "bias.parquet"} and not after.keys() - before.keys()
-    assert {name for name in after if after[name] == before[name]} - {"environment.json"} == kept
+    assert {name for name in after if after[name] == before[name]} - {"environment.json"} == user_files
     assert training.Run.open(run).recipe.seed == 1 and len(training.Run.open(run).metrics()) == 1
 
 
 @pytest.mark.parametrize("place", ["run", "above", "home", "recipe", "file"])
-def test_what_is_no_run_and_where_one_is_are_not_overwritten(run: Path, here: Path, monkeypatch, place: str) -> None:
+def test_overwrite_refuses_other_folders_and_the_working_folder(run: Path, here: Path, monkeypatch, place: str) -> None:
     (here / "recipe.yaml").write_text("a cake")
     (here / "environment.json").write_text("{}")
     (run / "inside").mkdir()
@@ -137,7 +137,7 @@ def test_what_is_no_run_and_where_one_is_are_not_overwritten(run: Path, here: Pa
     assert contents(here) == before
 
 
-def test_a_link_to_itself_is_no_run_and_hides_none(run: Path, here: Path) -> None:
+def test_a_circular_link_is_an_error_and_hides_no_run(run: Path, here: Path) -> None:
     (run.parent / "loop").symlink_to("loop")
     assert regard("runs") == (0, "")
     for options in (["--run=runs/loop"], ["--run=runs/loop", "--overwrite"], ["--run=runs/loop/in"]):
@@ -176,34 +176,34 @@ def test_a_run_that_fails_before_its_first_step_changes_nothing(
     assert regard("train", *TINY, *options, "--run=new/run") == (0, "")
 
 
-def test_a_run_is_locked_where_it_lies(trained, run: Path, here: Path) -> None:
+def test_a_linked_run_is_locked_in_its_real_store(holders, run: Path, here: Path) -> None:
     (here / "elsewhere").mkdir()
     (here / "elsewhere" / "link").symlink_to(run)
     assert cli.main(["train", *OPTIONS, "--run=elsewhere/link", "--resume"]) == 0
-    assert trained[0] is not None and trained[0].startswith("pid ")
+    assert holders[0] is not None and holders[0].startswith("pid ")
 
 
 @pytest.mark.parametrize("more", [[], ["--schedule.epochs=300", "--device=cpu"]])
-def test_a_run_that_is_not_there_is_not_gone_on_with(trained, here: Path, more: list[str]) -> None:
-    """A slip in the name does not begin a run by the defaults."""
+def test_resuming_a_missing_run_fails(holders, here: Path, more: list[str]) -> None:
+    """A mistyped name does not start a run with the default recipe."""
     status, message = regard("train", "--run=runs/mien", "--resume", *more)
-    assert (status, trained) == (2, []) and "no run runs/mien to resume" in message and message.count("\n") == 1
-    assert cli.main(["train", *OPTIONS, "--resume"]) == 0 and len(trained) == 1  # a recipe begins one
+    assert (status, holders) == (2, []) and "no run runs/mien to resume" in message and message.count("\n") == 1
+    assert cli.main(["train", *OPTIONS, "--resume"]) == 0 and len(holders) == 1  # with a recipe, a run starts
 
 
-@pytest.mark.parametrize(("batch_size", "noted"), [(4, True), (3, False)])
-def test_images_of_an_epoch_that_are_left_out_are_told_of(here: Path, capsys, batch_size: int, noted: bool) -> None:
-    for place in ("train/cat", "train/dog", "test/cat", "test/dog"):
-        (here / "set" / place).mkdir(parents=True)
+@pytest.mark.parametrize(("batch_size", "warned"), [(4, True), (3, False)])
+def test_a_dropped_last_batch_is_noted(here: Path, capsys, batch_size: int, warned: bool) -> None:
+    for class_folder in ("train/cat", "train/dog", "test/cat", "test/dog"):
+        (here / "set" / class_folder).mkdir(parents=True)
         for number in range(3):
-            Image.new("RGB", (16, 16), (40 * number, 0, 0)).save(here / "set" / place / f"{number}.png")
+            Image.new("RGB", (16, 16), (40 * number, 0, 0)).save(here / "set" / class_folder / f"{number}.png")
     files = ["--data.name=files", "--data.folder=set", "--data.size=16", "--data.workers=0"]
     options = ["--model.name=wrn-10-0.5", "--schedule.epochs=1", f"--schedule.batch_size={batch_size}", "--run=run"]
     assert cli.main(["train", *files, *options]) == 0
-    assert ("with 2 of 6 images, is left out" in capsys.readouterr().err) == noted
+    assert ("with 2 of 6 images, is left out" in capsys.readouterr().err) == warned
 
 
-def test_a_tracker_that_fails_on_the_way_does_not_end_the_run(here: Path, monkeypatch, capsys) -> None:
+def test_a_failing_tracker_does_not_end_the_run(here: Path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(TensorBoardTracker, "log", no_account)
     monkeypatch.setattr(TensorBoardTracker, "finish", no_memory)
     assert cli.main(["train", *TINY, '--trackers=["tensorboard"]']) == 0
@@ -211,11 +211,11 @@ def test_a_tracker_that_fails_on_the_way_does_not_end_the_run(here: Path, monkey
     assert sum("tensorboard failed" in line for line in capsys.readouterr().err.splitlines()) == 2
 
 
-@pytest.mark.parametrize("torch_says", [{"RANK": "0", "WORLD_SIZE": "1"}, {"RANK": "", "WORLD_SIZE": "4"}])
-def test_variables_of_launchers_do_not_make_one_process_several(torch_says, here: Path, monkeypatch) -> None:
-    """Such as those in the shell of `salloc`, in a script for Slurm, of a task of MPI, of a notebook of torchrun's."""
+@pytest.mark.parametrize("torch_variables", [{"RANK": "0", "WORLD_SIZE": "1"}, {"RANK": "", "WORLD_SIZE": "4"}])
+def test_launcher_variables_do_not_distribute_a_single_process(torch_variables, here: Path, monkeypatch) -> None:
+    """For example in a shell of `salloc`, a Slurm script, an MPI task or a notebook started by torchrun."""
     names = {"SLURM_NTASKS": "4", "SLURM_JOB_ID": "7", "PMI_SIZE": "2", "OMPI_COMM_WORLD_SIZE": "2"}
-    for name, value in {**names, "LOCAL_RANK": "0", **torch_says}.items():
+    for name, value in {**names, "LOCAL_RANK": "0", **torch_variables}.items():
         monkeypatch.setenv(name, value)
     before = dict(os.environ)
     assert regard("train", *TINY) == (0, "")
@@ -225,7 +225,7 @@ def test_variables_of_launchers_do_not_make_one_process_several(torch_says, here
 
 @pytest.mark.parametrize("kind", ["folder", "files"])
 @pytest.mark.parametrize("classes", [["cat"], ["cat", "dog"]])
-def test_that_all_images_are_of_one_class_is_said(here: Path, capsys, kind: str, classes: list[str]) -> None:
+def test_data_with_a_single_class_are_warned_about(here: Path, capsys, kind: str, classes: list[str]) -> None:
     for name in classes:
         for split in ("train", "test"):
             (here / split / name).mkdir(parents=True)
@@ -239,7 +239,7 @@ def test_that_all_images_are_of_one_class_is_said(here: Path, capsys, kind: str,
 
 @pytest.fixture
 def read_only(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The folder is on a file system that may only be read."""
+    """Makes the working folder behave like one on a read-only file system."""
 
     def refuse(owner: Any, name: str, writes: Callable[..., bool] = lambda *_: True) -> None:
         function = getattr(owner, name)
@@ -273,7 +273,7 @@ def read_only(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ],
     ids=lambda command: command.split()[0],
 )
-def test_a_place_that_cannot_be_written_is_one_line(run: Path, here: Path, monkeypatch, request, command: str) -> None:
+def test_a_read_only_file_system_is_a_one_line_error(run: Path, here: Path, monkeypatch, request, command: str) -> None:
     for name in ("bias.json", "bias.parquet"):
         (run / name).unlink()
     Image.new("RGB", (32, 32)).save("image.png")
@@ -284,4 +284,4 @@ def test_a_place_that_cannot_be_written_is_one_line(run: Path, here: Path, monke
     assert status == 2 and any(word in message for word in ("Read-only file system", "cannot be written")), message
     assert contents(here) == before
     if command.startswith("train"):
-        assert regard("train", *TINY, "--resume") == (0, "")  # which is finished, and is only read
+        assert regard("train", *TINY, "--resume") == (0, "")  # a finished run is only read

@@ -39,10 +39,10 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
 
 def regard(*arguments: str) -> tuple[int, str, str]:
     """Status, output and errors of `regard train`."""
-    out, wrong = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stderr(wrong), contextlib.redirect_stdout(out):
+    out, errors = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(out):
         status = cli.main(["train", *arguments])
-    return status, out.getvalue(), wrong.getvalue()
+    return status, out.getvalue(), errors.getvalue()
 
 
 def stored(name: str) -> dict[str, bytes]:
@@ -51,43 +51,43 @@ def stored(name: str) -> dict[str, bytes]:
     return {path.removeprefix(start): content for path, content in files.items() if path.startswith(start)}
 
 
-def whole(name: str = "whole") -> dict[str, bytes]:
-    """The same run, in a folder."""
+def local_weights(name: str = "local") -> dict[str, bytes]:
+    """Trains the same run in a local folder and returns its weight files."""
     assert regard(*TINY, f"--run={name}")[0] == 0
     return {path: Path(name, path).read_bytes() for path in ("last.safetensors", "best.safetensors")}
 
 
 @contextlib.contextmanager
 def stopped_after(epochs: int) -> Iterator[None]:
-    """The process is killed in the epoch after; what it was doing is not finished."""
+    """Kills training in the epoch after the given number of epochs."""
 
     class Killed(BaseException):
         pass
 
-    own = Loop.take_step
+    original = Loop.take_step
 
     def take_step(self: Loop, *args: Any) -> None:
         if self.epoch == epochs:
             raise Killed
-        own(self, *args)
+        original(self, *args)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         patch.setattr(Loop, "take_step", take_step)
         yield
 
 
-def test_a_run_is_at_home_in_a_bucket(store: Store, tmp_path: Path) -> None:
+def test_a_run_in_a_bucket_is_trained_resumed_and_overwritten(store: Store, tmp_path: Path) -> None:
     address = f"{store.address}/run"
-    status, out, wrong = regard(*TINY, f"--run={address}")
-    assert status == 0 and out.startswith(f"{address}: test accuracy ") and out.count("\n") == 1, wrong
+    status, out, errors = regard(*TINY, f"--run={address}")
+    assert status == 0 and out.startswith(f"{address}: test accuracy ") and out.count("\n") == 1, errors
     run = store.run("run")
     assert run is not None and run.finished and store.locked() == {}
-    assert stored("run").items() >= whole().items()
-    assert not list((tmp_path / "cache").rglob("*.safetensors"))  # nothing stays here
+    assert stored("run").items() >= local_weights().items()
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))  # no local copy stays
     metrics = [call for call in TestBucket.traffic if call == "put run/metrics.jsonl"]
     assert len(metrics) == 3  # after every epoch
-    status, _, wrong = regard(*TINY, f"--run={address}")
-    assert status == 2 and f"{address} exists already" in wrong
+    status, _, errors = regard(*TINY, f"--run={address}")
+    assert status == 2 and f"{address} exists already" in errors
     before = stored("run")
     assert regard(*TINY, f"--run={address}", "--resume")[0] == 0  # it is finished
     assert {path: content for path, content in stored("run").items() if path != "recipe.yaml"} == {
@@ -99,57 +99,57 @@ def test_a_run_is_at_home_in_a_bucket(store: Store, tmp_path: Path) -> None:
     assert [path for path in stored("run") if path.startswith("checkpoints")] == ["checkpoints/step-000000002.pt"]
 
 
-def test_another_machine_resumes_it(store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_another_machine_resumes_the_run(store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     address = f"{store.address}/run"
     with stopped_after(2):
         regard(*TINY, f"--run={address}")
     run = store.run("run")
     assert run is not None and run.epochs == 2
     monkeypatch.setenv("REGARD_CACHE", str(tmp_path / "other cache"))
-    status, _, notes = regard("--run", address, "--resume")  # by the recipe that is there
+    status, _, notes = regard("--run", address, "--resume")  # with the recipe in the bucket
     assert status == 0 and "at epoch 3" in notes
-    assert stored("run").items() >= whole().items()
+    assert stored("run").items() >= local_weights().items()
 
 
-def test_nobody_else_is_to_be_at_it(store: Store) -> None:
+def test_a_locked_run_is_not_trained(store: Store) -> None:
     with store.lock("run", lease=0.6):
-        status, out, wrong = regard(*TINY, f"--run={store.address}/run")
-    assert status == 76 and f"pid {os.getpid()} on" in wrong.splitlines()[-1]
-    assert "waiting to see whether it is alive" in wrong and stored("run") == {}
+        status, out, errors = regard(*TINY, f"--run={store.address}/run")
+    assert status == 76 and f"pid {os.getpid()} on" in errors.splitlines()[-1]
+    assert "waiting to see whether it is alive" in errors and stored("run") == {}
 
 
 @pytest.mark.parametrize("word", ["put", "list", "remove"])
-def test_a_bucket_that_is_away_at_an_epochs_end_loses_nothing(
+def test_a_bucket_failure_after_an_epoch_loses_nothing(
     store: Store, monkeypatch: pytest.MonkeyPatch, word: str
 ) -> None:
-    """The run goes on, and what is newer than the bucket stays here until it is there."""
-    own = Loop.finish_epoch
+    """The run continues, and files newer than the bucket stay local until the upload succeeds."""
+    original = Loop.finish_epoch
 
     def finish_epoch(self: Loop) -> None:
         (TestBucket.failing.add if self.epoch == 1 else TestBucket.failing.discard)(word)
-        own(self)
+        original(self)
 
     monkeypatch.setattr(Loop, "finish_epoch", finish_epoch)
-    status, out, wrong = regard(*TINY, f"--run={store.address}/run")
+    status, out, errors = regard(*TINY, f"--run={store.address}/run")
     assert status == 0
-    assert ("the upload is tried again after the next epoch" in wrong) == (word != "remove")
+    assert ("the upload is tried again after the next epoch" in errors) == (word != "remove")
     run = store.run("run")
     assert run is not None and run.finished
-    assert stored("run").items() >= whole().items()
+    assert stored("run").items() >= local_weights().items()
 
 
-def test_a_bucket_that_is_away_at_the_end_gets_the_run_later(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    own = Loop.finish_epoch
+def test_a_run_is_uploaded_later_after_a_bucket_failure(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Loop.finish_epoch
 
     def finish_epoch(self: Loop) -> None:
         if self.epoch == 1:
             TestBucket.failing.add("put")
-        own(self)
+        original(self)
 
     with monkeypatch.context() as patch:
         patch.setattr(Loop, "finish_epoch", finish_epoch)
-        status, _, wrong = regard(*TINY, f"--run={store.address}/run")
-    error = wrong.splitlines()[-1]
+        status, _, errors = regard(*TINY, f"--run={store.address}/run")
+    error = errors.splitlines()[-1]
     assert status == 2 and "the network is away" in error and "--resume" in error
     TestBucket.failing.clear()
     run = store.run("run")
@@ -158,10 +158,10 @@ def test_a_bucket_that_is_away_at_the_end_gets_the_run_later(store: Store, monke
     assert status == 0 and "epoch 2/3" not in notes  # nothing is left to train
     run = store.run("run")
     assert run is not None and run.finished
-    assert stored("run").items() >= whole().items()
+    assert stored("run").items() >= local_weights().items()
 
 
-def test_a_run_that_was_removed_from_the_bucket_begins_anew(store: Store) -> None:
+def test_a_run_removed_from_the_bucket_starts_again(store: Store) -> None:
     with stopped_after(2):
         regard(*TINY, f"--run={store.address}/run")
     for path in stored("run"):
@@ -170,8 +170,8 @@ def test_a_run_that_was_removed_from_the_bucket_begins_anew(store: Store) -> Non
     assert status == 0 and "epoch 1/3" in notes
 
 
-def test_a_process_that_lost_the_run_sends_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It stood still for long, and another works in the run."""
+def test_a_process_that_lost_its_lock_uploads_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process took the run over while this one stood still."""
 
     class Left(BaseException):
         pass
@@ -180,12 +180,12 @@ def test_a_process_that_lost_the_run_sends_nothing(store: Store, monkeypatch: py
         assert status == TAKEN_OVER
         raise Left
 
-    own = Loop.finish_epoch
+    original = Loop.finish_epoch
 
     def finish_epoch(self: Loop) -> None:
         if self.epoch == 1:
             fsspec.filesystem("testbucket").pipe_file("/runs/.locks/run/1", b"pid 5 on elsewhere\n1")
-        own(self)
+        original(self)
 
     monkeypatch.setattr(os, "_exit", leave)
     monkeypatch.setattr(Loop, "finish_epoch", finish_epoch)
@@ -195,20 +195,20 @@ def test_a_process_that_lost_the_run_sends_nothing(store: Store, monkeypatch: py
     assert run is not None and run.epochs == 1
 
 
-def test_a_teacher_in_the_bucket(store: Store) -> None:
+def test_a_teacher_is_fetched_from_the_bucket(store: Store) -> None:
     assert regard(*TINY, f"--run={store.address}/teacher")[0] == 0
     teacher = f"{store.address}/teacher"
     options = [*TINY, f"--transfer.teacher={teacher}", "--transfer.beta=10", "--seed=1"]
     assert regard(*options, f"--run={store.address}/student")[0] == 0
     run = store.run("student")
     assert run is not None and run.finished and run.teachers == [teacher]
-    status, _, wrong = regard(*options, f"--run={teacher}", "--resume")
-    assert status == 2 and "cannot be its own teacher" in wrong
-    status, _, wrong = regard(*TINY, f"--transfer.teacher={store.address}/none", "--transfer.beta=10", "--run=mine")
-    assert status == 2 and "there is no run none in testbucket://runs" in wrong
+    status, _, errors = regard(*options, f"--run={teacher}", "--resume")
+    assert status == 2 and "cannot be its own teacher" in errors
+    status, _, errors = regard(*TINY, f"--transfer.teacher={store.address}/none", "--transfer.beta=10", "--run=mine")
+    assert status == 2 and "there is no run none in testbucket://runs" in errors
 
 
-def test_an_address_of_this_machine_is_a_folder(store: Store, tmp_path: Path) -> None:
+def test_a_file_address_is_a_local_folder(store: Store, tmp_path: Path) -> None:
     assert regard(*TINY, "--schedule.epochs=1", f"--run={(tmp_path / 'runs/mine').as_uri()}")[0] == 0
     assert training.Run.open("runs/mine").recipe.schedule.epochs == 1
     assert regard(f"--run={(tmp_path / 'runs/mine').as_uri()}", "--resume")[0] == 0

@@ -25,7 +25,7 @@ VOID = {"meta", "img", "br"}
 
 
 class Page(HTMLParser):
-    """Elements and text of a page; complains of tags that do not match."""
+    """The elements and the text of a page; fails on tags that do not match."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -70,8 +70,8 @@ class Page(HTMLParser):
         texts = [(tag or other, re.sub(r"<[^>]*>", "", text or header)) for tag, text, other, header in parts]
         return "\n".join(f"{tag}: {' '.join(unescape(text).split())}" for tag, text in texts)
 
-    def check_alone(self) -> None:
-        """That the page needs nothing but itself, and does nothing."""
+    def check_self_contained(self) -> None:
+        """Checks that the page is self-contained and runs no code."""
         for tag, attributes in self.tags:
             assert tag not in ("script", "link", "iframe", "object", "base", "form")
             assert not any(name.startswith("on") for name in attributes)
@@ -86,7 +86,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="session")
 def parse() -> type[Page]:
-    """parse(text of a page) -> its elements and its text."""
+    """parse(source of a page) -> Page."""
     return Page
 
 
@@ -97,29 +97,29 @@ def splits() -> data.Splits:
 
 @pytest.fixture(scope="session")
 def recipe(splits: data.Splits) -> Recipe:
-    made = load_recipe(None, BASE)
-    return replace(made, data=replace(made.data, mean=splits.train.mean, std=splits.train.std))
+    base = load_recipe(None, BASE)
+    return replace(base, data=replace(base.data, mean=splits.train.mean, std=splits.train.std))
 
 
 def made_up_report(splits: data.Splits, seed: int, *, correct: float = 0.5, position: float = 0.3) -> bias.Results:
-    """Rows drawn at random: about so many images right, and with position bias."""
-    test, draw = splits.test, np.random.default_rng(seed)
+    """Random bias results with the given rates of correct predictions and of position bias."""
+    test, generator = splits.test, np.random.default_rng(seed)
     assert test.regions is not None
-    right = draw.random(IMAGES) < correct
-    away = draw.random(IMAGES) < position
+    hits = generator.random(IMAGES) < correct
+    biased = generator.random(IMAGES) < position
     labels = test.labels.numpy()
     measures = ("miss", "iou", "mean_iou", "best_iou", "energy_inside", "auc", "rank_accuracy", "top_k", "probability")
-    rows = {name: draw.random(IMAGES) for name in measures}
-    predicted = np.where(right, labels, (labels + 1) % 10)
+    rows = {name: generator.random(IMAGES) for name in measures}
+    predicted = np.where(hits, labels, (labels + 1) % 10)
     rows |= {
         "label": labels,
         "predicted": predicted,
         "explained": predicted,
-        "correct": right,
-        "position_bias": away,
-        "range_bias": ~away & (draw.random(IMAGES) < 0.8),
-        "spill": draw.random(IMAGES),
-        "pointing": ~away,
+        "correct": hits,
+        "position_bias": biased,
+        "range_bias": ~biased & (generator.random(IMAGES) < 0.8),
+        "spill": generator.random(IMAGES),
+        "pointing": ~biased,
         "focus_area": np.full(IMAGES, 0.2),
         "region_area": test.regions.float().mean((1, 2)).numpy(),
         "constant": np.zeros(IMAGES, dtype=bool),
@@ -132,7 +132,7 @@ MakeRun = Callable[..., Run]
 
 @pytest.fixture
 def make_run(tmp_path: Path, recipe: Recipe, splits: data.Splits) -> MakeRun:
-    """make_run(name, epochs=2, correct=0.5, position=0.3, measured=True, weights=True, **fields of the recipe)."""
+    """make_run(name, epochs=3, correct=0.5, position=0.3, measured=True, weights=True, **fields of the recipe)."""
 
     def make(
         name: str,
@@ -144,25 +144,25 @@ def make_run(tmp_path: Path, recipe: Recipe, splits: data.Splits) -> MakeRun:
         weights: bool = True,
         **fields: object,
     ) -> Run:
-        own = replace(recipe, **fields)
-        run = Run.create(tmp_path / name, own, splits.test.classes)
+        run_recipe = replace(recipe, **fields)
+        run = Run.create(tmp_path / name, run_recipe, splits.test.classes)
         seed = sum(name.encode())
-        report = made_up_report(splits, seed, correct=correct, position=position)
-        last = report.accuracy.value
+        results = made_up_report(splits, seed, correct=correct, position=position)
+        accuracy = results.accuracy.value
         run.write_metrics(
             [
                 {
                     **{"epoch": i + 1, "task": 2.3 - 0.4 * i, "loss": 9.9, "test_images": IMAGES},
-                    "test_accuracy": last if i == epochs - 1 else 0.1,
+                    "test_accuracy": accuracy if i == epochs - 1 else 0.1,
                 }
                 for i in range(epochs)
             ]
         )
         if measured:
-            report.save(run.folder / "bias.json")
+            results.save(run.folder / "bias.json")
         if weights:
             torch.manual_seed(seed)
-            run.save_weights(make_model(own, 10), "last", epochs, last)
+            run.save_weights(make_model(run_recipe, 10), "last", epochs, accuracy)
         return run
 
     return make

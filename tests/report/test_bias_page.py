@@ -27,7 +27,7 @@ CLASSES = ("cat", "dog", "cow")
 ODD = ("cat)", "[red]x[/red]", "<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "a\x1b[31m\u202eb")
 
 
-def made(
+def make_results(
     model: str = "net",
     *,
     seed: int = 0,
@@ -40,27 +40,27 @@ def made(
     **fields: object,
 ) -> bias.Results:
     """Results with rows drawn at random; labels and regions are the same for all models."""
-    of_images, draw = np.random.default_rng(99), np.random.default_rng(seed)
-    area = of_images.uniform(0.01, 0.6, images)
-    area[of_images.random(images) < empty] = 0
-    labels = of_images.integers(0, len(classes), images)
-    right = (draw.random(images) < 0.7) & scored
-    flat = draw.random(images) < constant
-    away = (draw.random(images) < position) | flat | (area == 0)
-    energy = np.where(area > 0, draw.random(images), 0)
-    rows = {name: draw.random(images) for name, dtype in COLUMNS.items() if dtype is np.float32}
+    shared, generator = np.random.default_rng(99), np.random.default_rng(seed)
+    area = shared.uniform(0.01, 0.6, images)
+    area[shared.random(images) < empty] = 0
+    labels = shared.integers(0, len(classes), images)
+    right = (generator.random(images) < 0.7) & scored
+    flat = generator.random(images) < constant
+    biased = (generator.random(images) < position) | flat | (area == 0)
+    energy = np.where(area > 0, generator.random(images), 0)
+    rows = {name: generator.random(images) for name, dtype in COLUMNS.items() if dtype is np.float32}
     predicted = np.where(right, labels, (labels + 1) % len(classes))
     rows |= {
         "label": labels,
         "predicted": predicted,
         "explained": predicted,
         "correct": right,
-        "position_bias": away,
-        "range_bias": ~away & (draw.random(images) < 0.5),
+        "position_bias": biased,
+        "range_bias": ~biased & (generator.random(images) < 0.5),
         "spill": np.where(flat, np.nan, rows["spill"]),
         "auc": np.where(area > 0, rows["auc"], np.nan),
         "energy_inside": np.where(flat, np.nan, energy),
-        "pointing": ~away,
+        "pointing": ~biased,
         "region_area": area,
         "constant": flat,
     }
@@ -82,17 +82,17 @@ def made(
 
 def gallery(results: Sequence[bias.Results], count: int = 12) -> Gallery:
     pixels = np.zeros((8, 8, 3), dtype=np.uint8)
-    drawn = Gallery([one.model for one in results], measures=("energy_inside",))
+    result = Gallery([network_results.model for network_results in results], measures=("energy_inside",))
     for heading, indices in bias_images(results, count).items():
         for index in indices:
             score = ClassScore(0, results[0].classes[0], 0.5)
             cell = Cell(pixels, np.eye(8, dtype=bool), np.eye(8), 0.5, score, score, True, {})
-            drawn.add(Row(index, results[0].keys[index], "", (cell,) * len(results), ()), heading)
-    return drawn
+            result.add(Row(index, results[0].keys[index], "", (cell,) * len(results), ()), heading)
+    return result
 
 
 @pytest.fixture
-def written(tmp_path, parse, monkeypatch):
+def write_page(tmp_path, parse, monkeypatch):
     """written(results, **options) -> the page."""
     monkeypatch.setattr(bias_page, "environment", lambda _: {"python": "3"})
 
@@ -107,86 +107,95 @@ def text(estimate) -> str:
     return f"{100 * estimate.value:.1f}% {100 * estimate.low:.1f} to {100 * estimate.high:.1f}"
 
 
-def test_the_page_of_one_network_has_the_numbers_of_its_results(written, tmp_path):
-    one = made(constant=0.1, empty=0.1, skipped=("bad.jpg: cut short",))
+def test_the_page_of_one_network_shows_its_results(write_page, tmp_path):
+    results = make_results(constant=0.1, empty=0.1, skipped=("bad.jpg: cut short",))
     options = {"notes": [report.Note("net", "A note.")], "command": "regard bias net --data farm"}
-    page = written([one], gallery=gallery([one]), **options)
-    page.check_alone()
+    page = write_page([results], gallery=gallery([results]), **options)
+    page.check_self_contained()
     assert os.listdir(tmp_path) == ["page.html"]
-    whole = one.overall
-    for rate in (whole.accuracy, whole.position_bias, whole.range_bias, whole.pointing):
+    summary = results.overall
+    for rate in (summary.accuracy, summary.position_bias, summary.range_bias, summary.pointing):
         assert text(rate) in page.text
-    for mean in whole.means.values():
+    for mean in summary.means.values():
         assert f"{mean.value:.3f} {mean.low:.3f} to {mean.high:.3f}" in page.text
-    for part in (one.right, one.wrong, *one.by_size.values(), *one.by_class.values()):
+    for part in (results.right, results.wrong, *results.by_size.values(), *results.by_class.values()):
         assert text(part.position_bias) in page.text
-    (record,) = bias_records.overview([one])
-    assert record["inside"] == pytest.approx(1 - whole.position_bias.value - whole.range_bias.value)
-    left_out = {row["reason"]: row for row in bias_records.left_out([one])}
-    assert left_out["constant map"]["images"] == whole.constant_maps
-    assert left_out["no region"]["images"] == whole.empty_regions
+    (record,) = bias_records.overview([results])
+    assert record["inside"] == pytest.approx(1 - summary.position_bias.value - summary.range_bias.value)
+    left_out = {row["reason"]: row for row in bias_records.left_out([results])}
+    assert left_out["constant map"]["images"] == summary.constant_maps
+    assert left_out["no region"]["images"] == summary.empty_regions
     assert left_out["not readable"]["examples"] == "bad.jpg: cut short" and "bad.jpg: cut short" in page.text
     assert "A note." in page.text and options["command"] in page.text and 'fit {"size": [8, 8]}' in page.text
     assert sum(tag == "img" for tag, _ in page.tags) == 12 * 2
-    again = written([one], gallery=gallery([one]), **options)
+    again = write_page([results], gallery=gallery([results]), **options)
     assert again.source == page.source
     check_snapshot("pages/bias", page.outline)
 
 
-def test_several_networks_are_compared_with_the_first_and_corrected_together(written):
-    results = [made("a", seed=1, position=0.6), made("b", seed=2, position=0.2), made("c", seed=3, position=0.6)]
-    page = written(results, gallery=gallery(results))
-    page.check_alone()
+def test_several_networks_are_compared_with_the_first_and_corrected_together(write_page):
+    results = [
+        make_results("a", seed=1, position=0.6),
+        make_results("b", seed=2, position=0.2),
+        make_results("c", seed=3, position=0.6),
+    ]
+    page = write_page(results, gallery=gallery(results))
+    page.check_self_contained()
     comparisons, *_ = bias.compare_all(results)
     rates, means = bias_records.differences(results, comparisons)
-    every = [one for comparison in comparisons for one in comparison.differences.values()]
-    assert len(rates) + len(means) == len(every) and 0 < sum(one.significant for one in every) < len(every)
+    differences = [difference for comparison in comparisons for difference in comparison.differences.values()]
+    assert len(rates) + len(means) == len(differences) and 0 < sum(
+        difference.significant for difference in differences
+    ) < len(differences)
     for record in (*rates, *means):
         assert record["significant"] is (record["p_adjusted"] < 0.05)
     for comparison in comparisons:
-        bias_, energy = comparison.differences["position_bias"], comparison.differences["energy_inside"]
-        assert f"{100 * bias_.low:+.1f} to {100 * bias_.high:+.1f}".replace("-", "−") in page.text
+        position_bias, energy = comparison.differences["position_bias"], comparison.differences["energy_inside"]
+        assert f"{100 * position_bias.low:+.1f} to {100 * position_bias.high:+.1f}".replace("-", "−") in page.text
         assert f"{energy.low:+.3f} to {energy.high:+.3f}".replace("-", "−") in page.text
     check_snapshot("pages/bias_of_several", page.outline)
 
 
-def test_significant_is_what_is_so_after_correction(written, monkeypatch):
-    results = [made("a"), made("b", seed=1)]
+def test_significance_uses_the_adjusted_p(write_page, monkeypatch):
+    results = [make_results("a"), make_results("b", seed=1)]
     for p_adjusted, label in ((0.049, "significant"), (0.06, "not significant")):
         difference = Difference(0.1, 0.01, 0.2, 0.03, p_adjusted, 90)
         comparison = bias.Comparison("b", "a", {"position_bias": difference}, ())
         monkeypatch.setattr(bias, "compare_all", lambda _, comparison=comparison: ([comparison], [{}, {}], []))
-        page = written(results)
+        page = write_page(results)
         row = page.text[page.text.index("+10.0") :]
         assert row[: row.index("significant")].endswith("not ") is (label == "not significant")
 
 
 @pytest.mark.parametrize("name", ["second-chance", "chance"])
-def test_notes_are_kept_whatever_a_network_is_called(written, name):
-    results = [made("a"), made(name, seed=1, margin=3, threshold=0.4)]
+def test_notes_do_not_depend_on_network_names(write_page, name):
+    results = [make_results("a"), make_results(name, seed=1, margin=3, threshold=0.4)]
     (comparison,), *_ = bias.compare_all(results)
     assert len(comparison.notes) == 2
-    page = written(results, notes=[report.Note(name, "by chance")])
+    page = write_page(results, notes=[report.Note(name, "by chance")])
     assert all(note in page.text for note in (*comparison.notes, "by chance"))
 
 
-def test_a_note_about_several_comparisons_is_there_once(written):
-    results = [made("x/a"), made("x/b", seed=1, margin=3), made("x/c", seed=2, margin=3)]
+def test_a_note_about_several_comparisons_appears_once(write_page):
+    results = [make_results("x/a"), make_results("x/b", seed=1, margin=3), make_results("x/c", seed=2, margin=3)]
     (note,) = bias_records.notes(results, bias.compare_all(results)[0])
     assert note.about == "b, a; c, a" and "margin" in note.note
-    assert written(results).text.count(note.note) == 1
+    assert write_page(results).text.count(note.note) == 1
 
 
-def test_results_that_cannot_be_compared_have_a_note(written):
-    results = [made("a"), made("dead", constant=2.0, seed=1)]
-    page = written(results)
+def test_results_that_cannot_be_compared_have_a_note(write_page):
+    results = [make_results("a"), make_results("dead", constant=2.0, seed=1)]
+    page = write_page(results)
     assert "dead is not compared with a" in page.text and 'id="differences"' not in page.source
 
 
-def test_without_scores_there_is_no_accuracy(written):
+def test_without_scores_there_is_no_accuracy(write_page):
     outputs = tuple(f"output {i}" for i in range(7))
-    results = [made("a", scored=False, outputs=outputs), made("b", seed=2, scored=False, outputs=outputs)]
-    page = written(results, gallery=gallery(results))
+    results = [
+        make_results("a", scored=False, outputs=outputs),
+        make_results("b", seed=2, scored=False, outputs=outputs),
+    ]
+    page = write_page(results, gallery=gallery(results))
     (note,) = bias_records.notes(results, bias.compare_all(results)[0])
     assert note.about == "a; b" and page.source.count(note.note) == 1
     assert 'data-label="accuracy"' not in page.source and "prediction" not in {
@@ -195,17 +204,17 @@ def test_without_scores_there_is_no_accuracy(written):
     assert list(bias_images(results)) == [RANDOM, "Least energy inside (a)", DIFFERENT]
 
 
-def test_options_that_differ_are_shown_by_network(written):
-    page = written([made(margin=3, tolerance=1), made("b", margin=5)])
+def test_differing_options_are_shown_per_network(write_page):
+    page = write_page([make_results(margin=3, tolerance=1), make_results("b", margin=5)])
     assert "margin 3 net 5 b" in page.text
 
 
-def test_names_are_harmless(written):
+def test_hostile_names_are_escaped(write_page):
     keys = tuple(f"{ODD[i % len(ODD)]}{i}" for i in range(90))
-    results = [made(name, classes=ODD, keys=keys, skipped=ODD, seed=i) for i, name in enumerate(ODD)]
+    results = [make_results(name, classes=ODD, keys=keys, skipped=ODD, seed=i) for i, name in enumerate(ODD)]
     notes = [report.Note(ODD[1], "<b>bold</b>")]
-    page = written(results, gallery=gallery(results), notes=notes, command=ODD[2], title=ODD[3])
-    page.check_alone()
+    page = write_page(results, gallery=gallery(results), notes=notes, command=ODD[2], title=ODD[3])
+    page.check_self_contained()
     assert "\x1b" not in page.source and "\u202e" not in page.source
     for name in (*ODD[:4], "<b>bold</b>"):
         assert name in page.text
@@ -218,133 +227,141 @@ def test_names_are_harmless(written):
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_nothing_to_compare(written, count):
-    results = [made(f"dead {i}", constant=2.0, seed=i) for i in range(count)]
-    page = written(results, gallery=gallery(results))
-    page.check_alone()
+def test_constant_maps_alone_give_a_page_without_nan(write_page, count):
+    results = [make_results(f"dead {i}", constant=2.0, seed=i) for i in range(count)]
+    page = write_page(results, gallery=gallery(results))
+    page.check_self_contained()
     assert "nan" not in page.text.lower().split()
     assert [record["images"] for record in bias_records.left_out(results)] == [90] * count
 
 
-def test_curves_of_both_biases_over_the_threshold(written):
+def test_threshold_curves_show_the_measured_rates(write_page):
     torch.manual_seed(0)
     regions = torch.zeros(30, 16, 16, dtype=torch.bool)
     regions[:, 4:12, 4:12] = True
     measures = bias.measure(torch.rand(30, 16, 16), regions)
-    one = made(images=30)
+    results = make_results(images=30)
     values = dict(zip(CURVES, (measures.curves.inside, measures.curves.outside, measures.curves.beyond), strict=True))
-    one = replace(one, rows={**one.rows, **{name: curve.numpy() for name, curve in values.items()}})
-    charts = dict(bias_page.curves([one]))
+    results = replace(results, rows={**results.rows, **{name: curve.numpy() for name, curve in values.items()}})
+    charts = dict(bias_page.curves([results]))
     for measure in ("position_bias", "range_bias"):
         line = max(charts[measure.replace("_", " ")].axes[0].lines, key=lambda line: len(line.get_xdata()))
         assert line.get_xdata() == pytest.approx([i / 100 for i in range(1, 101)])
-        assert line.get_ydata() == pytest.approx([rate.value for rate in one.curves[measure][1:]])
-    page = written([one, made("b", images=30)])
-    assert 'id="thresholds"' in page.source and 'id="thresholds"' not in written([made()]).source
+        assert line.get_ydata() == pytest.approx([rate.value for rate in results.curves[measure][1:]])
+    page = write_page([results, make_results("b", images=30)])
+    assert 'id="thresholds"' in page.source and 'id="thresholds"' not in write_page([make_results()]).source
 
 
-def test_one_image(written):
-    one = made(images=1, classes=("only",))
-    page = written([one], gallery=gallery([one]))
-    page.check_alone()
+def test_a_single_image_gives_a_valid_page(write_page):
+    results = make_results(images=1, classes=("only",))
+    page = write_page([results], gallery=gallery([results]))
+    page.check_self_contained()
     assert ALL in page.text and "nan" not in page.text.lower().split() and 'id="classes"' not in page.source
 
 
-def test_a_set_without_classes(written):
-    one = made(classes=("a",), images=30)
-    rows = {**one.rows, "label": np.full(30, -1)}
+def test_a_set_without_classes_has_no_class_table(write_page):
+    results = make_results(classes=("a",), images=30)
+    rows = {**results.rows, "label": np.full(30, -1)}
     bare = bias.Results("net", "farm", "", "gradcam", "", "predicted", 0.5, (), rows, outputs=("a", "b"), scored=False)
-    page = written([bare])
-    page.check_alone()
+    page = write_page([bare])
+    page.check_self_contained()
     assert 'id="classes"' not in page.source
 
 
-def test_many_classes_leave_the_most_biased_with_enough_images(written):
+def test_the_most_biased_of_many_classes_are_listed(write_page):
     names = [f"kind {i}" for i in range(300)]
-    results = [made("a", images=4000, classes=names), made("b", images=4000, classes=names, seed=1)]
+    results = [make_results("a", images=4000, classes=names), make_results("b", images=4000, classes=names, seed=1)]
     chosen = bias_records.chosen_classes(results)
 
     def low(name: str) -> float:
-        return np.mean([one.by_class[name].position_bias.low for one in results])
+        return np.mean([network_results.by_class[name].position_bias.low for network_results in results])
 
     assert len(chosen) == 20 and [low(name) for name in chosen] == sorted(map(low, chosen), reverse=True)
     enough = [name for name, summary in results[0].by_class.items() if summary.images >= 10]
     assert set(chosen) <= set(enough) and max(map(low, set(enough) - set(chosen))) <= low(chosen[-1])
-    page = written(results)
+    page = write_page(results)
     assert chosen[0] in page.text and "left out of the table: 280" in page.text
 
 
-def test_few_classes_are_all_there_by_number_of_images():
-    one = made()
-    counts = [record["images"] for record in bias_records.classes(one, bias_records.chosen_classes([one]))]
+def test_few_classes_are_all_listed_by_number_of_images():
+    results = make_results()
+    counts = [record["images"] for record in bias_records.classes(results, bias_records.chosen_classes([results]))]
     assert counts == sorted(counts, reverse=True) and sum(counts) == 90
 
 
-def test_parts_are_named_by_the_size_of_the_region():
-    one = made(images=300)
-    parts = {record["part"]: record["images"] for record in bias_records.parts([one])}
-    area = one.rows["region_area"]
+def test_parts_are_split_by_region_size():
+    results = make_results(images=300)
+    parts = {record["part"]: record["images"] for record in bias_records.parts([results])}
+    area = results.rows["region_area"]
     assert parts["small region"] == (area < 1 / 16).sum() and parts["large region"] == (area >= 1 / 4).sum()
 
 
-def test_extreme_images_and_random_ones():
-    one = made(constant=0.2, empty=0.1, images=200)
-    chosen = bias_images([one], 12)
-    assert chosen == bias_images([one], 12) and [len(each) for each in chosen.values()] == [4, 4, 4]
-    energy, known = one.rows["energy_inside"], comparable(one.rows)
+def test_the_gallery_has_extreme_and_random_images():
+    results = make_results(constant=0.2, empty=0.1, images=200)
+    chosen = bias_images([results], 12)
+    assert chosen == bias_images([results], 12) and [len(indices_of_part) for indices_of_part in chosen.values()] == [
+        4,
+        4,
+        4,
+    ]
+    energy, measured = results.rows["energy_inside"], comparable(results.rows)
     random, right, wrong = chosen.values()
-    for indices, which in ((right, one.rows["correct"]), (wrong, ~one.rows["correct"])):
-        assert indices == sorted(np.flatnonzero(known & which), key=lambda i: energy[i])[:4]
-    left = sorted(set(range(200)) - set(right) - set(wrong))
-    assert [left.index(index) * 4 // len(left) for index in random] == [0, 1, 2, 3]
+    for indices, which in ((right, results.rows["correct"]), (wrong, ~results.rows["correct"])):
+        assert indices == sorted(np.flatnonzero(measured & which), key=lambda i: energy[i])[:4]
+    remaining = sorted(set(range(200)) - set(right) - set(wrong))
+    assert [remaining.index(index) * 4 // len(remaining) for index in random] == [0, 1, 2, 3]
 
 
-def test_images_on_which_networks_differ_most():
-    results = [made("a", images=200), made("b", images=200, seed=1), made("c", images=200, seed=2)]
+def test_the_gallery_has_images_with_the_largest_differences():
+    results = [
+        make_results("a", images=200),
+        make_results("b", images=200, seed=1),
+        make_results("c", images=200, seed=2),
+    ]
     chosen = bias_images(results, 8)
-    gap = np.ptp(np.stack([one.rows["energy_inside"] for one in results]), axis=0)
+    gap = np.ptp(np.stack([network_results.rows["energy_inside"] for network_results in results]), axis=0)
     others = {index for heading, indices in chosen.items() if "predictions" in heading for index in indices}
     assert chosen[DIFFERENT] == [i for i in np.argsort(-gap, kind="stable") if i not in others][:2]
 
 
 @pytest.mark.parametrize(("images", "count"), [(5, 12), (90, 0), (90, 1), (90, 2), (90, 3), (12, 12), (13, 12)])
-def test_any_number_of_images(images, count):
-    for results in ([made(images=images)], [made(images=images), made(images=images, seed=1)]):
-        indices = [index for each in bias_images(results, count).values() for index in each]
+def test_the_gallery_has_the_requested_number_of_images(images, count):
+    for results in ([make_results(images=images)], [make_results(images=images), make_results(images=images, seed=1)]):
+        indices = [index for part in bias_images(results, count).values() for index in part]
         assert len(indices) == len(set(indices)) == min(images, count)
 
 
-def test_wrong_input_loses_nothing(tmp_path):
+def test_wrong_input_keeps_the_existing_page(tmp_path):
     path = tmp_path / "page.html"
     path.write_text("before")
     for results, words in (
         ([], "no bias results"),
-        ([made("a"), made("b", images=80)], "not of the same images"),
-        ([made()], "page.html"),
+        ([make_results("a"), make_results("b", images=80)], "not of the same images"),
+        ([make_results()], "page.html"),
     ):
         with pytest.raises(InputError, match=words):
             report.write_bias_html(results, path, title="t")
         assert path.read_text() == "before"
     with pytest.raises(InputError, match="images to show"):
-        bias_images([made()], -1)
+        bias_images([make_results()], -1)
 
 
-def test_distributions_leave_out_what_is_not_compared():
-    one = made(constant=0.2, empty=0.2)
-    assert len(bias_page.distributions([one])) == 3 and bias_page.distributions([made(constant=2.0)]) == []
-    assert not math.isnan(one.rows["energy_inside"][comparable(one.rows)].mean())
+def test_distributions_exclude_constant_maps_and_empty_regions():
+    results = make_results(constant=0.2, empty=0.2)
+    assert len(bias_page.distributions([results])) == 3 and bias_page.distributions([make_results(constant=2.0)]) == []
+    assert not math.isnan(results.rows["energy_inside"][comparable(results.rows)].mean())
 
 
-def test_the_terminal_table_fits_and_has_the_numbers():
-    results = [made(f"a network with a long name {i}", seed=i, constant=0.1) for i in range(3)]
-    results.append(made("[red]dead[/red]", constant=2.0))
+def test_the_terminal_table_fits_its_width():
+    results = [make_results(f"a network with a long name {i}", seed=i, constant=0.1) for i in range(3)]
+    results.append(make_results("[red]dead[/red]", constant=2.0))
     columns = (bias_records.NETWORK, *bias_records.columns(bias_records.BRIEF))
     output = io.StringIO()
     Console(file=output, width=80).print(records_table(bias_records.overview(results), columns))
     lines = output.getvalue().splitlines()
     assert max(map(len, lines)) <= 80
-    for one in results[:3]:
-        assert f"{100 * one.position_bias.value:.1f}%" in output.getvalue()
+    for network_results in results[:3]:
+        assert f"{100 * network_results.position_bias.value:.1f}%" in output.getvalue()
     output = io.StringIO()
     Console(file=output, width=200, markup=False).print(records_table(bias_records.overview(results), columns))
-    assert all(one.model in output.getvalue() for one in results)
+    assert all(network_results.model in output.getvalue() for network_results in results)

@@ -13,16 +13,16 @@ from regard.errors import InputError
 from regard.report import collect
 
 
-def one(run):
-    """The result of one run."""
+def collect_one(run):
+    """Collects the result of a single run."""
     (result,), notes = collect([run.folder])
     assert notes == []
     return result
 
 
-def test_a_result_is_what_the_run_folder_holds(make_run):
+def test_a_result_reflects_its_run_folder(make_run):
     run = make_run("student", correct=0.6)
-    result = one(run)
+    result = collect_one(run)
     measured = Results.load(run.folder / "bias.json")
     assert (result.name, result.epochs, result.finished) == ("student", 3, True)
     cost = models.complexity(run.model(), 32)
@@ -34,35 +34,35 @@ def test_a_result_is_what_the_run_folder_holds(make_run):
     assert result.bias is not None and result.bias.model == "student"
 
 
-def test_the_random_state_is_left_alone(make_run):
+def test_collect_preserves_the_random_state(make_run):
     run = make_run("student")
     before = torch.get_rng_state()
-    one(run)
+    collect_one(run)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_what_is_missing_is_none(make_run):
+def test_missing_files_give_none(make_run):
     run = make_run("bare", measured=False, weights=False)
     (run.folder / "environment.json").unlink()
-    result = one(run)
+    result = collect_one(run)
     assert (result.parameters, result.multiply_adds) == (None, None)
     assert result.bias is result.estimate("position_bias") is result.value("spill") is None
 
 
 @pytest.mark.parametrize("torn", ['{"epoch": 4, "test_acc', "4", '{"test_accuracy": 0.5}', '["epoch"]', "\x00\x00"])
-def test_a_torn_last_line_of_metrics_is_left_out(make_run, torn):
+def test_a_torn_last_line_of_metrics_is_ignored(make_run, torn):
     run = make_run("student")
     with open(run.folder / "metrics.jsonl", "a") as file:
         file.write(torn)
-    result = one(run)
+    result = collect_one(run)
     assert result.epochs == 3 and result.accuracy is not None
 
 
 @pytest.mark.parametrize("value", [float("nan"), None, "high", 1.5, -0.1])
-def test_an_accuracy_that_is_none_is_none(make_run, value):
+def test_an_invalid_accuracy_is_none(make_run, value):
     run = make_run("student")
     run.write_metrics([{"epoch": 1, "test_accuracy": value}])
-    result = one(run)
+    result = collect_one(run)
     assert (result.epochs, result.test_accuracy, result.accuracy) == (1, None, None)
 
 
@@ -70,9 +70,13 @@ def test_an_interval_needs_the_number_of_test_images(make_run):
     run = make_run("student", measured=False)
     for wrong in ({}, {"test_images": "many"}, {"test_images": 0}, {"test_images": [700]}):
         run.write_metrics([{"epoch": 1, "test_accuracy": 1 / 7, **wrong}])
-        assert (one(run).test_accuracy, one(run).accuracy, one(run).test_images) == (1 / 7, None, None)
+        assert (collect_one(run).test_accuracy, collect_one(run).accuracy, collect_one(run).test_images) == (
+            1 / 7,
+            None,
+            None,
+        )
     run.write_metrics([{"epoch": 1, "test_accuracy": 1 / 7, "test_images": 700}])
-    assert one(run).accuracy == stats.proportion(100, 700)
+    assert collect_one(run).accuracy == stats.proportion(100, 700)
 
 
 def test_names_are_unique_and_printable(make_run):
@@ -82,7 +86,7 @@ def test_names_are_unique_and_printable(make_run):
     assert len(collect([runs[0].folder, str(runs[0].folder)])[0]) == 1
 
 
-def test_a_name_that_is_no_text(make_run):
+def test_a_name_that_is_not_utf8_is_escaped(make_run):
     run = make_run("plain", weights=False)
     folder = run.folder.with_name(os.fsdecode(b"caf\xe9"))
     try:
@@ -92,10 +96,10 @@ def test_a_name_that_is_no_text(make_run):
     assert collect([folder])[0][0].name == r"caf\udce9"
 
 
-def test_what_has_no_result_has_a_note(make_run, tmp_path):
-    for name, broken in (("metrics", "metrics.jsonl"), ("bias", "bias.json"), ("environment", "environment.json")):
+def test_runs_without_results_get_notes(make_run, tmp_path):
+    for name, file_name in (("metrics", "metrics.jsonl"), ("bias", "bias.json"), ("environment", "environment.json")):
         run = make_run(f"broken-{name}", weights=False)
-        (run.folder / broken).write_bytes(b"{" if name != "metrics" else b"\xff\xfe\x00")
+        (run.folder / file_name).write_bytes(b"{" if name != "metrics" else b"\xff\xfe\x00")
     (make_run("list", weights=False).folder / "environment.json").write_text(json.dumps([1]))
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / "recipe.yaml").write_text("data: [")
@@ -117,7 +121,7 @@ def test_what_has_no_result_has_a_note(make_run, tmp_path):
 
 
 @pytest.mark.parametrize("path", ["nowhere", "file", "bare", "none-*"])
-def test_paths_without_runs_are_one_clear_line(tmp_path, monkeypatch, path):
+def test_paths_without_runs_are_named_in_the_error(tmp_path, monkeypatch, path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("")
     (tmp_path / "bare" / "inside").mkdir(parents=True)
@@ -125,10 +129,15 @@ def test_paths_without_runs_are_one_clear_line(tmp_path, monkeypatch, path):
         collect([path])
 
 
-def test_what_decides_on_the_test_images_makes_another_test_set(make_run, recipe):
-    def of(name, **options):
+def test_options_that_change_test_images_change_the_test_set(make_run, recipe):
+    def collect_test_set(name, **options):
         data = replace(recipe.data, options={**recipe.data.options, **options})
-        return one(make_run(name, measured=False, weights=False, data=data)).test_set
+        return collect_one(make_run(name, measured=False, weights=False, data=data)).test_set
 
-    sets = [of("a"), of("b", cue=0.1), of("c", test_cue=0.5), of("d", train=20)]
+    sets = [
+        collect_test_set("a"),
+        collect_test_set("b", cue=0.1),
+        collect_test_set("c", test_cue=0.5),
+        collect_test_set("d", train=20),
+    ]
     assert sets[0] == sets[1] == sets[3] != sets[2]

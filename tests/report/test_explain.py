@@ -1,4 +1,4 @@
-"""Folders of explained images: numbers, figures, page, and what is not overwritten."""
+"""Folders of explained images: records, pictures, the page, and the protection of existing files."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def model() -> torch.nn.Module:
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory) -> Path:
-    """Five images, in three of which a box is marked."""
+    """Five images, and masks for four of them, one of which is empty."""
     folder = tmp_path_factory.mktemp("images")
     (folder / "in" / "deep").mkdir(parents=True)
     (folder / "masks" / "deep").mkdir(parents=True)
@@ -63,12 +63,12 @@ def records(folder: Path) -> dict:
     return json.loads((folder / "explain.json").read_text())
 
 
-def seen(path: Path) -> torch.Tensor:
+def network_input(path: Path) -> torch.Tensor:
     pixels = TRANSFORM.image(Image.open(path).convert("RGB"))[None] / 255
     return (pixels - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
 
 
-def test_its_records_are_those_of_the_network_the_cams_and_the_measures(model, images, explain) -> None:
+def test_records_agree_with_network_cams_and_measures(model, images, explain) -> None:
     rows = []
     result = explain(
         data.open_pictures([images / "in"], mask=images / "masks"),
@@ -86,13 +86,13 @@ def test_its_records_are_those_of_the_network_the_cams_and_the_measures(model, i
     assert names == ["a.png", "b.png", "d.png", "deep/a.png", "deep/c.png"]
     region = torch.from_numpy(TRANSFORM.mask(np.asarray(Image.open(images / "masks" / "a.png")) > 0))[None]
     for row, name in zip(rows, names, strict=True):
-        inputs = seen(Path(row.key))
+        inputs = network_input(Path(row.key))
         with torch.no_grad():
             probabilities = model(inputs).double().softmax(1)[0]
         order = probabilities.argsort(descending=True)[:2].tolist()
-        of_image = [record for record in content["records"] if record["image"] == row.key]
-        assert [record["class_index"] for record in of_image] == order
-        for record, index in zip(of_image, order, strict=True):
+        image_records = [record for record in content["records"] if record["image"] == row.key]
+        assert [record["class_index"] for record in image_records] == order
+        for record, index in zip(image_records, order, strict=True):
             assert record["class"] == NAMES[index] and record["predicted"] == NAMES[order[0]]
             assert record["probability"] == pytest.approx(float(probabilities[index]), abs=1e-5)
             cam = maps.create("gradcam", model)(inputs, index)
@@ -110,22 +110,22 @@ def test_its_records_are_those_of_the_network_the_cams_and_the_measures(model, i
     assert notes["d.png"] == notes["deep/c.png"] == "no region"
 
 
-def test_its_pictures_show_image_map_focus_and_region(model, images, explain) -> None:
+def test_pictures_show_image_map_focus_and_region(model, images, explain) -> None:
     result = explain(data.open_pictures([images / "in" / "a.png"], box=(20, 8, 44, 30)), top=1)
     (record,) = records(result.folder)["records"]
-    plain, shown = (np.asarray(Image.open(result.folder / name)) for name in (record["picture"], record["map"]))
+    plain, overlaid = (np.asarray(Image.open(result.folder / name)) for name in (record["picture"], record["map"]))
     mask = np.zeros((40, 60), dtype=bool)
     mask[8:30, 20:44] = True
     pixels = TRANSFORM.image(Image.open(images / "in" / "a.png")).permute(1, 2, 0).numpy()
     region = TRANSFORM.mask(mask)
-    heat = bias.scaled(maps.create("gradcam", model)(seen(images / "in" / "a.png")))[0].numpy()
+    heatmap = bias.scaled(maps.create("gradcam", model)(network_input(images / "in" / "a.png")))[0].numpy()
     assert np.array_equal(plain, overlay.draw(pixels, None, region))
-    assert plain.shape == (128, 128, 3) and shown.shape == plain.shape
-    assert (shown == overlay.FOCUS).all(axis=2).any() and (shown == 255).all(axis=2).any()
-    assert np.abs(shown.astype(int) - overlay.draw(pixels, heat, region, 0.5)).mean() < 0.5
+    assert plain.shape == (128, 128, 3) and overlaid.shape == plain.shape
+    assert (overlaid == overlay.FOCUS).all(axis=2).any() and (overlaid == 255).all(axis=2).any()
+    assert np.abs(overlaid.astype(int) - overlay.draw(pixels, heatmap, region, 0.5)).mean() < 0.5
 
 
-def test_every_file_is_accounted_for_and_no_two_images_share_one(tmp_path, explain) -> None:
+def test_every_image_has_its_own_files(tmp_path, explain) -> None:
     names = (
         "a.png",
         "a.bmp",
@@ -142,43 +142,45 @@ def test_every_file_is_accounted_for_and_no_two_images_share_one(tmp_path, expla
         photo(seed).save(tmp_path / "in" / name)
     result = explain(data.open_pictures([tmp_path / "in"]), top=2)
     content = records(result.folder)
-    listed = list(dict.fromkeys(one[key] for one in content["records"] for key in ("picture", "map")))
+    listed = list(dict.fromkeys(record[key] for record in content["records"] for key in ("picture", "map")))
     on_disk = [path.relative_to(result.folder).as_posix() for path in result.folder.rglob("*") if path.is_file()]
     assert len(listed) == 3 * len(names)
     assert len({name.casefold() for name in listed}) == len(listed)
     assert sorted(on_disk) == sorted([*listed, "explain.json", "explain.html"])
     assert all(re.fullmatch(r"[\w/.-]+\.png", name) for name in listed)
-    assert {Path(one["image"]).relative_to(tmp_path / "in").as_posix() for one in content["records"]} == set(names)
+    assert {Path(record["image"]).relative_to(tmp_path / "in").as_posix() for record in content["records"]} == set(
+        names
+    )
     assert explain(data.open_pictures([tmp_path / "in"]), top=2, overwrite=True).records == result.records
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
-def test_given_classes_are_explained_in_place_of_the_likeliest(images, explain) -> None:
+def test_given_classes_replace_the_most_likely_ones(images, explain) -> None:
     result = explain(data.open_pictures([images / "in" / "a.png"]), classes=(4, 0), top=3)
     content = records(result.folder)
-    explained = [one["class"] for one in content["records"] if one["map"]]
+    explained = [record["class"] for record in content["records"] if record["map"]]
     assert explained == ["cow", "cat"] and content["classes"] == ["cow", "cat"]
-    probabilities = {one["class"]: one["probability"] for one in content["records"]}
-    assert len(probabilities) == len(content["records"]) >= 3  # the likeliest ones as well, each once
+    probabilities = {record["class"]: record["probability"] for record in content["records"]}
+    assert len(probabilities) == len(content["records"]) >= 3  # includes the most likely classes, each once
     assert probabilities[content["records"][0]["predicted"]] == max(probabilities.values())
 
 
-def test_classes_by_name_and_number() -> None:
+def test_classes_are_found_by_name_and_number() -> None:
     names = ("cat", "Dog", "3", "bee", "twin", "twin")
     assert report.find_classes(["bee", "dog", "3", "1", "bee"], names) == (3, 1, 2)
     with pytest.raises(InputError, match="classes 4, 5 are all called 'twin'"):
         report.find_classes(["twin"], names)
-    for asked in ("6", "-1", "1.5", "bea"):
-        with pytest.raises(InputError, match=f"no class '{asked}'.*from 0 to 5"):
-            report.find_classes([asked], names)
+    for unknown in ("6", "-1", "1.5", "bea"):
+        with pytest.raises(InputError, match=f"no class '{unknown}'.*from 0 to 5"):
+            report.find_classes([unknown], names)
     with pytest.raises(InputError, match="did you mean 'bee'"):
         report.find_classes(["bea"], names)
 
 
-def test_the_page_is_harmless_and_needs_nothing_else(tmp_path, explain) -> None:
+def test_the_page_is_escaped_and_self_contained(tmp_path, explain) -> None:
     (tmp_path / "in").mkdir()
-    evil = "<img src=x onerror=alert(1)>\n{{ 7 * 7 }}.png"
-    photo(0).save(tmp_path / "in" / evil)
+    hostile_name = "<img src=x onerror=alert(1)>\n{{ 7 * 7 }}.png"
+    photo(0).save(tmp_path / "in" / hostile_name)
     (tmp_path / "in" / "<i>broken.png").write_text("no image")
     result = explain(data.open_pictures([tmp_path / "in"]), top=5, unreadable="skip", source="<b>net</b>")
     text = (result.folder / "explain.html").read_text()
@@ -203,15 +205,15 @@ def test_the_page_defines_the_focus_as_it_is_computed(images, explain) -> None:
     assert torch.equal(bias.focus(cam, 0.3), cam.clamp(min=0) >= 0.3)
 
 
-def test_the_words_of_the_page(images, explain, parse, monkeypatch) -> None:
+def test_the_page_matches_its_snapshot(images, explain, parse, monkeypatch) -> None:
     monkeypatch.chdir(images)
     pictures = data.open_pictures(["in/a.png", "in/b.png"], mask="masks")
     page = parse((explain(pictures, classes=(0, 3)).folder / "explain.html").read_text())
-    page.check_alone()
+    page.check_self_contained()
     check_snapshot("pages/explain", re.sub(r"most likely: .*", "most likely: …", page.outline))
 
 
-def test_a_page_of_many_images_has_the_first_and_their_number(images, explain, monkeypatch) -> None:
+def test_a_page_of_many_images_is_truncated(images, explain, monkeypatch) -> None:
     monkeypatch.setattr(explained, "_PICTURES", 4)
     result = explain(data.open_pictures([images / "in"]), top=1)
     text = (result.folder / "explain.html").read_text()
@@ -219,11 +221,11 @@ def test_a_page_of_many_images_has_the_first_and_their_number(images, explain, m
     assert len(list(result.folder.rglob("*.png"))) == 10 and len(records(result.folder)["records"]) == 5
 
 
-def test_what_was_there_is_not_lost(images, explain, tmp_path, monkeypatch) -> None:
+def test_existing_files_are_not_lost(images, explain, tmp_path, monkeypatch) -> None:
     pictures = data.open_pictures([images / "in" / "a.png"])
     out = tmp_path / "out"
     out.mkdir()
-    explain(pictures)  # an empty folder is no loss
+    explain(pictures)  # an empty folder may be replaced
     first = (out / "explain.json").read_bytes()
     with pytest.raises(InputError, match="exists already; replace it"):
         explain(pictures)
@@ -253,7 +255,7 @@ def test_what_was_there_is_not_lost(images, explain, tmp_path, monkeypatch) -> N
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "other", "out"]
 
 
-def test_what_comes_while_it_works_is_not_lost(images, explain, tmp_path) -> None:
+def test_files_added_during_the_run_are_not_lost(images, explain, tmp_path) -> None:
     pictures, out = data.open_pictures([images / "in" / "a.png"]), tmp_path / "out"
     explain(pictures)
     before = sorted(path.name for path in out.iterdir())
@@ -274,25 +276,28 @@ def test_unreadable_images_are_an_error_or_skipped_and_named(images, explain, tm
     assert not (tmp_path / "out").exists()
     results = []
     result = explain(pictures, unreadable="skip", on_image=results.append)
-    assert [Path(one.key).name for one in result.skipped] == ["a.png", "c.jpg"] and result.images == 1
-    assert [Path(one.key).name for one in results] == ["a.png", "b.png", "c.jpg"]
-    assert [Path(one["image"]).name for one in records(result.folder)["skipped"]] == ["a.png", "c.jpg"]
+    assert [Path(row.key).name for row in result.skipped] == ["a.png", "c.jpg"] and result.images == 1
+    assert [Path(row.key).name for row in results] == ["a.png", "b.png", "c.jpg"]
+    assert [Path(row["image"]).name for row in records(result.folder)["skipped"]] == ["a.png", "c.jpg"]
     with pytest.raises(InputError, match="none of the 1 images can be read .*c.jpg' is empty"):
         explain(data.open_pictures([tmp_path / "in" / "c.jpg"]), tmp_path / "none", unreadable="skip")
     assert not (tmp_path / "none").exists()
 
 
-def test_images_of_unlike_sizes_where_the_network_has_none(images, explain, tmp_path) -> None:
+def test_images_of_different_sizes_are_explained_unresized(images, explain, tmp_path) -> None:
     (tmp_path / "in").mkdir()
     photo(0, 40, 32).save(tmp_path / "in" / "a.png")
     photo(1, 32, 48).save(tmp_path / "in" / "b.png")
     result = explain(data.open_pictures([tmp_path / "in"]), transform=data.Transform())
-    assert [(one["height"], one["width"]) for one in records(result.folder)["records"][::3]] == [(32, 40), (48, 32)]
+    assert [(record["height"], record["width"]) for record in records(result.folder)["records"][::3]] == [
+        (32, 40),
+        (48, 32),
+    ]
 
 
-def test_settings_that_do_not_fit_are_named_before_anything_is_written(images, explain, tmp_path) -> None:
+def test_wrong_options_are_errors_before_anything_is_written(images, explain, tmp_path) -> None:
     pictures = data.open_pictures([images / "in" / "a.png"])
-    for options, words in (
+    for options, message in (
         ({"top": 0}, "top is 0"),
         ({"top": -1}, "top is -1"),
         ({"batch_size": 0}, "batch_size is 0"),
@@ -301,13 +306,13 @@ def test_settings_that_do_not_fit_are_named_before_anything_is_written(images, e
         ({"layer": "nowhere"}, "nowhere"),
         ({"std": (0.0, 1.0, 1.0)}, "std"),
     ):
-        with pytest.raises(InputError, match=words):
+        with pytest.raises(InputError, match=message):
             explain(pictures, **options)
     assert list(tmp_path.iterdir()) == []
     assert len(explain(pictures, top=99).to_records()) == len(NAMES)
 
 
-def test_a_network_that_gives_no_numbers_is_shown_as_such(model, images, tmp_path) -> None:
+def test_a_network_that_outputs_nan_has_constant_maps(model, images, tmp_path) -> None:
     broken = models.create("wrn-10-0.5", len(NAMES)).eval()
     with torch.no_grad():
         for parameter in broken.parameters():

@@ -25,20 +25,20 @@ def test_random_images_are_spread_over_the_set(total: int, count: int) -> None:
         assert k * total // count <= index < (k + 1) * total // count
 
 
-def test_the_highest_scores_and_random_images_are_chosen_once() -> None:
+def test_images_are_chosen_once_by_score_and_at_random() -> None:
     scores = np.random.default_rng(0).random(100)
     scores[:50] = np.nan
     chosen = choose(100, 9, {"high": scores, "low": 1 - scores, "none": np.full(100, np.nan)})
     order = np.argsort(-np.nan_to_num(scores, nan=-1))
     assert chosen["high"] == order[:2].tolist() and chosen["low"] == order[:50][:-3:-1].tolist()
     assert list(chosen) == [RANDOM, "high", "low"] and len(chosen[RANDOM]) == 5
-    every = [index for which in chosen.values() for index in which]
-    assert len(set(every)) == len(every) == 9
+    indices = [index for which in chosen.values() for index in which]
+    assert len(set(indices)) == len(indices) == 9
     assert choose(5, 9, {}) == {ALL: [0, 1, 2, 3, 4]} and choose(100, 0, {"high": scores}) == {}
     assert len(choose(100, 3, {"high": scores}, each=3)["high"]) == 3
 
 
-def test_rows_have_the_numbers_of_the_model_the_cams_and_the_measures(splits: data.Splits) -> None:
+def test_rows_agree_with_model_cams_and_measures(splits: data.Splits) -> None:
     test = splits.test.subset([3, 5, 8, 13])
     torch.manual_seed(0)
     model = models.create("wrn-10-0.5", 10).eval()
@@ -79,11 +79,11 @@ def cell(region: bool = True, cam: float = 1.0, predicted: int = 1) -> Cell:
     return Cell(pixels, mask if region else None, cam * mask, 0.5, scores[0], scores[predicted], False, measures)
 
 
-def test_results_of_cells() -> None:
+def test_cells_name_their_result() -> None:
     assert [one.result for one in (cell(), cell(region=False), cell(cam=0))] == ["range bias", "", "constant map"]
 
 
-def test_a_gallery_draws_as_many_rows_as_have_room_and_names_are_harmless() -> None:
+def test_a_gallery_limits_its_rows_and_escapes_names() -> None:
     gallery = Gallery(["a\nb", ODD], measures=("spill", "energy_inside"), limit=6)
     for i in range(3):
         gallery.add(Row(i, f"{i}{ODD}", ODD, (cell(), cell()), ()), "heading")
@@ -95,23 +95,23 @@ def test_a_gallery_draws_as_many_rows_as_have_room_and_names_are_harmless() -> N
 
 
 @pytest.mark.slow
-def test_cells_of_a_run_are_those_of_bias_evaluate(make_run, splits: data.Splits, monkeypatch) -> None:
+def test_cells_of_a_run_agree_with_bias_evaluate(make_run, splits: data.Splits, monkeypatch) -> None:
     run = make_run("student")
     measured = bias.evaluate(run.model(), splits.test)
     measured.save(run.folder / "bias.json")
-    added: list[Row] = []
-    monkeypatch.setattr(Gallery, "add", lambda _, row, heading="": added.append(row))
+    rows: list[Row] = []
+    monkeypatch.setattr(Gallery, "add", lambda _, row, heading="": rows.append(row))
     _, _, notes = runs_gallery(report.collect([run.folder])[0], 0, splits.test, images=20)
-    assert len(added) == 20 and notes == []
-    for row in added:
-        (one,) = row.cells
+    assert len(rows) == 20 and notes == []
+    for row in rows:
+        (run_cell,) = row.cells
         expected = {name: values[row.index] for name, values in measured.rows.items()}
-        assert one.correct == expected["correct"] and one.explained.index == expected["explained"]
-        for name in one.measures:
-            assert one.measures[name] == pytest.approx(expected[name], nan_ok=True, abs=1e-5)
+        assert run_cell.correct == expected["correct"] and run_cell.explained.index == expected["explained"]
+        for name in run_cell.measures:
+            assert run_cell.measures[name] == pytest.approx(expected[name], nan_ok=True, abs=1e-5)
 
 
-def test_images_that_differ_most_are_those_of_the_largest_range_of_energy_inside(make_run, splits) -> None:
+def test_different_images_have_the_largest_range_of_energy_inside(make_run, splits) -> None:
     networks = report.collect([make_run(name).folder for name in "abc"])[0]
     energies = np.stack([network.bias.rows["energy_inside"] for network in networks])
     chosen = choose_images(networks, splits.test, 12, 4)
@@ -119,7 +119,7 @@ def test_images_that_differ_most_are_those_of_the_largest_range_of_energy_inside
     assert list(choose_images(networks[:1], splits.test, 12, 4)) == [RANDOM]
 
 
-def test_networks_without_a_column_are_named(make_run, recipe, splits) -> None:
+def test_networks_missing_from_the_gallery_have_notes(make_run, recipe, splits) -> None:
     other = replace(recipe.data, options=recipe.data.options | {"seed": 1})
     fewer = replace(recipe.data, train_images=20, mean=None, std=None)
     runs = [make_run("base"), make_run("unfinished", weights=False), make_run("elsewhere", data=other)]

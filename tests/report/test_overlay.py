@@ -9,7 +9,7 @@ from PIL import Image
 from regard.report.overlay import FOCUS, INSIDE, OUTSIDE, data_uri, draw
 
 
-def test_small_images_are_enlarged_pixel_by_pixel_and_large_ones_reduced() -> None:
+def test_small_images_are_enlarged_and_large_ones_reduced() -> None:
     image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     assert np.array_equal(draw(image), image.repeat(4, 0).repeat(4, 1))
     large = np.zeros((300, 600, 3), dtype=np.uint8)
@@ -31,7 +31,7 @@ def test_edges_have_their_colours_on_any_image() -> None:
         assert np.array_equal(draw(image)[40, 40], image[40, 40])
 
 
-def test_the_higher_the_map_the_brighter() -> None:
+def test_higher_map_values_are_brighter() -> None:
     cam = np.linspace(0, 1, 70)[None].repeat(70, 0)
     cam[0, 0] = np.nan
     drawn = draw(np.full((70, 70, 3), 100, dtype=np.uint8), cam)

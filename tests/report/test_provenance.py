@@ -43,14 +43,16 @@ def commands(page: Path) -> tuple[str, list[list[str]]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recorded", [True, False])
-def test_the_commands_give_the_same_numbers(here: Path, recorded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_commands_on_the_page_reproduce_the_results(
+    here: Path, recorded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if recorded:
         assert main(["bias", RUN, *MEASURE, "--data.options={train: 32, test: 30}", "--out", "a", "--examples=0"]) == 0
-    else:  # as by the library, which records no options
+    else:  # measured through the library, which records no options
         images = training.load_data(training.Run.open(RUN).recipe.data).test
-        how = {"method": "layercam", "layer": ["group1", "group2"], "target": "label", "margin": 3, "tolerance": 1}
-        one = bias.evaluate(training.Run.open(RUN).model(), images, threshold=1 / 3, **how)
-        one.save(f"{RUN}/bias.json")
+        options = {"method": "layercam", "layer": ["group1", "group2"], "target": "label", "margin": 3, "tolerance": 1}
+        results = bias.evaluate(training.Run.open(RUN).model(), images, threshold=1 / 3, **options)
+        results.save(f"{RUN}/bias.json")
     before = bias.Results.load(f"{RUN}/bias.json")
     assert before.layers == ("group1", "group2") and before.margin == (16 if recorded else 3)
     assert main(["report", RUN, "--examples=4"]) == 0
@@ -69,8 +71,10 @@ def test_the_commands_give_the_same_numbers(here: Path, recorded: bool, monkeypa
 
 
 @pytest.mark.parametrize("options", [MEASURE, ["--method=gradient", "--threshold=0.2"]])
-def test_the_page_draws_what_was_measured(here: Path, options: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the method, at the layers, with the threshold and the margin of the bias report."""
+def test_gallery_cells_agree_with_the_bias_report(
+    here: Path, options: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gallery uses the method, layers, threshold and margin of the bias report."""
     assert main(["bias", RUN, *options, "--examples=0"]) == 0
     rows = collect([RUN])[0]
     assert rows[0].bias is not None
@@ -88,36 +92,34 @@ def test_the_page_draws_what_was_measured(here: Path, options: list[str], monkey
 
 
 @pytest.mark.slow
-def test_a_report_of_other_weights_is_said_on_the_page(here: Path) -> None:
+def test_bias_results_of_other_weights_are_noted(here: Path) -> None:
     assert main(["bias", RUN, "--examples=0"]) == 0
     assert main(["report", RUN, "--examples=4"]) == 0
     assert "measured with other weights" not in (here / "report.html").read_text()
     run = training.Run.open(RUN)
     model = run.model()
-    model.fc.bias.data += 1  # of all classes alike: the same are predicted
+    model.fc.bias.data += 1  # equal for all classes, so predictions stay the same
     run.save_weights(model, "last", 1, 0.1)
     assert main(["report", RUN, "--examples=4"]) == 0
     assert "measured with other weights" in (here / "report.html").read_text()
 
 
-def test_a_function_that_was_measured_with_is_named_on_the_page_and_not_imported(
-    here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    own = here / "own_method.py"
-    own.write_text("def red(model, images, classes):\n    return images[:, 0]\n")
+def test_a_user_method_is_named_and_not_imported(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = here / "own_method.py"
+    module.write_text("def red(model, images, classes):\n    return images[:, 0]\n")
     monkeypatch.syspath_prepend(here)
     assert main(["bias", RUN, "--method=own_method:red"]) == 0
     assert json.loads((here / RUN / "bias.json").read_text())["method"] == "own_method:red"
-    own.write_text("open('imported', 'w').close()\n")
+    module.write_text("open('imported', 'w').close()\n")
     monkeypatch.delitem(sys.modules, "own_method")
     assert main(["report", RUN, "--examples=4"]) == 0
     assert "unknown method &#39;own_method:red&#39;" in (here / "report.html").read_text()
     assert not (here / "imported").exists() and "own_method" not in sys.modules
 
 
-def test_a_command_is_taken_by_a_shell_as_it_was_given() -> None:
+def test_command_lines_are_quoted_for_the_shell() -> None:
     arguments = ["it's [x]", os.fsdecode(b"\xe9t\xe9"), "a\nb'\\ é", "", "\x1b[31m", "$HOME `x`", "\u202ex", "--a=é"]
     line = command_line(arguments)
     assert line.isprintable()
-    said = subprocess.run(["bash", "-c", f"printf '%s\\0' {line}"], capture_output=True, check=True).stdout
-    assert [os.fsdecode(part) for part in said.split(b"\0")[:-1]] == arguments
+    output = subprocess.run(["bash", "-c", f"printf '%s\\0' {line}"], capture_output=True, check=True).stdout
+    assert [os.fsdecode(part) for part in output.split(b"\0")[:-1]] == arguments

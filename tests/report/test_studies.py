@@ -56,10 +56,10 @@ def printed(table) -> str:
     return " ".join(text.getvalue().split())
 
 
-def test_the_page_of_gates(gates, tmp_path, parse):
+def test_the_page_of_gates_shows_its_records(gates, tmp_path, parse):
     path = report.write_study_html(gates, tmp_path / "new" / "g.html", labels=[0, 2], data="made up", command="a b")
     page = parse(path.read_text(encoding="utf-8"))
-    page.check_alone()
+    page.check_self_contained()
     titles = [attributes["aria-label"] for tag, attributes in page.tags if tag == "svg" and "role" in attributes]
     assert titles == ["Eta squared by depth; dotted line: expected by chance", *gates, "shuffled & <b>", *gates]
     for record in report.study_records(gates):
@@ -68,10 +68,10 @@ def test_the_page_of_gates(gates, tmp_path, parse):
     check_snapshot("pages/gates", page.outline)
 
 
-def test_the_page_of_groups(groups, tmp_path, parse):
+def test_the_page_of_groups_shows_its_records(groups, tmp_path, parse):
     path = report.write_study_html(groups, tmp_path / "g.html", labels=[1, 3], data="made up", command="a b")
     page = parse(path.read_text(encoding="utf-8"))
-    page.check_alone()
+    page.check_self_contained()
     titles = [attributes["aria-label"] for tag, attributes in page.tags if tag == "svg" and "role" in attributes]
     assert titles == [*groups, *groups]
     for record in report.study_records(groups):
@@ -81,18 +81,18 @@ def test_the_page_of_groups(groups, tmp_path, parse):
     check_snapshot("pages/groups", page.outline)
 
 
-def test_a_network_at_its_start_has_no_eta_squared(batches, tmp_path, parse):
+def test_an_untrained_network_has_no_eta_squared(batches, tmp_path, parse):
     start = models.create("wrn-10-0.5", 10, attention="shuffle", attention_options={"groups": 2})
     result = gate_activations(start, batches)
     assert {record["eta_squared"] for record in result.to_records()} == {None}
     text = report.write_study_html({"start": result}, tmp_path / "g.html").read_text(encoding="utf-8")
     page = parse(text)
-    page.check_alone()
+    page.check_self_contained()
     assert "nan" not in page.text.lower().split()
     assert "Eta squared by depth" not in page.source
 
 
-def test_tables(gates, groups):
+def test_terminal_tables_show_the_records(gates, groups):
     text = printed(report.study_table(gates))
     for record in report.study_records(gates):
         assert record["layer"] in text and f"{record['median']:.3f}" in text
@@ -104,7 +104,7 @@ def test_tables(gates, groups):
     json.dumps(records, allow_nan=False)
 
 
-def test_classes_to_draw(gates):
+def test_classes_to_draw_are_given_or_spread(gates):
     assert spread_classes(range(1000)) == [100, 300, 500, 700, 900]
     assert spread_classes([4, 7]) == [4, 7]
     assert classes_to_draw(gates, [3, 1, 3]) == [3, 1]
@@ -114,7 +114,7 @@ def test_classes_to_draw(gates):
         classes_to_draw(gates, range(8))
 
 
-def test_wrong_input_loses_nothing(gates, groups, batches, tmp_path):
+def test_wrong_input_keeps_the_existing_page(gates, groups, batches, tmp_path):
     path = tmp_path / "page.html"
     path.write_text("before")
     few = gate_activations(network(), batches, classes=[1, 2])

@@ -44,11 +44,11 @@ def test_figures_have_every_seed_and_the_published_value() -> None:
     assert [x for line in differences.lines if line.get_marker() == "D" for x in line.get_xdata()] == [
         pytest.approx(0.44)
     ]
-    # A long name of a row would hide which columns are compared, so it is in the title.
+    # A long row name would hide the compared columns, so the title has it.
     assert [text.get_text() for text in differences.texts] == ["LSAS-SE − SE", "+0.440"]
 
 
-def test_values_that_are_not_comparable_are_drawn_without_published_ones() -> None:
+def test_incomparable_values_are_drawn_without_published_ones() -> None:
     drawn = {title: figure.axes[0] for title, figure in charts(made_up.several())}
     assert not any(line.get_marker() == "D" for line in drawn["ResNet-50"].lines)
     assert any(line.get_marker() == "D" for line in drawn["ResNet-50: differences"].lines)
@@ -60,16 +60,16 @@ def test_several_tables_are_linked(tmp_path: Path, parse) -> None:
     links = [attributes["href"] for tag, attributes in page.tags if tag == "a" and "#table" in attributes["href"]]
     assert links == ["#table-1-lsas-2", "#table-2-sanet-1", "#table-3-lsas-2"]
     ids = [attributes.get("id") for tag, attributes in page.tags if tag == "section"]
-    assert [f"#{one}" for one in ids[:1]] == links[:1] and {link[1:] for link in links} <= set(ids)
+    assert [f"#{anchor}" for anchor in ids[:1]] == links[:1] and {link[1:] for link in links} <= set(ids)
     assert "<title>Mine</title>" in write_tables_html(tables[:1], tmp_path / "q.html", title="Mine").read_text()
 
 
-def test_the_comparisons_of_all_tables_on_a_page_are_corrected_together(tmp_path: Path, parse) -> None:
-    alone, other = made_up.full(), made_up.several()
-    page = parse(write_tables_html([alone, other], tmp_path / "p.html").read_text())
-    differences = [one for table in (alone, other) for one in table.differences.values()]
+def test_comparisons_of_all_tables_are_corrected_together(tmp_path: Path, parse) -> None:
+    full, other = made_up.full(), made_up.several()
+    page = parse(write_tables_html([full, other], tmp_path / "p.html").read_text())
+    differences = [one for table in (full, other) for one in table.differences.values()]
     expected = stats.holm(dict(enumerate(differences)))
-    together = corrected_together([alone, other])
+    together = corrected_together([full, other])
     adjusted = [one.difference.p_adjusted for table in together for one in table.comparisons]
     assert adjusted == [one.p_adjusted for one in expected.values()]
     assert any(one.p_adjusted != one.p for one in expected.values() if one.p is not None)
@@ -77,7 +77,7 @@ def test_the_comparisons_of_all_tables_on_a_page_are_corrected_together(tmp_path
         assert one.p is None or p_value(one.p_adjusted) in page.text
 
 
-def test_nasty_titles_are_text(tmp_path: Path, parse) -> None:
+def test_hostile_titles_are_escaped(tmp_path: Path, parse) -> None:
     filled = made_up.filled(made_up.table(title=made_up.NASTY, rows={"cifar10": made_up.NASTY, "stl10": "\x1b[0m"}))
     page = parse(write_tables_html([filled], tmp_path / "page.html").read_text())
     assert not [tag for tag, _ in page.tags if tag == "script"]
@@ -85,7 +85,7 @@ def test_nasty_titles_are_text(tmp_path: Path, parse) -> None:
     assert "\x1b" not in page.source
 
 
-def test_an_empty_table_draws_nothing(tmp_path: Path, parse) -> None:
+def test_an_empty_table_has_no_figures(tmp_path: Path, parse) -> None:
     page = parse(write_tables_html([made_up.filled(made_up.table())], tmp_path / "page.html").read_text())
     assert "CIFAR-10, SE 94.57 –" in page.text and "no runs" in page.text
     assert not [tag for tag, _ in page.tags if tag == "svg"]
@@ -96,7 +96,7 @@ def test_the_same_tables_give_the_same_bytes(tmp_path: Path) -> None:
     assert pages[0].read_bytes() == pages[1].read_bytes()
 
 
-def test_what_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+def test_unwritable_pages_are_errors(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="at least one"):
         write_tables_html([], tmp_path / "page.html")
     (tmp_path / "file").touch()

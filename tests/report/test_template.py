@@ -1,4 +1,4 @@
-"""What all pages share: the base template, tables of records, notes, how to reproduce a page, the glossary."""
+"""The parts that all pages share: the base template, tables of records, notes, how to reproduce a page, the glossary."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def page(tmp_path, monkeypatch, parse):
             "accuracy_low": 0.25,
             "accuracy_high": 0.75,
             "p": 0.0004,
-            "significant": place > 0 or None,
+            "significant": index > 0 or None,
             "empty": None,
         }
-        for place, name in enumerate(HOSTILE)
+        for index, name in enumerate(HOSTILE)
     ]
     columns = [
         Column("network", "network"),
@@ -52,27 +52,27 @@ def page(tmp_path, monkeypatch, parse):
         title=HOSTILE[0],
         records=records,
         columns=columns,
-        styles={name: place for place, name in enumerate(HOSTILE)},
+        styles={name: index for index, name in enumerate(HOSTILE)},
         items=[Note(name, name) for name in HOSTILE],
         blocks=[template.Repeat(HOSTILE[0], HOSTILE[4])],
     )
     return parse(path.read_text())
 
 
-def test_a_page_is_harmless_and_needs_nothing_else(page):
-    page.check_alone()
+def test_a_page_is_escaped_and_self_contained(page):
+    page.check_self_contained()
     assert "<script" not in page.source and "\x1b" not in page.source and "\u202e" not in page.source
     for name in (HOSTILE[0], *HOSTILE[1:4], HOSTILE[5]):
         assert page.text.count(name) >= 4  # key, table, and twice in the notes
 
 
-def test_tables_have_estimates_with_intervals_labels_and_no_empty_columns(page):
+def test_tables_show_intervals_and_labels_without_empty_columns(page):
     assert "50.0%" in page.text and "25.0 to 75.0" in page.text and "< 0.001" in page.text
     assert page.text.count("not tested") == 1
     assert "nowhere" not in page.text
 
 
-def test_every_term_that_a_page_uses_is_defined_on_it_once(page):
+def test_every_term_on_a_page_is_defined_once(page):
     anchors = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     links = {(attributes.get("href") or "")[1:] for tag, attributes in page.tags if tag == "a"}
     assert links <= set(anchors)
@@ -80,7 +80,7 @@ def test_every_term_that_a_page_uses_is_defined_on_it_once(page):
     assert "term-eta_squared" not in anchors
 
 
-def test_the_glossary_links_to_its_own_terms_alone():
+def test_glossary_links_point_to_its_own_terms():
     for term in glossary.TERMS.values():
         for key, _ in re.findall(r"\[(\w+)(\|[^\]]+)?\]", term.definition):
             assert key in glossary.TERMS
