@@ -93,7 +93,7 @@ def gallery(results: Sequence[bias.Results], count: int = 12) -> Gallery:
 
 @pytest.fixture
 def write_page(tmp_path, parse, monkeypatch):
-    """written(results, **options) -> the page."""
+    """write_page(results, **options) -> the page."""
     monkeypatch.setattr(bias_page, "environment", lambda _: {"python": "3"})
 
     def write(results, **options):
@@ -299,11 +299,7 @@ def test_parts_are_split_by_region_size():
 def test_the_gallery_has_extreme_and_random_images():
     results = make_results(constant=0.2, empty=0.1, images=200)
     chosen = bias_images([results], 12)
-    assert chosen == bias_images([results], 12) and [len(indices_of_part) for indices_of_part in chosen.values()] == [
-        4,
-        4,
-        4,
-    ]
+    assert chosen == bias_images([results], 12) and [len(part) for part in chosen.values()] == [4, 4, 4]
     energy, measured = results.rows["energy_inside"], comparable(results.rows)
     random, right, wrong = chosen.values()
     for indices, which in ((right, results.rows["correct"]), (wrong, ~results.rows["correct"])):

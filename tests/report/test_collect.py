@@ -130,14 +130,14 @@ def test_paths_without_runs_are_named_in_the_error(tmp_path, monkeypatch, path):
 
 
 def test_options_that_change_test_images_change_the_test_set(make_run, recipe):
-    def collect_test_set(name, **options):
+    def test_set(name, **options):
         data = replace(recipe.data, options={**recipe.data.options, **options})
         return collect_one(make_run(name, measured=False, weights=False, data=data)).test_set
 
     sets = [
-        collect_test_set("a"),
-        collect_test_set("b", cue=0.1),
-        collect_test_set("c", test_cue=0.5),
-        collect_test_set("d", train=20),
+        test_set("a"),
+        test_set("b", cue=0.1),
+        test_set("c", test_cue=0.5),
+        test_set("d", train=20),
     ]
     assert sets[0] == sets[1] == sets[3] != sets[2]

@@ -27,7 +27,7 @@ LR = (OptimizerRecipe(lr=0.1), OptimizerRecipe(lr=0.2), OptimizerRecipe(lr=0.3))
 
 @pytest.fixture
 def write_page(parse, tmp_path):
-    """written(runs, **options) -> the report, and its page."""
+    """write_page(runs, **options) -> the report, and its page."""
 
     def write(runs, **options):
         runs = report.report_runs([run.folder for run in runs], **{"images": 0, **options})
@@ -97,8 +97,8 @@ def test_interventions_are_shown_and_corrected_with_other_tests(make_run, write_
     assert "Position bias and interventions" in console.file.getvalue()
     differences = [*records_of("comparison", result.to_records()), *records]
     tests = {i: stats.Difference(0, 0, 0, record["p"], None, 9) for i, record in enumerate(differences)}
-    for i, record in stats.holm(tests).items():
-        assert differences[i]["p_adjusted"] == pytest.approx(record.p_adjusted)
+    for i, difference in stats.holm(tests).items():
+        assert differences[i]["p_adjusted"] == pytest.approx(difference.p_adjusted)
 
 
 def test_all_comparisons_on_a_page_are_corrected_together(make_run, recipe, write_page):

@@ -1,4 +1,4 @@
-"""The parts that all pages share: the base template, tables of records, notes, how to reproduce a page, the glossary."""
+"""Parts that all pages share: the base template, tables of records, notes, how to reproduce a page, the glossary."""
 
 from __future__ import annotations
 

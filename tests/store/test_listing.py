@@ -26,7 +26,7 @@ def by_name(store: Store) -> dict[str, object]:
     return {run.name: run for run in store.runs()}
 
 
-def test_what_a_run_says(tmp_path: Path) -> None:
+def test_a_stored_run_has_the_content_of_its_files(tmp_path: Path) -> None:
     write_run(tmp_path, "a run", seed=4, epochs=5, done=3, accuracy=0.75)
     (run,) = Store(tmp_path).runs()
     assert run.name == "a run"
@@ -41,15 +41,15 @@ def test_what_a_run_says(tmp_path: Path) -> None:
     assert run.weights
 
 
-def test_a_thousand_runs(tmp_path: Path) -> None:
+def test_a_thousand_runs_are_listed(tmp_path: Path) -> None:
     write_runs(tmp_path / "with a space", 1_000)
-    found = Store(tmp_path / "with a space").runs()
-    assert len(found) == 1_000 and all(run.finished for run in found)
-    assert len({run.recipe["model"]["name"] for run in found}) == 200
-    assert sorted({run.seed for run in found}) == list(range(5))
+    listed = Store(tmp_path / "with a space").runs()
+    assert len(listed) == 1_000 and all(run.finished for run in listed)
+    assert len({run.recipe["model"]["name"] for run in listed}) == 200
+    assert sorted({run.seed for run in listed}) == list(range(5))
 
 
-def test_changes_are_seen(tmp_path: Path) -> None:
+def test_listing_again_shows_changes(tmp_path: Path) -> None:
     for name in ("changed", "kept", "removed", "weights"):
         write_run(tmp_path, name, done=2)
     store = Store(tmp_path)
@@ -59,32 +59,32 @@ def test_changes_are_seen(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "removed")
     (tmp_path / "weights" / "last.safetensors").unlink()
     write_run(tmp_path, "new")
-    found = by_name(store)
-    assert list(found) == ["changed", "kept", "new", "weights"]
-    assert (found["changed"].epochs, found["kept"].epochs) == (3, 2)
-    assert (found["kept"].weights, found["weights"].weights) == (True, False)
+    listed = by_name(store)
+    assert list(listed) == ["changed", "kept", "new", "weights"]
+    assert (listed["changed"].epochs, listed["kept"].epochs) == (3, 2)
+    assert (listed["kept"].weights, listed["weights"].weights) == (True, False)
 
 
-def test_a_bucket_says_the_same_as_a_folder(tmp_path: Path, bucket: str) -> None:
+def test_a_bucket_lists_the_same_runs_as_a_folder(tmp_path: Path, bucket: str) -> None:
     for number in range(3):
         write_run(tmp_path, f"run {number}", seed=number, done=number)
         Store(bucket).upload(tmp_path / f"run {number}")
     system = fsspec.filesystem("testbucket")
     for path in ("broken/metrics.jsonl", ".hidden/recipe.yaml", "recipe.yaml", "pictures/a.png"):
-        for place in (tmp_path / path, "/runs/" + path):
+        for target in (tmp_path / path, "/runs/" + path):
             content = b"{}\n"
-            if isinstance(place, Path):
-                place.parent.mkdir(exist_ok=True)
-                place.write_bytes(content)
+            if isinstance(target, Path):
+                target.parent.mkdir(exist_ok=True)
+                target.write_bytes(content)
             else:
-                system.pipe_file(place, content)
+                system.pipe_file(target, content)
     assert Store(bucket).runs() == Store(tmp_path).runs()
     assert [run.name for run in Store(bucket).runs()] == ["broken", "run 0", "run 1", "run 2"]
     assert Store(bucket).run("run 2") == Store(tmp_path).run("run 2")
     assert Store(bucket).run("pictures") is Store(bucket).run("nothing") is None
 
 
-def test_a_bucket_that_is_not_to_be_reached(bucket: str) -> None:
+def test_an_unreachable_bucket_is_an_error(bucket: str) -> None:
     store = Store(bucket)
     TestBucket.failing.add("list")
     with pytest.raises(InputError, match=r"cannot be read \(the network is away\)"):
@@ -93,7 +93,7 @@ def test_a_bucket_that_is_not_to_be_reached(bucket: str) -> None:
         Store(bucket)
 
 
-def test_what_is_no_run(tmp_path: Path) -> None:
+def test_files_and_other_folders_are_not_runs(tmp_path: Path) -> None:
     assert Store(tmp_path / "not there").runs() == []
     assert not Store(tmp_path / "not there").exists()
     write_run(tmp_path, ".hidden")
@@ -138,7 +138,9 @@ LINES = "".join(json.dumps(row(epoch)) + "\n" for epoch in (1, 2, 3))
         ({"environment.json": "[]"}, 0, "environment.json has no fields"),
     ],
 )
-def test_broken_runs_and_torn_lines(tmp_path: Path, files: dict[str, str | None], epochs: int, problem: str) -> None:
+def test_broken_runs_have_a_problem_and_torn_lines_are_ignored(
+    tmp_path: Path, files: dict[str, str | None], epochs: int, problem: str
+) -> None:
     write_run(tmp_path, "good")
     folder = write_run(tmp_path, "bad")
     for name, content in files.items():
@@ -152,13 +154,13 @@ def test_broken_runs_and_torn_lines(tmp_path: Path, files: dict[str, str | None]
     assert by_name(Store(tmp_path))["good"].finished
 
 
-def test_only_checkpoints_is_a_broken_run(tmp_path: Path) -> None:
+def test_a_folder_with_only_checkpoints_is_a_broken_run(tmp_path: Path) -> None:
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     (run,) = Store(tmp_path).runs()
     assert "no recipe.yaml" in run.problem
 
 
-def test_a_file_that_cannot_be_read_is_tried_again(tmp_path: Path) -> None:
+def test_unreadable_files_are_read_again_later(tmp_path: Path) -> None:
     folder = write_run(tmp_path, "run")
     (folder / "environment.json").unlink()
     (folder / "environment.json").mkdir()
@@ -168,35 +170,37 @@ def test_a_file_that_cannot_be_read_is_tried_again(tmp_path: Path) -> None:
     assert store.runs()[0].finished
 
 
-def test_a_folder_that_may_not_be_read_is_a_broken_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_without_permission_is_a_broken_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("good", "secret"):
         write_run(tmp_path, name)
     stat = os.stat
 
-    def refused(path: Any, *rest: Any, **options: Any) -> os.stat_result:  # root may read everything
+    def failing_stat(
+        path: Any, *rest: Any, **options: Any
+    ) -> os.stat_result:  # simulated, because root may read everything
         if "secret/" in os.fspath(path):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
         return stat(path, *rest, **options)
 
-    def unopened(path: Any, most: int) -> bytes:
-        refused(path)
+    def failing_read(path: Any, most: int) -> bytes:
+        failing_stat(path)
         return read_regular(path, most)
 
-    monkeypatch.setattr(os, "stat", refused)
-    monkeypatch.setattr("regard.store.runs.read_regular", unopened)
-    found = by_name(Store(tmp_path))
-    assert found["good"].finished and "Permission denied" in found["secret"].problem
+    monkeypatch.setattr(os, "stat", failing_stat)
+    monkeypatch.setattr("regard.store.runs.read_regular", failing_read)
+    listed = by_name(Store(tmp_path))
+    assert listed["good"].finished and "Permission denied" in listed["secret"].problem
 
 
-def test_a_file_that_is_too_large_is_not_read(tmp_path: Path, bucket: str) -> None:
+def test_files_over_the_size_limit_are_not_read(tmp_path: Path, bucket: str) -> None:
     store = Store(bucket)
     for name in ("good", "large"):
         store.upload(write_run(tmp_path, name))
     fsspec.filesystem("testbucket").pipe_file("/runs/large/metrics.jsonl", bytes(2**26 + 1))
     TestBucket.traffic.clear()
-    found = by_name(store)
-    assert found["good"].finished
-    assert "metrics.jsonl cannot be read" in found["large"].problem
+    listed = by_name(store)
+    assert listed["good"].finished
+    assert "metrics.jsonl cannot be read" in listed["large"].problem
     assert "read good/metrics.jsonl" in TestBucket.traffic and "read large/metrics.jsonl" not in TestBucket.traffic
 
 
@@ -208,21 +212,21 @@ def test_keys_and_dates_of_recipes_are_text(tmp_path: Path) -> None:
     assert run.recipe["data"]["options"] == {"1": "2020-01-01"}
 
 
-def test_seeds_of_every_kind(tmp_path: Path) -> None:
-    """The seed is taken from the text where recipes are the same but for it: as YAML would."""
+def test_seeds_are_parsed_as_yaml(tmp_path: Path) -> None:
+    """The seed is read from the text of recipes that are otherwise equal, as YAML would read it."""
     for number, seed in enumerate(("0", "17", "9223372036854775807", "0x1F", "010", "1_000")):
         folder = write_run(tmp_path, f"run{number}")
         (folder / "recipe.yaml").write_text(runs.recipe().replace("seed: 0", f"seed: {seed}"))
-    (write_run(tmp_path, "run6") / "recipe.yaml").write_text(runs.recipe() + "seed: 5\n")  # the last one counts
+    (write_run(tmp_path, "run6") / "recipe.yaml").write_text(runs.recipe() + "seed: 5\n")  # the last seed counts
     assert [run.seed for run in Store(tmp_path).runs()] == [0, 17, 9223372036854775807, 31, 8, 1000, 5]
 
 
-def test_the_store_does_not_wait_for_torch() -> None:
+def test_importing_the_store_does_not_import_torch() -> None:
     code = "import sys, regard.store, regard.cli.runs; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-def test_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_addresses_are_parsed_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert Store(tmp_path.as_uri()).folder == tmp_path
     assert Store(str(tmp_path)).address == str(tmp_path)
     assert Store("memory://addresses/x").folder is None

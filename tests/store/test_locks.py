@@ -24,10 +24,10 @@ from regard.store import Store
 ME = f"pid {os.getpid()} on {platform.node()}"
 
 
-def wait_until(true: Callable[[], object], seconds: float = 60.0) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it did not come about"
+    while not condition():
+        assert time.monotonic() < end, "the condition did not become true in time"
         time.sleep(0.01)
 
 
@@ -45,14 +45,14 @@ def address(request: pytest.FixtureRequest, tmp_path: Path, bucket: str) -> str:
 
 
 @pytest.mark.slow
-def test_one_at_a_time(address: str) -> None:
+def test_a_run_has_one_lock_at_a_time(address: str) -> None:
     one, other = Store(address), Store(address)
     assert one.holder("run") is None and one.locked() == {}
     lock = one.lock("run", lease=0.6)
     for store in (one, other):
-        with pytest.raises(Locked, match=rf"{ME} is using .*run") as found:
+        with pytest.raises(Locked, match=rf"{ME} is using .*run") as error_info:
             store.lock("run", lease=0.6)
-        assert found.value.status == LOCKED == 76
+        assert error_info.value.status == LOCKED == 76
         assert store.holder("run") == ME
     another = other.lock("another [*] run")
     assert other.locked() == {"run": ME, "another [*] run": ME}
@@ -61,7 +61,7 @@ def test_one_at_a_time(address: str) -> None:
     lock.release()
     assert other.holder("run") is None
     with other.lock("run", lease=0.6):
-        lock.release()  # of the one before: nothing to it
+        lock.release()  # the released lock: no effect
         with pytest.raises(Locked):
             one.lock("run", lease=0.6)
     another.release()
@@ -70,21 +70,21 @@ def test_one_at_a_time(address: str) -> None:
         one.lock("a/b")
 
 
-def test_locks_exclude_one_another(address: str) -> None:
-    inside: list[int] = []
-    together: list[int] = []
-    done: list[int] = []
+def test_locks_are_mutually_exclusive(address: str) -> None:
+    holders: list[int] = []
+    holder_counts: list[int] = []
+    releases: list[int] = []
 
     def work(number: int) -> None:
         store = Store(address)
-        while len(done) < 12:
+        while len(releases) < 12:
             try:
                 with store.lock("run", lease=0.3):
-                    inside.append(number)
+                    holders.append(number)
                     time.sleep(0.002)
-                    together.append(len(inside))
-                    inside.remove(number)
-                    done.append(number)
+                    holder_counts.append(len(holders))
+                    holders.remove(number)
+                    releases.append(number)
             except Locked:
                 time.sleep(0.002)
 
@@ -93,12 +93,12 @@ def test_locks_exclude_one_another(address: str) -> None:
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert len(done) >= 12 and set(together) == {1}
+    assert len(releases) >= 12 and set(holder_counts) == {1}
 
 
 @pytest.mark.slow
-def test_a_holder_that_is_killed_holds_nothing(tmp_path: Path) -> None:
-    """Though a process that it forked, as DataLoader workers are, lives on for a while."""
+def test_killing_the_holder_releases_its_lock(tmp_path: Path) -> None:
+    """Even if a forked process, such as a DataLoader worker, outlives the holder."""
     code = (
         "import os, sys, time; from regard.store import Store; lock = Store(sys.argv[1]).lock('run')\n"
         "print('held', flush=True)\n"
@@ -123,7 +123,7 @@ def test_a_holder_that_is_killed_holds_nothing(tmp_path: Path) -> None:
         holder.stdout.close()
 
 
-def test_a_run_is_locked_where_it_lies(tmp_path: Path) -> None:
+def test_a_linked_run_is_locked_in_its_real_store(tmp_path: Path) -> None:
     (tmp_path / "runs" / "run").mkdir(parents=True)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "link").symlink_to(tmp_path / "runs" / "run")
@@ -135,15 +135,15 @@ def test_a_run_is_locked_where_it_lies(tmp_path: Path) -> None:
     assert Store(tmp_path / "other").locked() == {}
 
 
-def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+def test_an_unwritable_folder_cannot_be_locked(tmp_path: Path) -> None:
     (tmp_path / ".locks").write_text("")
-    with pytest.raises(InputError, match="cannot be locked") as found:
+    with pytest.raises(InputError, match="cannot be locked") as error_info:
         Store(tmp_path).lock("run")
-    assert not isinstance(found.value, Locked)
+    assert not isinstance(error_info.value, Locked)
 
 
 @pytest.mark.parametrize("text", ["", "pid 7 on \x1b[31m", "pid 7 on h\n[red]", "pid " + 5000 * "7", None])
-def test_holders_that_no_process_of_regard_would_write(tmp_path: Path, text: str | None) -> None:
+def test_malformed_holder_files_name_another_process(tmp_path: Path, text: str | None) -> None:
     with Store(tmp_path).lock("run"):
         (path,) = (tmp_path / ".locks").glob("*.process")
         path.unlink()
@@ -154,7 +154,7 @@ def test_holders_that_no_process_of_regard_would_write(tmp_path: Path, text: str
 
 
 @pytest.mark.parametrize("content", [b"pid 5 on elsewhere\n17.5", b"{}", b"\xff"])
-def test_in_a_bucket_a_lock_lapses_by_the_clock_of_who_waits(bucket: str, content: bytes) -> None:
+def test_bucket_locks_expire_by_the_clock_of_the_waiting_process(bucket: str, content: bytes) -> None:
     write("/runs/.locks/run/7", content)
     began = time.monotonic()
     with Store(bucket).lock("run", lease=0.3):
@@ -163,17 +163,17 @@ def test_in_a_bucket_a_lock_lapses_by_the_clock_of_who_waits(bucket: str, conten
         assert Store(bucket).locked() == {"run": ME}
     assert Store(bucket).locked() == {}
     began = time.monotonic()
-    Store(bucket).lock("run").release()  # at once, for it was released
+    Store(bucket).lock("run").release()  # immediately, because it was released
     assert time.monotonic() - began < 30 and locks() == ["9"]
 
 
-def test_a_holder_that_gave_no_sign_of_life_for_long_is_not_named(bucket: str) -> None:
+def test_holders_without_a_recent_heartbeat_are_not_listed(bucket: str) -> None:
     for name, age in (("old", 301), ("new", 100)):
         write(f"/runs/.locks/{name}/0", f"pid 5 on elsewhere\n{time.time() - age}".encode())
     assert Store(bucket).locked() == {"new": "pid 5 on elsewhere"}
 
 
-def test_a_holder_that_stood_still_learns_that_it_lost(bucket: str) -> None:
+def test_a_stalled_holder_notices_that_it_lost_its_lock(bucket: str) -> None:
     lost = threading.Event()
     lock = Store(bucket).lock("run", lease=0.3, on_loss=lost.set)
     write("/runs/.locks/run/1", b"pid 5 on elsewhere\n1")
@@ -191,7 +191,7 @@ def test_a_holder_that_stood_still_learns_that_it_lost(bucket: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_process_that_lost_its_run_ends() -> None:
+def test_a_process_that_lost_its_lock_exits() -> None:
     code = (
         "import fsspec, time; from regard.store import Store; lock = Store('memory://runs').lock('run', lease=0.3)\n"
         "fsspec.filesystem('memory').pipe_file('/runs/.locks/run/1', b'another'); time.sleep(60)"
@@ -200,7 +200,7 @@ def test_a_process_that_lost_its_run_ends() -> None:
     assert ended.returncode == TAKEN_OVER == 77 and ended.stderr.count("regard: ") == 1
 
 
-def test_a_bucket_that_is_away_is_no_loss(bucket: str) -> None:
+def test_a_bucket_outage_does_not_lose_the_lock(bucket: str) -> None:
     lost = threading.Event()
     lock = Store(bucket).lock("run", lease=0.3, on_loss=lost.set)
     TestBucket.failing.update(("list", "read", "write"))
@@ -212,7 +212,7 @@ def test_a_bucket_that_is_away_is_no_loss(bucket: str) -> None:
     TestBucket.failing.update(("list", "read", "write"))
     lock.release()
     TestBucket.failing.clear()
-    Store(bucket).lock("run", lease=0.3).release()  # it lapsed
+    Store(bucket).lock("run", lease=0.3).release()  # the lock expired
 
 
 class Careless(MemoryFileSystem):
@@ -228,7 +228,7 @@ class Plain(Careless):
 
 
 @pytest.mark.parametrize("kind", [Careless, Plain])
-def test_without_conditional_writes_nothing_is_locked(kind: type) -> None:
+def test_stores_without_conditional_writes_cannot_be_locked(kind: type) -> None:
     fsspec.register_implementation(kind.protocol, kind, clobber=True)
     with pytest.raises(InputError, match="no conditional writes"):
         Store(f"{kind.protocol}://runs").lock("run")

@@ -1,4 +1,4 @@
-"""Run folders to a bucket and back: only changed files, in an order that never shows an epoch without its weights."""
+"""Upload and download of run folders: changed files alone, in an order that never shows an epoch without weights."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def store(bucket: str) -> Store:
 
 
 def train(folder: Path, epoch: int) -> None:
-    """An epoch's traces in a run folder, each file put in the place of the one before; two checkpoints are kept."""
+    """Writes the files of an epoch to a run folder, each replaced as a whole; two checkpoints are kept."""
 
     def write(name: str, text: str) -> None:
         (folder / "aside").write_text(text)
@@ -45,34 +45,34 @@ def contents(folder: Path) -> dict[str, str]:
 
 def stored(name: str) -> dict[str, str]:
     start = f"/runs/{name}/"
-    found = {path: file.getvalue().decode() for path, file in TestBucket.store.items()}
-    return {path.removeprefix(start): text for path, text in found.items() if path.startswith(start)}
+    files = {path: file.getvalue().decode() for path, file in TestBucket.store.items()}
+    return {path.removeprefix(start): text for path, text in files.items() if path.startswith(start)}
 
 
 def write(path: str, text: str) -> None:
     fsspec.filesystem("testbucket").pipe_file(f"/runs/{path}", text.encode())
 
 
-def test_there_and_back(store: Store, tmp_path: Path) -> None:
+def test_a_run_is_uploaded_and_downloaded(store: Store, tmp_path: Path) -> None:
     folder = write_run(tmp_path, "a run", epochs=9, done=0)
     train(folder, 1)
     for name in (".hidden", "notes.txt", "weights.part", "checkpoints/mine.pt"):
         (folder / name).write_text("a person's")
     store.upload(folder)
-    sent = {path: text for path, text in contents(folder).items() if text != "a person's"}
-    assert stored("a run") == sent and len(sent) == 5
+    uploaded = {path: text for path, text in contents(folder).items() if text != "a person's"}
+    assert stored("a run") == uploaded and len(uploaded) == 5
     assert (store.run("a run").epochs, store.run("a run").weights) == (1, True)
     store.upload(folder, "another [*] é")
     assert [run.name for run in store.runs()] == ["a run", "another [*] é"]
     for name in ("a run", "another [*] é"):
-        back = store.fetch(name, tmp_path / "elsewhere" / "deep")
-        assert back == tmp_path / "elsewhere" / "deep" / name and contents(back) == sent
+        copy = store.fetch(name, tmp_path / "elsewhere" / "deep")
+        assert copy == tmp_path / "elsewhere" / "deep" / name and contents(copy) == uploaded
     for name in ("nothing", ".."):
         with pytest.raises(InputError, match=name):
             store.fetch(name, tmp_path)
 
 
-def test_a_folder_is_its_own_copy(tmp_path: Path) -> None:
+def test_a_local_run_is_not_copied(tmp_path: Path) -> None:
     folder = write_run(tmp_path, "run")
     store = Store(tmp_path)
     assert store.fetch("run", tmp_path / "elsewhere") == folder and not (tmp_path / "elsewhere").exists()
@@ -82,7 +82,7 @@ def test_a_folder_is_its_own_copy(tmp_path: Path) -> None:
         store.upload(folder)
 
 
-def test_only_what_changed_is_sent_and_metrics_last(store: Store, tmp_path: Path) -> None:
+def test_only_changed_files_are_uploaded_and_metrics_last(store: Store, tmp_path: Path) -> None:
     folder = write_run(tmp_path, "run", epochs=9, done=0)
     for epoch in (1, 2, 3):
         train(folder, epoch)
@@ -99,19 +99,19 @@ def test_only_what_changed_is_sent_and_metrics_last(store: Store, tmp_path: Path
         assert not traffic
 
 
-def test_a_change_of_the_same_size_and_time_is_sent(store: Store, tmp_path: Path) -> None:
+def test_changes_of_equal_size_and_time_are_uploaded(store: Store, tmp_path: Path) -> None:
     folder = write_run(tmp_path, "run", epochs=9, done=0)
     train(folder, 1)
     weights = folder / "last.safetensors"
-    when = weights.stat().st_mtime_ns
+    modified = weights.stat().st_mtime_ns
     store.upload(folder)
     train(folder, 2)
-    os.utime(weights, ns=(when, when))
+    os.utime(weights, ns=(modified, modified))
     store.upload(folder)
     assert stored("run") == contents(folder)
 
 
-def test_what_another_changed_in_the_bucket_is_sent_again(store: Store, tmp_path: Path) -> None:
+def test_files_changed_in_the_bucket_are_uploaded_again(store: Store, tmp_path: Path) -> None:
     folder = write_run(tmp_path, "run")
     store.upload(folder)
     write("run/last.safetensors", "of another")
@@ -122,7 +122,7 @@ def test_what_another_changed_in_the_bucket_is_sent_again(store: Store, tmp_path
     assert stored("run") == {**contents(folder), "bias.json": "of another"}
 
 
-def test_a_run_that_was_begun_anew_takes_the_place_of_the_other(store: Store, tmp_path: Path) -> None:
+def test_a_restarted_run_replaces_the_earlier_one(store: Store, tmp_path: Path) -> None:
     folder = write_run(tmp_path, "run", epochs=9, done=0)
     train(folder, 5)
     store.upload(folder)
@@ -137,28 +137,28 @@ def test_a_run_that_was_begun_anew_takes_the_place_of_the_other(store: Store, tm
     assert store.run("run").epochs == 0
 
 
-def test_two_machines_in_turn(store: Store, tmp_path: Path) -> None:
-    one = write_run(tmp_path / "one", "run", epochs=9, done=0)
+def test_two_machines_train_a_run_in_turn(store: Store, tmp_path: Path) -> None:
+    first = write_run(tmp_path / "one", "run", epochs=9, done=0)
     for epoch in (1, 2, 3):
-        train(one, epoch)
-        store.upload(one)
-    other = store.fetch("run", tmp_path / "other")
-    assert contents(other) == contents(one)
+        train(first, epoch)
+        store.upload(first)
+    second = store.fetch("run", tmp_path / "other")
+    assert contents(second) == contents(first)
     traffic.clear()
-    assert store.fetch("run", tmp_path / "other") == other
-    store.upload(other)
+    assert store.fetch("run", tmp_path / "other") == second
+    store.upload(second)
     assert traffic == ["read run/metrics.jsonl"]
     for epoch in (4, 5):
-        train(other, epoch)
+        train(second, epoch)
     traffic.clear()
-    store.upload(other)
+    store.upload(second)
     assert not [call for call in traffic if "recipe" in call]
-    assert store.fetch("run", tmp_path / "one") == one
-    assert contents(one) == contents(other) == stored("run")
+    assert store.fetch("run", tmp_path / "one") == first
+    assert contents(first) == contents(second) == stored("run")
 
 
-def test_what_is_further_on_here_stays(store: Store, tmp_path: Path) -> None:
-    """The last epochs could not be sent, or not all of them."""
+def test_local_progress_is_not_overwritten(store: Store, tmp_path: Path) -> None:
+    """The upload of the last epochs failed, or failed in part."""
     folder = write_run(tmp_path, "run", epochs=9, done=0)
     train(folder, 1)
     store.upload(folder)
@@ -169,18 +169,18 @@ def test_what_is_further_on_here_stays(store: Store, tmp_path: Path) -> None:
         store.upload(folder)
     TestBucket.failing.clear()
     train(folder, 4)
-    further = contents(folder)
+    local_files = contents(folder)
     store.fetch("run", tmp_path)
-    assert contents(folder) == further
+    assert contents(folder) == local_files
     (folder / "recipe.yaml").unlink()
     store.fetch("run", tmp_path)
-    assert contents(folder) == further
+    assert contents(folder) == local_files
     store.upload(folder)
-    assert stored("run") == further
+    assert stored("run") == local_files
 
 
 @pytest.mark.parametrize("word", ["list", "put", "remove"])
-def test_a_bucket_that_was_away_gets_the_rest(store: Store, tmp_path: Path, word: str) -> None:
+def test_an_interrupted_upload_is_completed_later(store: Store, tmp_path: Path, word: str) -> None:
     folder = write_run(tmp_path, "run", epochs=9, done=0)
     train(folder, 1)
     store.upload(folder)
@@ -195,11 +195,11 @@ def test_a_bucket_that_was_away_gets_the_rest(store: Store, tmp_path: Path, word
     assert stored("run") == contents(folder)
 
 
-def test_a_copy_of_a_run_that_was_removed_is_not_taken_for_it(store: Store, tmp_path: Path) -> None:
+def test_local_copies_of_removed_runs_are_deleted(store: Store, tmp_path: Path) -> None:
     folder = write_run(tmp_path, "run")
     with pytest.raises(MissingRun):
         store.fetch("run", tmp_path)
-    assert contents(folder)  # it was never sent
+    assert contents(folder)  # the run was never uploaded
     store.upload(folder)
     for path in stored("run"):
         fsspec.filesystem("testbucket").rm_file(f"/runs/run/{path}")
@@ -224,17 +224,17 @@ def test_without_its_manifest_everything_is_uploaded(store: Store, tmp_path: Pat
     assert stored("run") == contents(folder)
 
 
-def test_paths_that_lead_out_of_the_run_are_left_there(store: Store, tmp_path: Path) -> None:
+def test_paths_outside_the_run_are_not_downloaded(store: Store, tmp_path: Path) -> None:
     store.upload(write_run(tmp_path, "run"))
     write("run/tensorboard/../../metrics.jsonl", "evil")
     write("run/tensorboard/../events.out.tfevents.1", "evil")
-    back = store.fetch("run", tmp_path / "back")
+    copy = store.fetch("run", tmp_path / "back")
     assert "evil" not in contents(tmp_path / "back").values() and store.run("run").finished
-    assert contents(back) == contents(tmp_path / "run")
+    assert contents(copy) == contents(tmp_path / "run")
 
 
 def test_several_processes_download_a_run_once(store: Store, tmp_path: Path) -> None:
-    """As those of a machine that all want a teacher."""
+    """For example processes on one machine that need the same teacher."""
     store.upload(write_run(tmp_path, "run"))
     traffic.clear()
     threads = [threading.Thread(target=Store(store.address).fetch, args=("run", tmp_path / "back")) for _ in range(4)]
@@ -243,16 +243,16 @@ def test_several_processes_download_a_run_once(store: Store, tmp_path: Path) -> 
     for thread in threads:
         thread.join(60)
     assert contents(tmp_path / "back" / "run") == contents(tmp_path / "run")
-    got = [call for call in traffic if call.startswith("get")]
-    assert len(got) == len(set(got)) == 3
+    downloads = [call for call in traffic if call.startswith("get")]
+    assert len(downloads) == len(set(downloads)) == 3
 
 
-def test_a_run_by_its_address(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_address_of_a_run_gives_a_local_copy(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REGARD_CACHE", str(tmp_path / "cache"))
     train(write_run(tmp_path, "run", epochs=9, done=0), 1)
     store.upload(tmp_path / "run")
-    found, name = split_address(f"{store.address}/run/")
-    assert (found.address, name) == (store.address, "run")
+    parent, name = split_address(f"{store.address}/run/")
+    assert (parent.address, name) == (store.address, "run")
     copy = Path(local_run(f"{store.address}/run"))
     assert copy.is_relative_to(tmp_path / "cache") and copy.name == "run"
     assert not (copy / "checkpoints").exists() and (copy / "last.safetensors").read_text() == "weights 1"

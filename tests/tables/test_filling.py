@@ -63,10 +63,10 @@ def stored(
     milestones: list[int] | None = None,
     **changes: Any,
 ) -> StoredRun:
-    """A run as the store tells of it."""
+    """A run as the store lists it."""
     recipe = copy.deepcopy(published(stem))
     recipe["seed"] = seed
-    recipe["data"]["mean"] = [0.5, 0.5, 0.5]  # as a finished run says it
+    recipe["data"]["mean"] = [0.5, 0.5, 0.5]  # as a finished run records it
     if teacher is not None:
         recipe["transfer"]["teacher"] = teacher
     if epochs is not None:
@@ -78,8 +78,8 @@ def stored(
     return StoredRun(name, recipe, row, 400.0, {"regard": "0.1.0"}, 10, True)
 
 
-def whole(**changes: Any) -> list[StoredRun]:
-    """Row one, three seeds."""
+def row_one_runs(**changes: Any) -> list[StoredRun]:
+    """The runs of row one with three seeds."""
     runs = []
     for seed in SEEDS:
         runs += [
@@ -95,12 +95,12 @@ def values(filled: FilledTable, row: str, column: str) -> dict[int, float]:
 
 
 def test_runs_fill_the_cells_of_their_recipes(table: PublishedTable) -> None:
-    filled = fill(table, whole())
+    filled = fill(table, row_one_runs())
     assert values(filled, "one", "student") == {0: 9.0, 1: 9.1, 2: 9.2}
     assert values(filled, "one", "teacher") == {0: 7.0, 1: 7.1, 2: 7.2}
     assert values(filled, "one", "at") == {0: 8.0, 1: 8.2, 2: 8.4}
-    # the student of the other row has the same recipe; the taught one has not
-    assert sorted(filled.finished) == sorted(run.name for run in whole())
+    # the students of both rows share a recipe; the distilled students do not
+    assert sorted(filled.finished) == sorted(run.name for run in row_one_runs())
     assert values(filled, "two", "student") == values(filled, "one", "student")
     assert values(filled, "two", "at") == {} == values(filled, "two", "teacher")
     assert not filled.excluded and not filled.others and filled.faithful
@@ -111,49 +111,51 @@ def test_runs_fill_the_cells_of_their_recipes(table: PublishedTable) -> None:
 
 
 def test_the_order_of_the_runs_does_not_matter(table: PublishedTable) -> None:
-    assert fill(table, whole()[::-1]).cells == fill(table, whole()).cells
+    assert fill(table, row_one_runs()[::-1]).cells == fill(table, row_one_runs()).cells
 
 
-def test_a_student_of_another_teacher_is_of_another_row(table: PublishedTable) -> None:
-    runs = [*whole(), stored("w", "wrn-40-1"), stored("b", "wrn-16-1-from-40-1-at", teacher="../w")]
+def test_a_student_of_another_teacher_fills_another_row(table: PublishedTable) -> None:
+    runs = [*row_one_runs(), stored("w", "wrn-40-1"), stored("b", "wrn-16-1-from-40-1-at", teacher="../w")]
     filled = fill(table, runs)
     assert values(filled, "two", "at") == {0: 10.0}
     assert len(values(filled, "one", "at")) == 3
 
 
-def test_a_teacher_that_is_not_there_leaves_its_student_out(table: PublishedTable) -> None:
-    filled = fill(table, [run for run in whole() if run.name != "t1"])
+def test_a_missing_teacher_excludes_its_student(table: PublishedTable) -> None:
+    filled = fill(table, [run for run in row_one_runs() if run.name != "t1"])
     assert sorted(values(filled, "one", "at")) == [0, 2]
     assert filled.excluded == {"a1": "its teacher t1 is not in the store, so its recipe is not known"}
 
 
-def test_a_teacher_with_other_overrides_leaves_its_student_out(table: PublishedTable) -> None:
-    runs = [run for run in whole() if run.name != "t0"]
+def test_a_teacher_with_other_overrides_excludes_its_student(table: PublishedTable) -> None:
+    runs = [run for run in row_one_runs() if run.name != "t0"]
     runs.append(stored("t0", "wrn-16-2", 0, epochs=20, milestones=[6, 12, 16]))
     filled = fill(table, runs)
     assert sorted(values(filled, "one", "at")) == [1, 2]
     assert filled.excluded == {"a0": "its teacher t0 does not have the recipe and the overrides of the cell's teacher"}
 
 
-def test_a_teacher_that_is_not_finished_leaves_its_student_out(table: PublishedTable) -> None:
-    kept = [run for run in whole() if run.name != "t0"]
-    filled = fill(table, [*kept, stored("t0", "wrn-16-2", 0, done=False)])
+def test_an_unfinished_teacher_excludes_its_student(table: PublishedTable) -> None:
+    others = [run for run in row_one_runs() if run.name != "t0"]
+    filled = fill(table, [*others, stored("t0", "wrn-16-2", 0, done=False)])
     assert sorted(values(filled, "one", "at")) == [1, 2]
     assert filled.excluded == {"a0": "its teacher t0 is not finished: it has 1 of 200 epochs"}
     assert filled.cells["one", "teacher"].unfinished == ("t0",)
-    torn = replace(stored("t0", "wrn-16-2", 0), weights=False)
-    assert fill(table, [*kept, torn]).excluded == {"a0": "its teacher t0 is not finished: it has no weights"}
+    without_weights = replace(stored("t0", "wrn-16-2", 0), weights=False)
+    assert fill(table, [*others, without_weights]).excluded == {
+        "a0": "its teacher t0 is not finished: it has no weights"
+    }
 
 
-def test_runs_say_which_run_of_the_store_taught_them(table: PublishedTable) -> None:
-    cells = fill(table, whole()).cells
-    assert [one.teacher for one in cells["one", "at"].runs] == ["t0", "t1", "t2"]
-    assert [one.teacher for one in cells["one", "student"].runs] == [""] * 3
+def test_filled_runs_name_their_teachers(table: PublishedTable) -> None:
+    cells = fill(table, row_one_runs()).cells
+    assert [run.teacher for run in cells["one", "at"].runs] == ["t0", "t1", "t2"]
+    assert [run.teacher for run in cells["one", "student"].runs] == [""] * 3
 
 
-def test_teachers_that_lie_beside_let_students_count_and_fill_nothing(table: PublishedTable) -> None:
-    teachers = [run for run in whole() if run.name.startswith("t")]
-    others = [run for run in whole() if run not in teachers]
+def test_teachers_beside_the_runs_fill_no_cells(table: PublishedTable) -> None:
+    teachers = [run for run in row_one_runs() if run.name.startswith("t")]
+    others = [run for run in row_one_runs() if run not in teachers]
     assert not values(fill(table, others), "one", "at")
     filled = fill(table, others, beside=[*teachers, stored("wrn-16-1-seed7", "wrn-16-1", 7, optimizer__lr=0.05)])
     assert sorted(values(filled, "one", "at")) == [0, 1, 2]
@@ -165,19 +167,19 @@ def test_teachers_that_lie_beside_let_students_count_and_fill_nothing(table: Pub
 
 
 def test_unfinished_runs_are_named_and_not_counted(table: PublishedTable) -> None:
-    filled = fill(table, [*whole(), stored("s3", "wrn-16-1", 3, done=False)])
+    filled = fill(table, [*row_one_runs(), stored("s3", "wrn-16-1", 3, done=False)])
     assert sorted(values(filled, "one", "student")) == [0, 1, 2]
     assert filled.cells["one", "student"].unfinished == ("s3",)
 
 
-def test_another_version_of_the_recipe_is_excluded_and_the_reason_said(table: PublishedTable) -> None:
-    runs = [*whole(), stored("wrn-16-1-seed3", "wrn-16-1", 3, optimizer__lr=0.05)]
+def test_another_version_of_the_recipe_is_excluded_with_a_reason(table: PublishedTable) -> None:
+    runs = [*row_one_runs(), stored("wrn-16-1-seed3", "wrn-16-1", 3, optimizer__lr=0.05)]
     filled = fill(table, runs)
     assert sorted(values(filled, "one", "student")) == [0, 1, 2]
     assert filled.excluded == {"wrn-16-1-seed3": "optimizer.lr is 0.05, the recipe has 0.1"}
 
 
-def test_a_field_that_an_older_run_does_not_have_has_its_default(table: PublishedTable) -> None:
+def test_fields_missing_in_older_runs_have_their_defaults(table: PublishedTable) -> None:
     run = stored("s0", "wrn-16-1")
     older = {name: value for name, value in run.recipe.items() if name not in ("ema", "task", "precision")}
     filled = fill(table, [StoredRun("s0", older, run.row, None, {}, 10, True)])
@@ -185,28 +187,28 @@ def test_a_field_that_an_older_run_does_not_have_has_its_default(table: Publishe
     assert filled.cells["one", "student"].versions == ["not known"]
 
 
-def test_how_a_run_computed_does_not_matter(table: PublishedTable) -> None:
+def test_device_and_speed_fields_are_not_compared(table: PublishedTable) -> None:
     run = stored("s0", "wrn-16-1", data__folder="/data", data__workers=9, transfer__fold=False)
     recipe = {**run.recipe, "compile": True, "threads": 3, "device": "cuda", "channels_last": False}
     filled = fill(table, [StoredRun("s0", recipe, run.row, None, {}, 10, True)])
     assert values(filled, "one", "student") == {0: 10.0}
 
 
-def test_of_two_runs_of_a_seed_the_first_by_name_counts(table: PublishedTable) -> None:
+def test_the_first_run_by_name_counts_for_a_repeated_seed(table: PublishedTable) -> None:
     filled = fill(table, [stored("x", "wrn-16-1", 0, 9.5), stored("y", "wrn-16-1", 0, 9.7)])
     assert values(filled, "one", "student") == {0: 9.5}
-    # it belongs to both rows, and is said once
+    # the run belongs to both rows and is listed once
     assert filled.excluded == {"y": "seed 0 is already counted (x)"}
 
 
 def test_broken_runs_are_excluded(table: PublishedTable) -> None:
     broken = StoredRun("wrn-16-1-seed9", {}, problem="recipe.yaml is torn")
-    filled = fill(table, [*whole(), broken, StoredRun("foreign", {}, problem="recipe.yaml is torn")])
+    filled = fill(table, [*row_one_runs(), broken, StoredRun("foreign", {}, problem="recipe.yaml is torn")])
     assert filled.excluded == {"wrn-16-1-seed9": "recipe.yaml is torn"}
 
 
 def test_the_longest_schedules_are_shown_and_the_others_named(table: PublishedTable) -> None:
-    short = whole(epochs=5, milestones=[2, 3, 4])
+    short = row_one_runs(epochs=5, milestones=[2, 3, 4])
     filled = fill(table, [stored("full", "wrn-16-1", 0, 8.7), *short])
     assert values(filled, "one", "student") == {0: 8.7}
     assert values(filled, "one", "at") == {}
@@ -219,8 +221,8 @@ def test_the_longest_schedules_are_shown_and_the_others_named(table: PublishedTa
     assert filled.comparisons[0].verdict == "preliminary, significant, same direction"
 
 
-def test_overrides_are_chosen(table: PublishedTable) -> None:
-    short = whole(epochs=5, milestones=[2, 3, 4])
+def test_runs_with_given_overrides_are_selected(table: PublishedTable) -> None:
+    short = row_one_runs(epochs=5, milestones=[2, 3, 4])
     runs = [stored("full", "wrn-16-1", 0, 8.7), *short]
     filled = fill(table, runs, Overrides(0.025))
     assert len(values(filled, "one", "at")) == 3
@@ -228,8 +230,8 @@ def test_overrides_are_chosen(table: PublishedTable) -> None:
     assert not any(cell.runs for cell in fill(table, runs, Overrides(0.5)).cells.values())
 
 
-def test_other_data_are_overrides(table: PublishedTable) -> None:
-    runs = whole(data__name="folder", data__train_images=12000, data__folder="/data")
+def test_other_data_count_as_overrides(table: PublishedTable) -> None:
+    runs = row_one_runs(data__name="folder", data__train_images=12000, data__folder="/data")
     filled = fill(table, runs)
     assert filled.data == "folder, 12,000 training images"
     assert not filled.faithful and filled.cells["one", "at"].epochs == 200
@@ -240,14 +242,14 @@ def test_other_data_are_overrides(table: PublishedTable) -> None:
     }
 
 
-def test_a_schedule_that_is_no_shortened_form_is_excluded(table: PublishedTable) -> None:
+def test_schedules_not_shortened_in_proportion_are_excluded(table: PublishedTable) -> None:
     filled = fill(table, [stored("wrn-16-1-5ep-seed0", "wrn-16-1", epochs=5, milestones=[60, 120, 160])])
     assert filled.excluded == {
         "wrn-16-1-5ep-seed0": "schedule.milestones is [60, 120, 160]; the recipe's, shortened to 5 epochs, is [2, 3, 4]"
     }
 
 
-def test_nothing_at_all(table: PublishedTable) -> None:
+def test_a_table_without_runs_is_empty(table: PublishedTable) -> None:
     filled = fill(table, [])
     assert filled.overrides is None and filled.data == ""
     assert all(cell.digest for cell in filled.cells.values())
@@ -255,12 +257,12 @@ def test_nothing_at_all(table: PublishedTable) -> None:
 
 
 @pytest.mark.parametrize("share", [0, -1, 1.5, float("nan")])
-def test_a_schedule_is_shortened_to_a_share(share: float) -> None:
+def test_invalid_shares_of_the_schedule_are_errors(share: float) -> None:
     with pytest.raises(InputError, match="expected a share"):
         Overrides(share)
 
 
-def test_overrides_do_not_change_what_is_compared() -> None:
+def test_compared_fields_cannot_be_overridden() -> None:
     with pytest.raises(InputError, match="optimizer.lr is compared by the table"):
         Overrides(1.0, {"optimizer.lr": 0.05})
 
@@ -273,7 +275,7 @@ def test_schedules_are_shortened_in_proportion(share: float, epochs: int, milest
     assert recipe.schedule.epochs == epochs and recipe.schedule.milestones == milestones
 
 
-def test_a_recipe_that_is_not_there_is_said(tmp_path: Path) -> None:
+def test_a_missing_recipe_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "t.yaml"
     path.write_text(
         yaml.safe_dump(
@@ -284,13 +286,13 @@ def test_a_recipe_that_is_not_there_is_said(tmp_path: Path) -> None:
         fill(load_table(path), [])
 
 
-def test_an_unfinished_student_is_not_excluded_for_the_teacher_of_another_row(table: PublishedTable) -> None:
-    filled = fill(table, [*whole(), stored("a3", "wrn-16-1-from-16-2-at", 3, teacher="../t0", done=False)])
+def test_the_teacher_of_another_row_does_not_exclude_a_student(table: PublishedTable) -> None:
+    filled = fill(table, [*row_one_runs(), stored("a3", "wrn-16-1-from-16-2-at", 3, teacher="../t0", done=False)])
     assert filled.cells["one", "at"].unfinished == ("a3",)
     assert not filled.excluded
 
 
-def test_a_teacher_from_elsewhere_has_to_be_the_recipes(tmp_path: Path) -> None:
+def test_an_external_teacher_must_match_the_recipe(tmp_path: Path) -> None:
     recipe = "model: {name: wrn-16-1}\ntransfer: {teacher: torchvision/resnet34, beta: 1}\n"
     (tmp_path / "mine.yaml").write_text(recipe)
     (tmp_path / "t.yaml").write_text("title: t\ncolumns: {a: A}\nrows: {r: {title: R, a: {recipe: mine.yaml}}}\n")
@@ -304,8 +306,8 @@ def test_a_teacher_from_elsewhere_has_to_be_the_recipes(tmp_path: Path) -> None:
     assert filled.excluded == {"one": "its teacher is torchvision/resnet50, the recipe has torchvision/resnet34"}
 
 
-def test_attention_that_begins_as_its_weights_imply_fills_the_cell() -> None:
-    """A detector's run records how its attention began; the recipe leaves that to the weights."""
+def test_the_attention_start_may_be_implied_by_the_weights() -> None:
+    """A detector run records its attention start, which the recipe leaves to the pretrained weights."""
     boxes = load_table("sa-net-coco-boxes").only(["retinanet-resnet50"])
     recipe = boxes.cells["retinanet-resnet50", "shuffle"].full_recipe
     assert recipe is not None and recipe.model.pretrained is True and recipe.model.attention_start is None

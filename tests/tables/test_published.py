@@ -1,4 +1,4 @@
-"""The packaged published tables, and tables of the user."""
+"""The packaged published tables, and custom tables."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ NAMES = (
     *("sa-net-coco-boxes", "sa-net-coco-masks", "sa-net-imagenet"),
 )
 DETECTION = ("sa-net-coco-boxes", "sa-net-coco-masks")
-OPEN = ("builtin", "lsas-resnet29")  # nothing is published
+UNPUBLISHED = ("builtin", "lsas-resnet29")  # nothing is published
 
-# What was published, as the papers and their repositories print it: row -> columns in the order of the table.
+# The published values as the papers and their repositories print them: row -> columns in the order of the table.
 FIGURES = {
     "lsas-cifar": {"cifar10": "94.57 95.01", "cifar100": "75.30 76.47", "stl10": "83.81 85.71"},
     "lsas-imagenet": {"resnet50": "76.63 77.28"},
@@ -116,7 +116,7 @@ FIGURES = {
 
 
 @cache
-def shipped(name: str) -> PublishedTable:
+def packaged(name: str) -> PublishedTable:
     return load_table(name)
 
 
@@ -129,47 +129,47 @@ def recipe_of(name: str) -> Recipe:
 
 @cache
 def count_parameters(model: str) -> int:
-    """Of the network of a recipe's model, given as JSON."""
+    """Counts the parameters of a recipe's model, given as JSON."""
     with torch.device("meta"):  # without weights
         network = make_model(Recipe(model=ModelRecipe(**json.loads(model))), 10, pretrained=False)
     return sum(parameter.numel() for parameter in network.parameters())
 
 
 def all_cells() -> list[Cell]:
-    return [cell for name in NAMES for cell in shipped(name).cells.values()]
+    return [cell for name in NAMES for cell in packaged(name).cells.values()]
 
 
 def cells_with_recipes(name: str) -> list[Cell]:
-    cells = list(shipped(name).cells.values())
+    cells = list(packaged(name).cells.values())
     assert all(cell.recipe for cell in cells)
     return [cell for cell in cells if cell.recipe]
 
 
-def agree(value: float, written: str) -> bool:
-    """Whether a value is the one that is written, perhaps with fewer decimals."""
-    decimals = len(written.partition(".")[2])
-    return abs(value - float(written)) <= 0.5 * 10**-decimals + 1e-9
+def equals_printed(value: float, printed: str) -> bool:
+    """Whether a value equals the printed one, which may have fewer decimals."""
+    decimals = len(printed.partition(".")[2])
+    return abs(value - float(printed)) <= 0.5 * 10**-decimals + 1e-9
 
 
-def test_the_tables_that_come_with_regard() -> None:
+def test_the_packaged_tables_are_listed() -> None:
     assert table_names() == sorted(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_says_where_its_numbers_are_from(name) -> None:
-    table = shipped(name)
+def test_a_table_names_its_source(name) -> None:
+    table = packaged(name)
     assert table.name == name
     assert re.search(r"\(arXiv \d{4}\.\d{5}\)", table.source)
     assert table.cells
     assert table.comparisons
     numbers = [cell for cell in table.cells.values() if any(value is not None for value in cell.published)]
-    assert bool(numbers) == (name not in OPEN)
+    assert bool(numbers) == (name not in UNPUBLISHED)
     assert all(cell.checked for cell in numbers)
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_figures(name) -> None:
-    table = shipped(name)
+def test_published_values_match_the_papers(name) -> None:
+    table = packaged(name)
     assert list(table.rows) == list(FIGURES[name])
     for row, line in FIGURES[name].items():
         assert len(line.split()) == len(table.columns)
@@ -178,32 +178,32 @@ def test_figures(name) -> None:
             assert table.cells[row, column].published == expected, (row, column)
 
 
-def test_metrics_and_runs() -> None:
-    assert [metric.name for metric in shipped("sa-net-imagenet").metrics] == ["top1", "top5"]
-    assert [metric.name for metric in shipped("attention-transfer-imagenet").metrics] == ["top1_error", "top5_error"]
-    at = shipped("attention-transfer-cifar10")
+def test_metrics_statistics_and_numbers_of_runs() -> None:
+    assert [metric.name for metric in packaged("sa-net-imagenet").metrics] == ["top1", "top5"]
+    assert [metric.name for metric in packaged("attention-transfer-imagenet").metrics] == ["top1_error", "top5_error"]
+    at = packaged("attention-transfer-cifar10")
     assert ([metric.name for metric in at.metrics], at.statistic, at.runs) == (["error"], "median", 5)
-    assert shipped("attention-transfer-gradients").runs == 1
-    assert ("lsas-se", "se") in shipped("lsas-cifar").comparisons
+    assert packaged("attention-transfer-gradients").runs == 1
+    assert ("lsas-se", "se") in packaged("lsas-cifar").comparisons
     assert {against for _, against in at.comparisons} == {"student"}
 
 
-def test_figures_are_percentages_and_say_what_the_paper_claims() -> None:
+def test_published_values_show_the_claimed_gains() -> None:
     for name in NAMES:
-        for cell in shipped(name).cells.values():
-            for metric, value in zip(shipped(name).metrics, cell.published, strict=True):
+        for cell in packaged(name).cells.values():
+            for metric, value in zip(packaged(name).metrics, cell.published, strict=True):
                 assert value is None or 0 < value < (400 if metric.is_cost else 100)
     for name in ("lsas-cifar", "lsas-imagenet", "attention-transfer-cifar10"):
-        table = shipped(name)
+        table = packaged(name)
         for row in table.rows:
             for column, against in table.comparisons:
                 one, other = table.cells[row, column].published[0], table.cells[row, against].published[0]
                 assert one is None or (one > other) == table.metrics[0].higher_is_better, (row, column)
-    sa = shipped("sa-net-imagenet").cells
+    sa = packaged("sa-net-imagenet").cells
     gain = sa["resnet50", "shuffle"].published[0] - sa["resnet50", "plain"].published[0]
     assert gain == pytest.approx(1.34)  # as the abstract says
     gains = [2.3, 2.5, 2.1, 2.2, 1.9, 2.6, 1.9, 2.1]  # printed beside the values of shuffle attention
-    rows = [(shipped(name).cells, row) for name in DETECTION for row in shipped(name).rows]
+    rows = [(packaged(name).cells, row) for name in DETECTION for row in packaged(name).rows]
     for (cells, row), expected in zip(rows, gains, strict=True):
         assert cells[row, "shuffle"].published[0] - cells[row, "plain"].published[0] == pytest.approx(expected)
 
@@ -211,72 +211,78 @@ def test_figures_are_percentages_and_say_what_the_paper_claims() -> None:
 def test_the_same_network_has_the_same_value_everywhere() -> None:
     values: dict[tuple[str, str], set] = {}
     for name in NAMES:
-        for cell in shipped(name).cells.values():
+        for cell in packaged(name).cells.values():
             if cell.recipe and cell.published[0] is not None:
-                cells = [cell] if cell.teacher is None else [cell, shipped(name).cells[cell.row, cell.teacher]]
-                trained = json.dumps([(one.recipe, {**one.overrides, "source": ""}) for one in cells])
-                values.setdefault((shipped(name).metrics[0].name, trained), set()).add(cell.published)
-    assert all(len(different) == 1 for different in values.values())
+                cells = [cell] if cell.teacher is None else [cell, packaged(name).cells[cell.row, cell.teacher]]
+                key = json.dumps([(one.recipe, {**one.overrides, "source": ""}) for one in cells])
+                values.setdefault((packaged(name).metrics[0].name, key), set()).add(cell.published)
+    assert all(len(published) == 1 for published in values.values())
 
 
 @pytest.mark.slow
-def test_every_cell_has_a_recipe_of_its_own_column() -> None:
+def test_every_cell_has_its_own_recipe() -> None:
     for name in NAMES:
         for cell in cells_with_recipes(name):
             assert cell.recipe in recipes.names()
-            assert cell.full_recipe is not None  # which checks it
+            assert cell.full_recipe is not None  # loading checks the recipe
             assert cell.stem == (f"{cell.row}-{cell.column}" if cell.overrides else Path(cell.recipe).name)
-        for row in shipped(name).rows:
+        for row in packaged(name).rows:
             used = [f"{cell.recipe} {cell.overrides}" for cell in cells_with_recipes(name) if cell.row == row]
             assert len(set(used)) == len(used), (name, row)
 
 
 @pytest.mark.slow
-def test_run_folders_cannot_be_mixed_up() -> None:
+def test_recipes_with_equal_file_names_are_equal() -> None:
     first: dict[str, Recipe] = {}
     for name in recipes.names():
         recipe = replace(recipe_of(name), source="")
-        # Two papers may have the same run.
+        # Two papers may share a run.
         assert first.setdefault(Path(name).name, recipe) == recipe, name
 
 
 @pytest.mark.slow
-def test_the_teacher_of_a_cell_is_the_one_of_its_recipe() -> None:
-    taught = 0
+def test_cells_and_recipes_name_the_same_teacher() -> None:
+    student_count = 0
     for name in NAMES:
-        table = shipped(name)
+        table = packaged(name)
         for cell in cells_with_recipes(name):
             recipe = cell.full_recipe
             runs = [Path(one).name for one in recipe.transfer.teachers if one.startswith("runs/")]
             assert bool(runs) == (cell.teacher is not None), (name, cell.row, cell.column)
             if cell.teacher is None:
                 continue
-            taught += 1
+            student_count += 1
             teacher = table.cells[cell.row, cell.teacher]
             assert runs == [f"{Path(teacher.recipe).name}-seed0"]
-            of_teacher = teacher.full_recipe
-            assert of_teacher.transfer.teachers == ()
-            assert of_teacher.data == recipe.data
-            sizes = [count_parameters(json.dumps(asdict(one.model))) for one in (recipe, of_teacher)]
+            teacher_recipe = teacher.full_recipe
+            assert teacher_recipe.transfer.teachers == ()
+            assert teacher_recipe.data == recipe.data
+            sizes = [count_parameters(json.dumps(asdict(one.model))) for one in (recipe, teacher_recipe)]
             assert sizes[0] < sizes[1], (name, cell.row, cell.column)
-    assert taught > 30
+    assert student_count > 30
 
 
 @pytest.mark.slow
-def test_rows_differ_in_what_they_compare_alone() -> None:
+def test_recipes_of_a_row_share_data_and_schedule() -> None:
     for name in NAMES:
-        table = shipped(name)
+        table = packaged(name)
         for row in table.rows:
-            loaded = [cell.full_recipe for cell in cells_with_recipes(name) if cell.row == row]
+            recipes_of_row = [cell.full_recipe for cell in cells_with_recipes(name) if cell.row == row]
             if name == "distillation-cifar100":
-                slow = [one.model.name.startswith(("mobilenet", "shufflenet")) for one in loaded]
-                assert [one.optimizer.lr for one in loaded] == [0.01 if one else 0.05 for one in slow]
-                loaded = [replace(one, optimizer=replace(one.optimizer, lr=0.05)) for one in loaded]
-            ways = [(one.data, one.schedule, one.optimizer, one.augmentation) for one in loaded]
-            if name == "attention-transfer-gradients":  # whose teacher learned as in table 1
-                assert [way for way in ways if way != ways[0]] == [ways[-1]]
+                slow = [recipe.model.name.startswith(("mobilenet", "shufflenet")) for recipe in recipes_of_row]
+                assert [recipe.optimizer.lr for recipe in recipes_of_row] == [
+                    0.01 if recipe else 0.05 for recipe in slow
+                ]
+                recipes_of_row = [
+                    replace(recipe, optimizer=replace(recipe.optimizer, lr=0.05)) for recipe in recipes_of_row
+                ]
+            settings = [
+                (recipe.data, recipe.schedule, recipe.optimizer, recipe.augmentation) for recipe in recipes_of_row
+            ]
+            if name == "attention-transfer-gradients":  # whose teacher has the settings of table 1
+                assert [setting for setting in settings if setting != settings[0]] == [settings[-1]]
             else:
-                assert all(way == ways[0] for way in ways), (name, row)
+                assert all(setting == settings[0] for setting in settings), (name, row)
 
 
 @pytest.mark.slow
@@ -287,8 +293,8 @@ def test_recipes_name_the_values_of_their_cells() -> None:
             named = re.findall(r"\b(\d+(?:\.\d+)?)%", source)
             value = cell.published[0]
             if value is not None and not cell.overrides:
-                assert any(agree(value, one) for one in named), (name, cell.row, cell.column)
-            if name in OPEN:
+                assert any(equals_printed(value, one) for one in named), (name, cell.row, cell.column)
+            if name in UNPUBLISHED:
                 assert not named
                 assert "no value is published" in source
 
@@ -308,7 +314,7 @@ def test_readmes_name_the_values_of_the_tables() -> None:
             for stem in re.findall(r"`([\w-]+)\.yaml`", cells[2]):
                 recipe = f"{path.parent.name}/{stem}"
                 if recipe in values:
-                    named = [value for value in values[recipe] if agree(value, cells[1].partition(" / ")[0])]
+                    named = [value for value in values[recipe] if equals_printed(value, cells[1].partition(" / ")[0])]
                     assert named, line
                     seen |= {(recipe, value) for value in named}
     assert seen >= {(recipe, value) for recipe, value in needed if value is not None}
@@ -322,25 +328,25 @@ def test_every_published_recipe_is_in_a_table() -> None:
     assert {name for name in recipes.names() if name.startswith("builtin/")} <= used
 
 
-def test_readmes_name_tables_and_rows_that_there_are() -> None:
+def test_readmes_name_existing_tables_and_rows() -> None:
     named = set()
     for path in recipes.FOLDER.glob("*/README.md"):
         text = " ".join(path.read_text().split())
         for table, row in re.findall(r"regard (?:table|reproduce) ([\w-]+)(?: --rows ([\w-]+))?", text):
-            assert not row or row in shipped(table).rows
+            assert not row or row in packaged(table).rows
             named.add((path.parent.name, table))
     assert {folder for folder, _ in named} >= {"attention-transfer", "builtin", "lsas", "sa-net"}
 
 
-def test_the_built_in_table_asks_for_nothing_and_is_short() -> None:
-    for cell in shipped("builtin").cells.values():
+def test_the_built_in_table_is_short_and_needs_no_download() -> None:
+    for cell in packaged("builtin").cells.values():
         recipe = recipe_of(cell.recipe)
         assert (recipe.data.name, recipe.data.folder, recipe.data.download) == ("clutter", None, False)
         assert recipe.schedule.epochs * recipe.data.options["train"] <= 40_000
         assert count_parameters(json.dumps(asdict(recipe.model))) < 100_000
 
 
-# Tables of a user's own.
+# Custom tables
 
 GOOD = """
 title: Mine
@@ -361,8 +367,8 @@ notes: [Nothing.]
 
 
 @pytest.fixture
-def own(tmp_path):
-    """Writes a table and says where it is."""
+def write_table(tmp_path):
+    """write_table(text) -> the path of a table file with this text."""
 
     def write(text: str) -> Path:
         path = tmp_path / "mine.yaml"
@@ -372,8 +378,8 @@ def own(tmp_path):
     return write
 
 
-def test_a_table_of_ones_own(own, tmp_path) -> None:
-    table = load_table(own(GOOD))
+def test_a_custom_table_is_loaded(write_table, tmp_path) -> None:
+    table = load_table(write_table(GOOD))
     assert (table.name, table.title, table.source, table.statistic, table.runs) == ("mine", "Mine", "", "single", None)
     assert table.rows == {"16": "Sixteen", "32": "Thirty-two"}
     assert list(table.cells) == [("16", "small"), ("16", "large"), ("16", "taught"), ("32", "small")]
@@ -386,30 +392,30 @@ def test_a_table_of_ones_own(own, tmp_path) -> None:
     assert table.notes == ("Nothing.",)
 
 
-def test_a_cell_overrides_fields_of_its_recipe(own) -> None:
-    large = load_table(own(GOOD)).cells["16", "large"]
+def test_a_cell_overrides_fields_of_its_recipe(write_table) -> None:
+    large = load_table(write_table(GOOD)).cells["16", "large"]
     assert large.stem == "16-large"
     assert large.full_recipe.source == "; Sixteen, Large"
     assert (large.full_recipe.model.name, large.full_recipe.schedule.epochs) == ("wrn-40-2", 300)
     assert large.full_recipe.model.options == recipe_of("attention-transfer/wrn-16-2").model.options
-    wrong = load_table(own(GOOD.replace("schedule.epochs", "schedule.epoch"))).cells["16", "large"]
+    wrong = load_table(write_table(GOOD.replace("schedule.epochs", "schedule.epoch"))).cells["16", "large"]
     with pytest.raises(InputError, match=r"^[^\n]*row 16, large: [^\n]*schedule\.epoch[^\n]*$"):
         _ = wrong.full_recipe
 
 
-def test_recipes_of_ones_own_lie_beside_the_table(own, tmp_path, monkeypatch) -> None:
+def test_custom_recipes_are_found_beside_the_table(write_table, tmp_path, monkeypatch) -> None:
     (tmp_path / "my").mkdir()
     (tmp_path / "my" / "taught.yaml").write_text("schedule: {epochs: 3, milestones: []}\n")
-    path = own(GOOD)
-    monkeypatch.chdir("/")  # not from where one stands
+    path = write_table(GOOD)
+    monkeypatch.chdir("/")  # not relative to the working directory
     taught = load_table(path).cells["16", "taught"]
     assert taught.stem == "taught"
     assert taught.full_recipe.schedule.epochs == 3
     assert load_table(str(path)).cells["16", "small"].full_recipe == recipe_of("attention-transfer/wrn-16-1")
 
 
-def test_a_recipe_that_is_not_there_is_found_when_it_is_loaded(own) -> None:
-    cells = load_table(own(GOOD.replace("transfer/wrn-16-2", "transfer/wrn-16-3"))).cells
+def test_a_missing_recipe_is_an_error_when_loaded(write_table) -> None:
+    cells = load_table(write_table(GOOD.replace("transfer/wrn-16-2", "transfer/wrn-16-3"))).cells
     with pytest.raises(InputError, match=r"^[^\n]*mine\.yaml: row 16, large: there is no recipe file [^\n]*$"):
         _ = cells["16", "large"].full_recipe
     with pytest.raises(InputError, match=r"^[^\n]*mine\.yaml: row 16, taught: [^\n]*my/taught\.yaml[^\n]*$"):
@@ -417,15 +423,15 @@ def test_a_recipe_that_is_not_there_is_found_when_it_is_loaded(own) -> None:
     with pytest.raises(InputError, match=r"^row r, c: there is no recipe file nope, and none of that name"):
         _ = Cell("r", "c", (None,), recipe="nope").full_recipe
     named = replace(cells["16", "small"], file="")
-    assert named == cells["16", "small"]  # where it was read says nothing about a cell
+    assert named == cells["16", "small"]  # the file does not matter for equality
 
 
-def test_rows_can_be_picked(own) -> None:
-    table = load_table(own(GOOD))
+def test_rows_are_selected_by_key(write_table) -> None:
+    table = load_table(write_table(GOOD))
     assert table.only(None) is table
-    one = table.only(["32"])
-    assert (list(one.rows), list(one.cells)) == (["32"], [("32", "small")])
-    assert (one.columns, one.title, one.comparisons) == (table.columns, table.title, table.comparisons)
+    selected = table.only(["32"])
+    assert (list(selected.rows), list(selected.cells)) == (["32"], [("32", "small")])
+    assert (selected.columns, selected.title, selected.comparisons) == (table.columns, table.title, table.comparisons)
     assert list(table.only(["32", "16"]).rows) == ["16", "32"]
     with pytest.raises(InputError, match="unknown row of mine '64'; known: 16, 32"):
         table.only(["64"])
@@ -452,28 +458,28 @@ def test_rows_can_be_picked(own) -> None:
         ("title: Mine", "title: {", r"is no YAML: "),
     ],
 )
-def test_what_is_wrong_with_a_table_is_said_in_a_line(own, old, new, message) -> None:
+def test_mistakes_in_a_table_are_a_one_line_error(write_table, old, new, message) -> None:
     assert GOOD.count(old) == 1
-    path = own(GOOD.replace(old, new))
-    with pytest.raises(InputError, match=message) as caught:
+    path = write_table(GOOD.replace(old, new))
+    with pytest.raises(InputError, match=message) as error_info:
         load_table(path)
-    assert str(caught.value).startswith(str(path))
-    assert "\n" not in str(caught.value)
+    assert str(error_info.value).startswith(str(path))
+    assert "\n" not in str(error_info.value)
 
 
 @pytest.mark.parametrize("text", ["", "- title", "title", "\0"])
-def test_what_is_no_table_is_said_in_a_line(own, text) -> None:
+def test_files_without_a_table_are_a_one_line_error(write_table, text) -> None:
     with pytest.raises(InputError, match=r"^[^\n]*mine\.yaml[^\n]*$"):
-        load_table(own(text))
+        load_table(write_table(text))
 
 
-def test_a_table_without_a_cell_for_a_teacher(own) -> None:
-    path = own(re.sub("    large: {.*}\n", "", GOOD))
+def test_a_teacher_without_a_cell_is_an_error(write_table) -> None:
+    path = write_table(re.sub("    large: {.*}\n", "", GOOD))
     with pytest.raises(InputError, match="its teacher is in column 'large', which the row does not have"):
         load_table(path)
 
 
-def test_tables_that_are_not_there(tmp_path) -> None:
+def test_missing_tables_are_an_error(tmp_path) -> None:
     with pytest.raises(InputError, match=r"^unknown table 'lsas'.*; known: attention-transfer-cifar10, "):
         load_table("lsas")
     with pytest.raises(InputError, match=r"^there is no table file .*none\.yaml$"):
@@ -495,12 +501,12 @@ def test_tables_that_are_not_there(tmp_path) -> None:
         ("checked: 'no'", "checked is 'no'; expected true or false"),
     ],
 )
-def test_fields_of_a_wrong_kind_are_said(extra: str, message: str, tmp_path: Path) -> None:
+def test_fields_of_a_wrong_type_are_an_error(extra: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "own.yaml"
     path.write_text(f"title: t\ncolumns: {{a: A, b: B}}\nrows: {{r: {{title: R, a: {{published: 1}}}}}}\n{extra}\n")
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError) as error_info:
         load_table(path)
-    assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert message in str(error_info.value) and "\n" not in str(error_info.value)
 
 
 @pytest.mark.parametrize(
@@ -515,9 +521,9 @@ def test_fields_of_a_wrong_kind_are_said(extra: str, message: str, tmp_path: Pat
         ("{overrides: {model.name: x}}", "without a recipe"),
     ],
 )
-def test_cells_of_a_wrong_kind_are_said(cell: str, message: str, tmp_path: Path) -> None:
+def test_cells_of_a_wrong_type_are_an_error(cell: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "own.yaml"
     path.write_text(f"title: t\ncolumns: {{a: A, b: B}}\nrows: {{r: {{title: R, a: {cell}, b: {{published: 1}}}}}}\n")
-    with pytest.raises(InputError, match="row r, a") as caught:
+    with pytest.raises(InputError, match="row r, a") as error_info:
         load_table(path)
-    assert message in str(caught.value)
+    assert message in str(error_info.value)

@@ -1,4 +1,4 @@
-"""Table files by hand: an error of one line for each mistake, and no content is lost."""
+"""Hand-written table files: a one-line error for each mistake, and no content is lost."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Load = Callable[..., PublishedTable]
 
 @pytest.fixture
 def load(tmp_path: Path) -> Load:
-    """Reads a table in which one place was replaced, or other text."""
+    """load(old, new, table=TABLE) -> the table, with `old` replaced by `new` in its text."""
 
     def read(old: str, new: str, table: str = TABLE) -> PublishedTable:
         assert table.count(old) == 1
@@ -39,10 +39,10 @@ def load(tmp_path: Path) -> Load:
     return read
 
 
-def refused(load: Load, old: str, new: str, message: str) -> None:
-    with pytest.raises(InputError) as caught:
+def check_error(load: Load, old: str, new: str, message: str) -> None:
+    with pytest.raises(InputError) as error_info:
         load(old, new)
-    text = str(caught.value)
+    text = str(error_info.value)
     assert "mine.yaml: " in text and message in text
     assert text.isprintable() and len(text) < 5000
 
@@ -60,11 +60,11 @@ def refused(load: Load, old: str, new: str, message: str) -> None:
         ("{published: 1}", "{published: 1, published: 2}", "the key 'published' is given twice (line 8)"),
     ],
 )
-def test_a_key_that_stands_there_twice_is_refused(load: Load, old: str, new: str, message: str) -> None:
-    refused(load, old, new, message)
+def test_a_repeated_key_is_an_error(load: Load, old: str, new: str, message: str) -> None:
+    check_error(load, old, new, message)
 
 
-def test_a_key_may_stand_beside_one_that_is_merged_in(load: Load) -> None:
+def test_a_key_may_override_a_merged_one(load: Load) -> None:
     rows = """rows:
   deep: &deep {<<: &shared {title: R, a: {published: 3}}, title: S}
   other: {<<: *deep, title: T}
@@ -93,16 +93,16 @@ def test_a_key_may_stand_beside_one_that_is_merged_in(load: Load) -> None:
         ("{published: 1}", "{published: 1" + "0" * 400 + "}", "row r, a: published is 1000"),
     ],
 )
-def test_what_cannot_be_read_is_said_in_a_line(load: Load, old: str, new: str, message: str) -> None:
-    refused(load, old, new, message)
+def test_unreadable_values_are_a_one_line_error(load: Load, old: str, new: str, message: str) -> None:
+    check_error(load, old, new, message)
 
 
-def test_lists_that_are_deep_by_reference_are_refused(load: Load) -> None:
+def test_lists_nested_by_reference_are_an_error(load: Load) -> None:
     deep = "".join(f"- &n{index} [*n{index - 1}]\n" for index in range(1, 1000))
-    refused(load, "title: Mine\n", f"title: Mine\nnotes:\n- &n0 [x]\n{deep}", "one of the notes is [")
+    check_error(load, "title: Mine\n", f"title: Mine\nnotes:\n- &n0 [x]\n{deep}", "one of the notes is [")
     deeper = "".join(f"- &n{index} [*n{index - 1}]\n" for index in range(1, 1600))
-    refused(load, "title: Mine\n", f"title: Mine\nnotes:\n- &n0 [x]\n{deeper}", "more than 1,048,576 values")
-    refused(load, "title: Mine\n", f"title: Mine\nmetric:\n- &n0 [x]\n{deep}", "unknown field of a table 'metric'")
+    check_error(load, "title: Mine\n", f"title: Mine\nnotes:\n- &n0 [x]\n{deeper}", "more than 1,048,576 values")
+    check_error(load, "title: Mine\n", f"title: Mine\nmetric:\n- &n0 [x]\n{deep}", "unknown field of a table 'metric'")
 
 
 @pytest.mark.parametrize("text", ["2024-13-45", "2024-1-5", "2024-01-05 10:00", "="])
@@ -110,14 +110,14 @@ def test_dates_are_text(load: Load, text: str) -> None:
     assert load("title: Mine", f"title: {text}").title == text
 
 
-def test_teachers_in_a_circle_are_refused(load: Load) -> None:
+def test_cyclic_teachers_are_an_error(load: Load) -> None:
     circle = "a: {teacher: b}\n    b: {teacher: a}"
-    refused(load, "a: {published: 1}\n    b: {published: 2}", circle, "row r: the teachers of a, b form a cycle")
+    check_error(load, "a: {published: 1}\n    b: {published: 2}", circle, "row r: the teachers of a, b form a cycle")
     longer = "a: {teacher: b}\n    b: {teacher: c}\n    c: {teacher: a}"
     rest = "a: {published: 1}\n    b: {published: 2}\n    c: {}"
-    refused(load, rest, longer, "row r: the teachers of a, b, c form a cycle")
+    check_error(load, rest, longer, "row r: the teachers of a, b, c form a cycle")
     from_outside = "a: {teacher: b}\n    b: {teacher: c}\n    c: {teacher: b}"
-    refused(load, rest, from_outside, "row r: the teachers of b, c form a cycle")
+    check_error(load, rest, from_outside, "row r: the teachers of b, c form a cycle")
 
 
 def test_a_teacher_may_have_a_teacher(load: Load) -> None:
@@ -140,22 +140,22 @@ def test_a_teacher_may_have_a_teacher(load: Load) -> None:
         ("{published: 1}", "{note: [x]}", "row r, a: note is ['x']; expected text"),
     ],
 )
-def test_titles_are_text(load: Load, old: str, new: str, message: str) -> None:
-    refused(load, old, new, message)
+def test_titles_must_be_text(load: Load, old: str, new: str, message: str) -> None:
+    check_error(load, old, new, message)
 
 
-def test_nothing_is_no_text_and_numbers_are(load: Load) -> None:
+def test_numbers_are_text_and_null_is_not(load: Load) -> None:
     table = load("{published: 1}", "{note: }", TABLE.replace("Mine", "7\nsource:\nnotes: [one, ~, 2.5]"))
     assert (table.title, table.source, table.cells["r", "a"].note) == ("7", "", "")
     assert table.notes == ("one", "2.5")
 
 
 @pytest.mark.parametrize("value", ["200", "-5", "100.01", "-0.1", ".inf"])
-def test_what_is_no_percentage_is_refused(load: Load, value: str) -> None:
-    refused(load, "published: 1", f"published: {value}", "expected accuracy, %, from 0 to 100")
+def test_values_that_are_not_percentages_are_an_error(load: Load, value: str) -> None:
+    check_error(load, "published: 1", f"published: {value}", "expected accuracy, %, from 0 to 100")
 
 
-def test_percentages_have_ends(load: Load) -> None:
+def test_percentages_include_0_and_100(load: Load) -> None:
     assert load("published: 1", "published: 0").cells["r", "a"].published == (0,)
     assert load("published: 1", "published: 100").cells["r", "a"].published == (100,)
 
@@ -168,8 +168,8 @@ def test_percentages_have_ends(load: Load) -> None:
         ("c: C}\ncomparisons: [[a, b]]", "c: C, 1: D}\ncomparisons: [[1, '1']]", "is not a pair of two columns"),
     ],
 )
-def test_what_is_named_twice_is_refused(load: Load, old: str, new: str, message: str) -> None:
-    refused(load, old, new, message)
+def test_repeated_metrics_and_comparisons_are_an_error(load: Load, old: str, new: str, message: str) -> None:
+    check_error(load, old, new, message)
 
 
 def test_columns_may_be_numbers(load: Load) -> None:
@@ -180,20 +180,20 @@ rows: {r: {title: R, 1: {teacher: 2}, 2: {teacher: 2024-01-05}, 2024-01-05: {}}}
 """
     table = load("Mine", "Numbers", numbers)
     assert [cell.teacher for cell in table.cells.values()] == ["2", "2024-01-05", None]
-    refused(load, TABLE, numbers.replace("teacher: 2}", "teacher: 3}"), "its teacher is in column 3, which the row")
-    refused(load, TABLE, numbers.replace("teacher: 2}", "teacher: 1}"), "row r, 1: it is its own teacher")
+    check_error(load, TABLE, numbers.replace("teacher: 2}", "teacher: 3}"), "its teacher is in column 3, which the row")
+    check_error(load, TABLE, numbers.replace("teacher: 2}", "teacher: 1}"), "row r, 1: it is its own teacher")
 
 
-def test_keys_hold_what_they_like(load: Load) -> None:
+def test_column_keys_may_be_any_text(load: Load) -> None:
     table = load("c: C}", "c: C, a=b: D, =1: E, '-1': F}")
     assert list(table.columns) == ["a", "b", "c", "a=b", "=1", "-1"]
 
 
-def test_costs_are_no_percentages_and_are_not_compared(load: Load) -> None:
+def test_costs_are_unbounded_and_not_compared(load: Load) -> None:
     metrics = "metrics: [accuracy, parameters, gflops]"
     rows = TABLE.replace("{published: 1}", "{published: [1, 149.2, 4.13]}").replace(
         "published: 2", "published: [2, 1, 1]"
     )
     table = load("metrics: [accuracy]", metrics, rows)
     assert table.cells["r", "a"].published == (1, 149.2, 4.13)
-    assert [one.metric.name for one in fill(table, []).comparisons] == ["accuracy"]
+    assert [comparison.metric.name for comparison in fill(table, []).comparisons] == ["accuracy"]

@@ -20,12 +20,14 @@ def label(
     faithful: bool = True,
     runs: int = 1,
 ) -> str:
-    ours = holm({0: over_seeds(differences, np.zeros(len(differences)))})[0]
-    return verdict(published, ours, differences, runs=runs, median=False, higher_is_better=better, faithful=faithful)
+    difference = holm({0: over_seeds(differences, np.zeros(len(differences)))})[0]
+    return verdict(
+        published, difference, differences, runs=runs, median=False, higher_is_better=better, faithful=faithful
+    )
 
 
 def down(differences: tuple[float, ...]) -> tuple[float, ...]:
-    return tuple(-one for one in differences)
+    return tuple(-value for value in differences)
 
 
 @pytest.mark.parametrize(
@@ -43,17 +45,17 @@ def down(differences: tuple[float, ...]) -> tuple[float, ...]:
         (0.44, (), "no runs"),
     ],
 )
-def test_labels_of_a_published_difference(published: float, ours: tuple[float, ...], expected: str) -> None:
+def test_verdicts_on_a_published_difference(published: float, ours: tuple[float, ...], expected: str) -> None:
     assert label(published, ours) == expected
 
 
-def test_more_published_runs_leave_less_room() -> None:
+def test_more_published_runs_narrow_the_prediction_interval() -> None:
     assert label(0.02, UP, runs=1) == "significant, compatible with published"
     assert label(0.02, UP, runs=20) == "significant, larger than published"
     assert label(0.0, UP, runs=20) == "significant, larger than published"
 
 
-def test_what_is_better_counts_where_nothing_is_published() -> None:
+def test_unpublished_differences_are_better_or_worse() -> None:
     assert [label(None, UP, better=better) for better in (True, False)] == ["significant, better", "significant, worse"]
 
 
@@ -74,21 +76,21 @@ def test_shortened_schedules_and_other_data_are_preliminary(published, ours, exp
     assert label(published, ours, faithful=False) == expected
 
 
-def test_labels_have_tones() -> None:
+def test_verdicts_have_tones() -> None:
     labels = ("significant, compatible with published", "preliminary, significant, same direction", "not significant")
     assert [tone(one) for one in labels] == ["good", "good", ""]
     assert [tone(f"significant, {one}") for one in ("smaller than published", "opposite direction")] == ["mid", "bad"]
 
 
-def test_significant_stands_beside_an_adjusted_p_below_5_percent_and_nowhere_else() -> None:
-    """Also where the interval and the unadjusted p would leave zero out."""
+def test_significant_means_an_adjusted_p_below_5_percent() -> None:
+    """Even if the interval and the unadjusted p exclude zero."""
     gains = np.random.default_rng(0).normal(1, 0.6, (12, 4))
     family = holm({i: over_seeds(gain, np.zeros(4)) for i, gain in enumerate(gains)})
     labels = {
-        i: verdict(0.5, one, gains[i], runs=3, median=False, higher_is_better=True, faithful=i % 2 == 0)
-        for i, one in family.items()
+        i: verdict(0.5, difference, gains[i], runs=3, median=False, higher_is_better=True, faithful=i % 2 == 0)
+        for i, difference in family.items()
     }
-    assert any(one.p < 0.05 <= one.p_adjusted and one.low > 0 for one in family.values())
-    assert any(one.significant for one in family.values())
-    for i, one in family.items():
-        assert ("not significant" not in labels[i]) == (one.p_adjusted < 0.05)
+    assert any(difference.p < 0.05 <= difference.p_adjusted and difference.low > 0 for difference in family.values())
+    assert any(difference.significant for difference in family.values())
+    for i, difference in family.items():
+        assert ("not significant" not in labels[i]) == (difference.p_adjusted < 0.05)
