@@ -35,7 +35,7 @@ rows:
 
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
-    """The file of the table."""
+    """The path of the table file."""
     folder = tmp_path / "tables"
     folder.mkdir()
     (folder / "student.yaml").write_text(RECIPE.format(width=0.5, transfer=""))
@@ -48,7 +48,7 @@ def small(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def fork_runs(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Makes runs on this machine start quickly: from a process that has imported regard."""
+    """fork_runs(before="") makes local runs start quickly, from a process that has imported regard."""
 
     def fork(before: str = "") -> None:
         def start_command(command: list[str], log: Path, environment: Mapping[str, str] = {}) -> Command:

@@ -24,7 +24,7 @@ def plan(small: Path) -> Plan:
 
 @pytest.fixture(autouse=True)
 def timed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Every network is timed at 100 images per second; what was timed is kept."""
+    """Fakes a rate of 100 images per second; lists the timed networks."""
     networks: list[str] = []
 
     def rate(recipe, teacher, splits, device) -> cost.Rate:
@@ -37,7 +37,7 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """What the clock of the estimate shows."""
+    """The time that the clock of the estimate shows."""
     now = [0.0]
     monkeypatch.setattr(cost.time, "perf_counter", lambda: now[0])
     return now
@@ -48,22 +48,22 @@ def run(plan: Plan, name: str, rate: float, gpu: str | None = None) -> StoredRun
     return StoredRun("earlier", plain(replace(recipe, seed=9)), {"epoch": 2}, rate, {"gpu": gpu}, 10, True)
 
 
-ONE = 2 * (60 / 100 + 40 / 300)
-"""Seconds of a run: two epochs, and a test image takes a third of a training image."""
+RUN_SECONDS = 2 * (60 / 100 + 40 / 300)
+"""Seconds of a run: two epochs; a test image takes a third of the time of a training image."""
 
 
-def test_a_cost_is_images_over_rates(plan: Plan, timed: list[str]) -> None:
+def test_cost_is_images_divided_by_rate(plan: Plan, timed: list[str]) -> None:
     costs = estimate(plan, [], CPU)
-    assert list(costs.seconds.values()) == [pytest.approx(ONE)] * 6
-    assert costs.total(plan.todo) == pytest.approx(6 * ONE)
-    # each kind is timed once, whatever the seeds
+    assert list(costs.seconds.values()) == [pytest.approx(RUN_SECONDS)] * 6
+    assert costs.total(plan.todo) == pytest.approx(6 * RUN_SECONDS)
+    # each network is timed once for all seeds
     assert sorted(timed) == ["wrn-10-0.5", "wrn-10-0.5 taught", "wrn-10-1"]
 
 
-def test_each_run_is_a_process_that_starts_and_loads_its_data(
+def test_every_run_includes_start_and_data_loading(
     plan: Plan, clock: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also of what was loaded once: each process loads it anew."""
+    """Also for data that the estimate loads once, because every process loads its own."""
 
     def slow(recipe: DataRecipe) -> data.Splits:
         clock[0] += 5.0
@@ -71,10 +71,10 @@ def test_each_run_is_a_process_that_starts_and_loads_its_data(
 
     monkeypatch.setattr(cost.training.Classification, "load_data", staticmethod(slow))
     costs = estimate(plan, [], CPU, start=3.0)
-    assert list(costs.seconds.values()) == [pytest.approx(3 + 5 + ONE)] * 6 and clock == [5.0]
+    assert list(costs.seconds.values()) == [pytest.approx(3 + 5 + RUN_SECONDS)] * 6 and clock == [5.0]
 
 
-def test_data_that_cannot_be_read_are_said(plan: Plan) -> None:
+def test_unreadable_data_are_reported(plan: Plan) -> None:
     (first, *rest) = plan.jobs
     elsewhere = replace(first, recipe=replace(first.recipe, data=DataRecipe(name="folder", folder="nowhere")))
     costs = estimate(replace(plan, jobs=(elsewhere, *rest)), [], CPU)
@@ -82,27 +82,29 @@ def test_data_that_cannot_be_read_are_said(plan: Plan) -> None:
     assert costs.seconds.keys() == {job.name for job in rest}
 
 
-def test_students_wait_in_the_estimate_too(plan: Plan) -> None:
+def test_elapsed_time_includes_waiting_for_teachers(plan: Plan) -> None:
     costs = estimate(plan, [], CPU)
-    assert costs.elapsed(plan, 1) == pytest.approx(6 * ONE)
-    assert costs.elapsed(plan, 2) == pytest.approx(4 * ONE)  # the last student alone, after its teacher
-    assert costs.elapsed(plan, 6) == pytest.approx(2 * ONE)  # a teacher, then its student
-    assert costs.elapsed(replace(plan, jobs=plan.jobs[:1]), 4) == pytest.approx(ONE)
+    assert costs.elapsed(plan, 1) == pytest.approx(6 * RUN_SECONDS)
+    assert costs.elapsed(plan, 2) == pytest.approx(4 * RUN_SECONDS)  # the last student alone, after its teacher
+    assert costs.elapsed(plan, 6) == pytest.approx(2 * RUN_SECONDS)  # a teacher, then its student
+    assert costs.elapsed(replace(plan, jobs=plan.jobs[:1]), 4) == pytest.approx(RUN_SECONDS)
 
 
-def test_earlier_runs_on_the_same_device_tell_the_rate(plan: Plan, timed: list[str]) -> None:
+def test_rates_come_from_earlier_runs_on_the_same_device(plan: Plan, timed: list[str]) -> None:
     earlier = [run(plan, "student-seed0", 20.0), run(plan, "student-seed0", 60.0, gpu="a GPU")]
     costs = estimate(plan, earlier, CPU)
     assert (
         costs.rates["student-seed1"].images_per_second == 20.0
         and costs.rates["student-seed1"].source == "1 earlier run"
     )
-    assert costs.seconds["student-seed1"] == pytest.approx(2 * (60 / 20 + 40 / 60))  # a test is a third of a step
+    assert costs.seconds["student-seed1"] == pytest.approx(
+        2 * (60 / 20 + 40 / 60)
+    )  # testing takes a third of a training step
     assert costs.rates["teacher-seed0"].images_per_second == 100.0
     assert sorted(timed) == ["wrn-10-0.5 taught", "wrn-10-1"]
 
 
-def test_of_gpus_elsewhere_only_earlier_runs_tell(plan: Plan, timed: list[str]) -> None:
+def test_rates_of_remote_gpus_come_from_earlier_runs_only(plan: Plan, timed: list[str]) -> None:
     earlier = [run(plan, "student-seed0", 20.0), run(plan, "student-seed0", 60.0, gpu="a GPU")]
     costs = estimate(plan, earlier, None)
     assert costs.rates["student-seed1"].images_per_second == 60.0
@@ -110,16 +112,16 @@ def test_of_gpus_elsewhere_only_earlier_runs_tell(plan: Plan, timed: list[str]) 
     assert not timed
 
 
-def test_what_is_done_costs_nothing(plan: Plan) -> None:
+def test_finished_epochs_cost_nothing(plan: Plan) -> None:
     jobs = tuple(
         replace(job, state="finished") if job.recipe.seed == 0 else replace(job, state="begun", epochs_done=1)
         for job in plan.jobs
     )
     costs = estimate(replace(plan, jobs=jobs), [], CPU)
-    assert costs.total(plan.todo) == pytest.approx(3 * ONE / 2)
+    assert costs.total(plan.todo) == pytest.approx(3 * RUN_SECONDS / 2)
 
 
-def test_a_rate_is_really_measured(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measured_rate_times_training_steps(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     at = next(job for job in plan.jobs if job.teacher)
     teacher = next(job for job in plan.jobs if job.name == at.teacher)

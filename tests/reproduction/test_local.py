@@ -30,7 +30,7 @@ LAUNCHED = {
     **{"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2", "OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"},
     **{"ACCELERATE_MIXED_PRECISION": "fp16", "TORCHELASTIC_RUN_ID": "none", "PMI_RANK": "1", "PMI_SIZE": "2"},
 }
-"""What launchers set in the processes that they start; whoever takes it for theirs waits for others."""
+"""Variables that launchers set in their processes; a run that reads them would wait for other ranks."""
 
 
 def student(table: Path, store: Path) -> Job:
@@ -42,7 +42,7 @@ def student(table: Path, store: Path) -> Job:
     ).jobs[0]
 
 
-def test_a_table_is_filled_and_not_filled_again(
+def test_a_filled_table_is_not_trained_again(
     small: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -76,8 +76,8 @@ def test_a_table_is_filled_and_not_filled_again(
     assert document(fill(table, Store("store").runs())).to_markdown() == document(filled).to_markdown()
 
 
-def test_a_killed_process_loses_nothing(fork_runs: Callable[..., None], small: Path, tmp_path: Path) -> None:
-    """Its run is taken up again, and ends as one that never was killed."""
+def test_a_killed_run_is_resumed(fork_runs: Callable[..., None], small: Path, tmp_path: Path) -> None:
+    """The resumed run ends with the weights of an uninterrupted one."""
     gate = Gate(tmp_path / "gate")
     fork_runs(gate.code)
     store = Store(tmp_path / "store")
@@ -104,14 +104,14 @@ def test_a_killed_process_loses_nothing(fork_runs: Callable[..., None], small: P
     assert killed and outcome.finished == {"student-seed0"}, lines
     assert any("SIGKILL" in line and "checkpoint" in line for line in lines)
     assert main(student(small, tmp_path / "whole").command[1:]) == 0
-    ends = [(tmp_path / name / "student-seed0/last.safetensors").read_bytes() for name in ("store", "whole")]
-    assert ends[0] == ends[1]
+    weights = [(tmp_path / name / "student-seed0/last.safetensors").read_bytes() for name in ("store", "whole")]
+    assert weights[0] == weights[1]
 
 
 def test_two_schedulers_share_the_runs_of_one_store(
     fork_runs: Callable[..., None], small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As when two machines fill one table: each run is trained once, and both tell the whole."""
+    """Each run is trained once, and both schedulers report all runs."""
     fork_runs()
     monkeypatch.setattr(scheduler, "_LOCK_SECONDS", 1.0)
     monkeypatch.setattr("regard.store.locks._TIMEOUT", 0.0)  # of the forked runs, which take no longer than a second
@@ -130,7 +130,7 @@ def test_two_schedulers_share_the_runs_of_one_store(
         assert (tmp_path / f"store/.logs/{name}.log").read_text().count("epoch 1/2") == 1, lines
 
 
-def test_interrupting_saves_and_the_same_command_goes_on(
+def test_an_interrupt_saves_a_checkpoint_to_resume_from(
     small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = Gate(tmp_path / "gate")
@@ -149,10 +149,10 @@ def test_interrupting_saves_and_the_same_command_goes_on(
     assert store.holder("student-seed0") is None
 
 
-def test_a_run_that_prints_much_and_fails_ends_and_says_why(
+def test_a_failing_run_with_long_output_reports_its_error(
     small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """More than a pipe holds (64 KiB) goes to its log; the last line is the message."""
+    """The output exceeds the 64 KiB of a pipe and goes to the log; the last line is the message."""
     noise = "import os, sys\nprint('noise\\n' * 50_000, flush=True)\nprint('noise\\n' * 50_000, file=sys.stderr)\n"
     end = "print('regard: unknown model', file=sys.stderr, flush=True)\nos._exit(2)\n"
     (tmp_path / "sitecustomize.py").write_text(noise + end)
@@ -165,12 +165,12 @@ def test_a_run_that_prints_much_and_fails_ends_and_says_why(
     assert log.read_text().count("noise\n") == 100_000
 
 
-def test_each_run_has_a_gpu(monkeypatch: pytest.MonkeyPatch, small: Path, tmp_path: Path) -> None:
-    """The one with the fewest runs, of those that this process may see."""
-    given: list[str] = []
+def test_runs_are_spread_over_visible_gpus(monkeypatch: pytest.MonkeyPatch, small: Path, tmp_path: Path) -> None:
+    """A run gets the visible GPU with the fewest runs."""
+    devices: list[str] = []
 
     def start(command: list[str], log: Path, environment: dict[str, str]) -> SimpleNamespace:
-        given.append(environment["CUDA_VISIBLE_DEVICES"])
+        devices.append(environment["CUDA_VISIBLE_DEVICES"])
         return SimpleNamespace(poll=lambda: None)
 
     monkeypatch.setattr(local, "start_command", start)
@@ -183,7 +183,7 @@ def test_each_run_has_a_gpu(monkeypatch: pytest.MonkeyPatch, small: Path, tmp_pa
         executor = LocalExecutor(slots=3, gpus=2)
         for _ in range(3):
             executor.start(job)
-    assert given == ["0", "1", "0", "3", "5", "3"]
+    assert devices == ["0", "1", "0", "3", "5", "3"]
     with pytest.raises(InputError, match="0 runs at once"):
         LocalExecutor(slots=0)
 
@@ -191,7 +191,7 @@ def test_each_run_has_a_gpu(monkeypatch: pytest.MonkeyPatch, small: Path, tmp_pa
 def test_printed_commands_fill_the_table(
     small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Teachers first, a blank line, then their students; a student before its teacher says so."""
+    """Teachers, a blank line, then students; starting a student before its teacher is an error."""
     monkeypatch.chdir(tmp_path)
     command = ["reproduce", str(small), "--seeds", "1", "--columns", "at", "--device", "cpu", "--commands"]
     assert main(command) == 0
@@ -217,8 +217,8 @@ def test_printed_commands_fill_the_table(
     assert main(command) == 0 and not capsys.readouterr().out
 
 
-def test_a_store_that_is_a_bucket(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A teacher is fetched from it, and every run is uploaded."""
+def test_runs_in_a_bucket_fill_a_table(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Teachers are fetched from the bucket, and every run is uploaded."""
     monkeypatch.setenv("REGARD_CACHE", str(tmp_path / "cache"))
     table = load_table(small)
     with bucket() as address:
@@ -231,10 +231,10 @@ def test_a_store_that_is_a_bucket(small: Path, tmp_path: Path, monkeypatch: pyte
         assert main(plan.jobs[0].command[1:]) == 0  # finished
 
 
-def test_a_run_that_lost_files_is_mended_as_it_was_begun(
+def test_a_run_that_lost_files_is_restored_with_its_settings(
     small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """From its checkpoint, with a field of its own that computes the same."""
+    """Also with a setting that differs from the recipe but computes the same."""
     job = student(small, tmp_path / "store")
     assert main([*job.command[1:], "--channels_last=false"]) == 0
     folder = tmp_path / "store" / job.name
@@ -249,14 +249,16 @@ def test_a_run_that_lost_files_is_mended_as_it_was_begun(
     assert (folder / "metrics.jsonl").read_bytes() == metrics
 
 
-def test_a_folder_that_is_no_run_is_left_alone(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_that_is_not_a_run_is_an_error(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     job = student(small, tmp_path / "store")
-    taken = tmp_path / "store" / job.name
-    taken.mkdir(parents=True)
-    (taken / "notes.txt").write_text("mine")
+    folder = tmp_path / "store" / job.name
+    folder.mkdir(parents=True)
+    (folder / "notes.txt").write_text("mine")
     assert main(job.command[1:]) == 2
-    assert str(taken) in capsys.readouterr().err
-    assert [path.name for path in taken.iterdir()] == ["notes.txt"]
+    assert str(folder) in capsys.readouterr().err
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
 
 
 @pytest.mark.parametrize(("threads", "fit"), [(1, 8), (3, 2), (16, 1)])
@@ -267,7 +269,7 @@ def test_runs_share_the_processors(threads: int, fit: int, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(("device", "fit"), [("cuda", 6), ("cuda:1", 2)])
-def test_runs_share_the_gpus_that_are_meant(device: str, fit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_share_the_selected_gpus(device: str, fit: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda gpu: (10 * 2**30, 16 * 2**30))
     cost = Cost(rates={"a": Rate(1.0, 3.0, "")})  # and 1 GiB: two fit into nine tenths of 10
@@ -301,7 +303,7 @@ def test_a_dry_run_trains_nothing(small: Path, tmp_path: Path, capfd: pytest.Cap
         (["--data.name", "folder"], "folder"),
     ],
 )
-def test_wrong_options_are_said_before_anything_runs(
+def test_wrong_options_are_errors_before_any_run(
     small: Path, tmp_path: Path, options: list[str], message: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["reproduce", str(small), "--runs", str(tmp_path / "store"), "--device", "cpu", *options]) == 2

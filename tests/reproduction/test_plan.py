@@ -46,7 +46,7 @@ def table(tmp_path: Path) -> PublishedTable:
 
 
 def as_stored(job: Job, name: str | None = None, epochs: int | None = None) -> StoredRun:
-    """The run of a job, as the store tells of it after so many epochs; None: all."""
+    """The run of a job as the store lists it after this number of epochs, by default all."""
     row = {"epoch": job.epochs if epochs is None else epochs, "test_accuracy": 0.9}
     return StoredRun(name or job.name, plain(job.recipe), row, 400.0, {}, 10, True)
 
@@ -75,14 +75,14 @@ def test_teachers_come_before_students_and_first_seeds_first(table: PublishedTab
     assert at.recipe.transfer.teacher == "s3://bucket/runs/wrn-16-2-seed1"
     assert at.recipe.seed == 1
     assert all(job.state == "missing" for job in plan.jobs)
-    # one recipe, one run: the student is of both rows
+    # one run per recipe: the student belongs to both rows
     assert jobs["wrn-16-1-seed0"].cells == (("one", "student"), ("two", "student"))
-    # a teacher is needed where it teaches
+    # a teacher also belongs to the cells of its students
     assert jobs["wrn-40-1-seed0"].cells == (("two", "at"), ("two", "teacher"))
     assert plan.without_recipe == (("one", "mystery"),)
 
 
-def test_what_is_there_is_not_run_again_whatever_it_is_called(table: PublishedTable) -> None:
+def test_existing_runs_of_any_name_are_not_repeated(table: PublishedTable) -> None:
     first = {job.name: job for job in make_plan(table, [], Overrides(), range(1)).jobs}
     runs = [
         as_stored(first["wrn-16-1-seed0"], "my-student"),
@@ -104,7 +104,7 @@ def test_what_is_there_is_not_run_again_whatever_it_is_called(table: PublishedTa
 
 
 @pytest.mark.slow
-def test_a_plan_carried_out_fills_the_table(table: PublishedTable) -> None:
+def test_a_completed_plan_fills_the_table(table: PublishedTable) -> None:
     for overrides in (Overrides(), Overrides(0.1), Overrides(0.02, {"data.name": "folder", "data.train_images": 100})):
         runs = [as_stored(job) for job in make_plan(table, [], overrides, range(3)).jobs]
         filled = fill(table, runs)
@@ -114,20 +114,20 @@ def test_a_plan_carried_out_fills_the_table(table: PublishedTable) -> None:
         assert len(make_plan(table, runs, overrides, range(4)).todo) == 5
 
 
-def test_a_name_that_something_else_has_is_not_taken(table: PublishedTable) -> None:
+def test_names_of_other_runs_are_not_reused(table: PublishedTable) -> None:
     job = make_plan(table, [], Overrides(), range(1)).jobs[0]
-    other = plain(job.recipe)
-    other["optimizer"]["lr"] = 0.05
-    taken = StoredRun(job.name, other, {"epoch": 200, "test_accuracy": 0.9}, None, {}, 10, True)
+    other_recipe = plain(job.recipe)
+    other_recipe["optimizer"]["lr"] = 0.05
+    other_run = StoredRun(job.name, other_recipe, {"epoch": 200, "test_accuracy": 0.9}, None, {}, 10, True)
     broken = StoredRun("wrn-16-2-seed0", {}, problem="recipe.yaml is torn")
-    plan = make_plan(table, [taken, broken], Overrides(), range(1))
+    plan = make_plan(table, [other_run, broken], Overrides(), range(1))
     assert not {"wrn-16-1-seed0", "wrn-16-2-seed0"} & set(names(plan))
     assert len(set(names(plan))) == 5
     at = next(job for job in plan.jobs if ("one", "at") in job.cells and job.teacher)
     assert at.teacher in names(plan)
 
 
-def test_settings_have_names_of_their_own(table: PublishedTable) -> None:
+def test_run_names_depend_on_overrides(table: PublishedTable) -> None:
     short = names(make_plan(table, [], Overrides(0.1), range(1)))
     assert short[0] == "wrn-16-1-20ep-seed0"
     other = names(make_plan(table, [], Overrides(0.1, {"data.train_images": 1000}), range(1)))
@@ -136,7 +136,7 @@ def test_settings_have_names_of_their_own(table: PublishedTable) -> None:
     assert further[0] != other[0]
 
 
-def test_columns_bring_their_teachers(table: PublishedTable) -> None:
+def test_selected_columns_include_their_teachers(table: PublishedTable) -> None:
     plan = make_plan(table.only(["one"]), [], Overrides(), range(1), columns=["at"])
     assert names(plan) == ["wrn-16-2-seed0", "wrn-16-1-from-16-2-at-seed0"]
     with pytest.raises(InputError, match="has no column 'kd'; it has student, at"):
@@ -147,24 +147,22 @@ def test_columns_bring_their_teachers(table: PublishedTable) -> None:
         table.only(["three"])
 
 
-def trained_by(command: list[str]) -> Recipe:
+def recipe_of_command(command: list[str]) -> Recipe:
     """The recipe that `regard train` reads from a command."""
     assert command[:2] == ["regard", "train"] and command[-3] == "--run" and command[-1] == "--resume"
     return load_recipe(command[2], command[3:-3])
 
 
-def test_the_command_trains_the_same_from_any_folder(
-    table: PublishedTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_commands_work_from_any_folder(table: PublishedTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     overrides = Overrides(0.1, {"data.train_images": 1000})
     where = {"data.folder": "/data/cifar", "threads": 1}
     jobs = make_plan(table, [], overrides, range(2), store="runs", where=where).jobs
     monkeypatch.chdir("/")
     for job in jobs:
-        assert job.command[2].startswith("attention-transfer/")  # its name, known everywhere
+        assert job.command[2].startswith("attention-transfer/")  # a packaged recipe, valid everywhere
         assert job.command[-2] == str(tmp_path / "runs" / job.name)
-        assert trained_by(shlex.split(command_line(job.command))) == job.recipe
+        assert recipe_of_command(shlex.split(command_line(job.command))) == job.recipe
 
 
 FIELDS = {
@@ -190,8 +188,8 @@ FIELDS = {
 
 
 @pytest.mark.parametrize("field", FIELDS)
-def test_every_kind_of_value_comes_through_a_shell(field: str, tmp_path: Path) -> None:
-    """Lists, tables, null, truth, small numbers and text with quotes are read from the command as they were."""
+def test_values_of_every_type_survive_the_shell(field: str, tmp_path: Path) -> None:
+    """Lists, mappings, null, booleans, small numbers and text with quotes are parsed back unchanged."""
     (tmp_path / "base.yaml").write_text(
         "data: {std: [1, 1, 1]}\nthreads: 2\ntransfer: {teacher: x, beta: 1}\n"
         "model: {name: cifar-resnet20, attention: se}\n"
@@ -202,13 +200,13 @@ def test_every_kind_of_value_comes_through_a_shell(field: str, tmp_path: Path) -
     (job,) = make_plan(table, [], Overrides(), range(1), where={field: FIELDS[field]}).jobs
     line = command_line(job.command)
     assert "\n" not in line
-    assert flat(plain(trained_by(shlex.split(line)))) == flat(plain(job.recipe))
+    assert flat(plain(recipe_of_command(shlex.split(line)))) == flat(plain(job.recipe))
     printed = subprocess.run(["sh", "-c", f"printf '%s\\0' {line}"], capture_output=True, text=True, check=True)
     assert printed.stdout.split("\0")[:-1] == job.command
 
 
-def test_a_run_that_was_begun_otherwise_goes_on_as_it_was_begun(table: PublishedTable) -> None:
-    """With the fields that compute the same in another way, or were measured; where it runs is as asked."""
+def test_resumed_runs_keep_the_settings_they_began_with(table: PublishedTable) -> None:
+    """Fields that do not change the result come from the run; device, threads and folders from the plan."""
     table = table.only(["one"])
     plan = make_plan(table, [], Overrides(), range(1), columns=["at"])
     teacher, student = (as_stored(job, epochs=3) for job in plan.jobs)
@@ -219,7 +217,7 @@ def test_a_run_that_was_begun_otherwise_goes_on_as_it_was_begun(table: Published
     runs = [teacher, replace(student, recipe=recipe)]
     job = make_plan(table, runs, Overrides(), range(1), columns=["at"], store="/new", where={"threads": 2}).jobs[1]
     assert job.state == "begun"
-    again = trained_by(job.command)
+    again = recipe_of_command(job.command)
     assert again == job.recipe
     assert again.compile and not again.channels_last and not again.transfer.fold
     assert again.data.mean == (0.1, 0.2, 1e-05)
@@ -227,7 +225,7 @@ def test_a_run_that_was_begun_otherwise_goes_on_as_it_was_begun(table: Published
     assert again.transfer.teacher == "/new/wrn-16-2-seed0"
 
 
-def test_jobs_stand_in_levels_teachers_first(table: PublishedTable) -> None:
+def test_levels_have_teachers_before_students(table: PublishedTable) -> None:
     plan = make_plan(table, [], Overrides(), range(2))
     teachers, students = plan.levels
     assert len(teachers) == 6 and {job.teacher for job in teachers} == {None}
@@ -238,7 +236,7 @@ def test_jobs_stand_in_levels_teachers_first(table: PublishedTable) -> None:
     ]
 
 
-def test_tables_of_ones_own_work_alike(tmp_path: Path) -> None:
+def test_custom_tables_are_planned(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("model: {name: wrn-10-1}\nschedule: {epochs: 10, milestones: [5]}\n")
     table = tmp_path / "own.yaml"
     table.write_text(
@@ -258,7 +256,7 @@ def test_cells_with_overrides_are_planned_and_filled(tmp_path: Path) -> None:
         *("wrn-16-1-20ep-seed0", "wrn-16-2-20ep-seed0", *groups, "wrn-16-1-from-16-2-at-20ep-seed0"),
     ]
     for job in plan.jobs:
-        assert trained_by(job.command) == job.recipe
+        assert recipe_of_command(job.command) == job.recipe
     assert [job.recipe.transfer.layers for job in plan.jobs[2:]] == [[(0, 0)], [(1, 1)], [(2, 2)], None]
     filled = fill(table, [as_stored(job) for job in plan.jobs])
     assert [[seed.run for seed in cell.runs] for cell in filled.cells.values()] == [
@@ -267,8 +265,8 @@ def test_cells_with_overrides_are_planned_and_filled(tmp_path: Path) -> None:
     assert not make_plan(table, [as_stored(job) for job in plan.jobs], Overrides(0.1), range(1)).todo
 
 
-def test_places_are_known_wherever_a_worker_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands run in any directory, where what a recipe names from this one is not."""
+def test_relative_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands may run in any directory, so relative paths of a recipe are resolved."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "images").mkdir()
     (tmp_path / "mine.yaml").write_text(
@@ -283,8 +281,8 @@ def test_places_are_known_wherever_a_worker_is(tmp_path: Path, monkeypatch: pyte
     assert job.recipe.data.folder == "/far/away"
 
 
-def test_a_student_that_was_begun_goes_on_with_its_own_teacher(table: PublishedTable) -> None:
-    """Though another finished run of that recipe and seed stands before it by name."""
+def test_a_begun_student_keeps_its_teacher(table: PublishedTable) -> None:
+    """Even if another finished run of the teacher's recipe and seed comes first by name."""
     plan = make_plan(table, [], Overrides(), range(1), columns=["at"])
     jobs = {job.name: job for job in plan.jobs}
     teacher, student = jobs["wrn-16-2-seed0"], jobs["wrn-16-1-from-16-2-at-seed0"]
@@ -297,7 +295,7 @@ def test_a_student_that_was_begun_goes_on_with_its_own_teacher(table: PublishedT
     assert fresh[student.name].teacher == "a-copy"
 
 
-def test_another_data_set_does_not_get_the_options_of_the_recipes_own() -> None:
+def test_another_data_set_drops_the_data_options_of_the_recipe() -> None:
     table = load_table("builtin")
     own = make_plan(table, [], Overrides(), range(1), columns=["student"]).jobs[0].recipe
     assert own.data.options
@@ -307,7 +305,7 @@ def test_another_data_set_does_not_get_the_options_of_the_recipes_own() -> None:
     assert make_plan(table, [], same, range(1), columns=["student"]).jobs[0].recipe.data.options == own.data.options
 
 
-def test_a_student_is_not_trained_again_because_its_teacher_lost_a_file(table: PublishedTable) -> None:
+def test_a_student_is_kept_if_its_teacher_lost_a_file(table: PublishedTable) -> None:
     plan = make_plan(table, [], Overrides(), range(1), columns=["at"])
     runs = [as_stored(job) for job in plan.jobs]
     damaged = [replace(run, weights=run.name != "wrn-16-2-seed0") for run in runs]

@@ -29,30 +29,30 @@ def gate(tmp_path: Path) -> Gate:
 
 @pytest.fixture
 def cluster(gate: Gate, monkeypatch: pytest.MonkeyPatch):
-    """Two processors, as Ray sees them, whose runs stop at the gate."""
+    """A Ray cluster with two processors, whose runs stop at the gate."""
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setenv("PYTHONPATH", gate.path())
     from ray.cluster_utils import Cluster
 
-    machine = {"num_cpus": 2, "object_store_memory": 80_000_000, "include_dashboard": False}
-    started = Cluster(initialize_head=True, head_node_args=machine)
-    yield started
+    head_arguments = {"num_cpus": 2, "object_store_memory": 80_000_000, "include_dashboard": False}
+    ray_cluster = Cluster(initialize_head=True, head_node_args=head_arguments)
+    yield ray_cluster
     ray.shutdown()
-    started.shutdown()
+    ray_cluster.shutdown()
 
 
-def planned(table: Path, store: Store) -> Plan:
+def plan_table(table: Path, store: Store) -> Plan:
     where = {"threads": 1, "device": "cpu"}
     return make_plan(load_table(table), store.runs(), Overrides(), range(1), store=store.address, where=where)
 
 
-def test_a_cluster_fills_a_table_though_processes_are_killed(cluster, gate: Gate, small: Path, tmp_path: Path) -> None:
+def test_a_cluster_fills_a_table_despite_killed_processes(cluster, gate: Gate, small: Path, tmp_path: Path) -> None:
     for path in (small.parent / "student.yaml", small.parent / "teacher.yaml"):
         path.write_text(path.read_text().replace("epochs: 2", "epochs: 3"))
     store = Store(tmp_path / "store")
     with pytest.raises(InputError, match="the cluster has 2 and 0 in all"):
         RayExecutor(cluster.address, gpus=1)
-    plan = planned(small, store)
+    plan = plan_table(small, store)
     executor = RayExecutor(cluster.address, retries=1)
     elsewhere = DataRecipe(name="folder", folder=str(tmp_path / "nowhere"))
     student = replace(plan.jobs[0], recipe=replace(plan.jobs[0].recipe, data=elsewhere))
@@ -60,39 +60,39 @@ def test_a_cluster_fills_a_table_though_processes_are_killed(cluster, gate: Gate
         executor.check([student, *plan.jobs[1:]])
     assert not store.exists()
 
-    # Stopped, a run saves and ends.
+    # A stopped run saves a checkpoint and ends.
     student_alone = replace(plan, jobs=plan.jobs[:1])
     outcome = run_plan(student_alone, executor, store, stop=lambda: gate.holds(pid_of(store, "student-seed0")))
     assert outcome.stopped and not outcome.failed and not outcome.finished
     assert (tmp_path / "store/student-seed0/checkpoints/step-000000004.pt").is_file()
     assert not store.locked()
 
-    both = ("student-seed0", "teacher-seed0")
+    names = ("student-seed0", "teacher-seed0")
     killed: dict[str, int] = {}
 
     def kill_once() -> bool:
-        """The process of one run, and of another the process of Ray that started it."""
-        for name in both:
+        """Kills the process of one run and, for the other run, the Ray process that started it."""
+        for name in names:
             if name not in killed and gate.holds(pid := pid_of(store, name)):
-                # The one that takes longer to begin anew is that of the run for which no other waits.
+                # The Ray process takes longer to restart, so it is killed for the run that no other waits for.
                 killed[name] = pid if name == "teacher-seed0" else psutil.Process(pid).ppid()
                 os.kill(killed[name], signal.SIGKILL)
-        if len(killed) == len(both):
+        if len(killed) == len(names):
             gate.open()
         return False
 
     lines: list[str] = []
     outcome = run_plan(
-        planned(small, store), RayExecutor(cluster.address, retries=1), store, stop=kill_once, log=lines.append
+        plan_table(small, store), RayExecutor(cluster.address, retries=1), store, stop=kill_once, log=lines.append
     )
-    assert len(killed) == len(both), lines
-    assert outcome.finished == {*both, "at-seed0"}, lines
+    assert len(killed) == len(names), lines
+    assert outcome.finished == {*names, "at-seed0"}, lines
     assert all(len(cell.runs) == 1 for cell in fill(load_table(small), store.runs()).cells.values())
-    assert "SIGKILL" not in " ".join(lines)  # Ray tried again by itself
+    assert "SIGKILL" not in " ".join(lines)  # Ray retried by itself
     assert "epoch 3/3" in (tmp_path / "store/.logs/student-seed0.log").read_text()
 
 
-def test_a_cluster_that_is_not_there_is_said() -> None:
+def test_a_missing_cluster_is_an_error() -> None:
     with pytest.raises(InputError, match="no Ray cluster at 127.0.0.1:1"):
         RayExecutor("127.0.0.1:1")
     with pytest.raises(InputError, match="no Ray cluster at auto"):
@@ -100,6 +100,6 @@ def test_a_cluster_that_is_not_there_is_said() -> None:
 
 
 @pytest.mark.parametrize(("cpus", "gpus"), [(0, 0), (1, -1), (1, 1.5)])
-def test_shares_that_make_no_sense_are_said(cpus: float, gpus: float) -> None:
+def test_invalid_shares_of_processors_and_gpus_are_errors(cpus: float, gpus: float) -> None:
     with pytest.raises(InputError, match="more than 0 processors"):
         RayExecutor(cpus=cpus, gpus=gpus)

@@ -16,8 +16,8 @@ from regard.tables import Overrides, load_table
 from regard.training import Recipe
 
 
-class Pretended:
-    """An executor whose jobs end at once, as it was told."""
+class FakeExecutor:
+    """An executor whose jobs end immediately with the given endings."""
 
     queues = False
 
@@ -25,12 +25,12 @@ class Pretended:
         self.endings, self.slots = endings, slots
         self.started: list[str] = []
         self.running: list[Job] = []
-        self.most = 0
+        self.max_running = 0
 
     def start(self, job: Job) -> None:
         self.started.append(job.name)
         self.running.append(job)
-        self.most = max(self.most, len(self.running))
+        self.max_running = max(self.max_running, len(self.running))
 
     def wait(self, seconds: float) -> list[Ended]:
         if not self.running:
@@ -43,8 +43,8 @@ class Pretended:
         self.endings = {job.name: ["killed" if force else "stopped"] for job in self.running}
 
 
-class Runs(Store):
-    """A store whose runs have as many epochs as it is told."""
+class FakeStore(Store):
+    """A store whose runs have the given numbers of epochs."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -68,8 +68,8 @@ def plan(*jobs: Job) -> Plan:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Runs:
-    return Runs(tmp_path)
+def store(tmp_path: Path) -> FakeStore:
+    return FakeStore(tmp_path)
 
 
 @pytest.fixture(autouse=True)
@@ -77,30 +77,30 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scheduler, "_LOCK_SECONDS", 0.05)
 
 
-def test_students_wait_for_their_teachers(store: Runs) -> None:
-    executor = Pretended({}, slots=8)
+def test_students_wait_for_their_teachers(store: FakeStore) -> None:
+    executor = FakeExecutor({}, slots=8)
     outcome = run_plan(plan(job("student", "teacher"), job("teacher"), job("alone")), executor, store)
     assert executor.started == ["teacher", "alone", "student"]
     assert outcome.finished == {"student", "teacher", "alone"}
     assert not outcome.failed and not outcome.skipped and not outcome.stopped
 
 
-def test_no_more_at_once_than_there_are_slots(store: Runs) -> None:
-    executor = Pretended({}, slots=3)
+def test_slots_limit_the_runs_at_once(store: FakeStore) -> None:
+    executor = FakeExecutor({}, slots=3)
     run_plan(plan(*(job(str(number)) for number in range(10))), executor, store)
-    assert executor.most == 3 and len(executor.started) == 10
+    assert executor.max_running == 3 and len(executor.started) == 10
 
 
-def test_what_is_finished_is_not_started(store: Runs) -> None:
-    executor = Pretended({})
+def test_finished_runs_are_not_started(store: FakeStore) -> None:
+    executor = FakeExecutor({})
     outcome = run_plan(plan(job("teacher", state="finished"), job("student", "teacher")), executor, store)
     assert executor.started == ["student"]
     assert outcome.finished == {"teacher", "student"}
 
 
-def test_a_failure_is_tried_again_and_the_rest_goes_on(store: Runs) -> None:
+def test_failed_runs_are_retried_and_others_continue(store: FakeStore) -> None:
     lines: list[str] = []
-    executor = Pretended({"weak": ["failed", "failed"], "hopeless": ["failed"] * 9}, slots=1)
+    executor = FakeExecutor({"weak": ["failed", "failed"], "hopeless": ["failed"] * 9}, slots=1)
     jobs = (job("weak"), job("hopeless"), job("student", "hopeless"), job("grandchild", "student"), job("other"))
     outcome = run_plan(plan(*jobs), executor, store, retries=2, log=lines.append)
     assert executor.started.count("weak") == 3 and executor.started.count("hopeless") == 3
@@ -111,17 +111,17 @@ def test_a_failure_is_tried_again_and_the_rest_goes_on(store: Runs) -> None:
 
 
 @pytest.mark.parametrize("ending", ["killed", "stopped"])
-def test_being_killed_without_progress_counts_as_failure(store: Runs, ending: Ending) -> None:
-    """Or stopped though nobody stops: a run ends so, too, whose DataLoader worker was killed for want of memory."""
+def test_being_killed_without_progress_is_a_failure(store: FakeStore, ending: Ending) -> None:
+    """Also an unrequested stop, as when a DataLoader worker is killed for lack of memory."""
     store.epochs["victim"] = 0
-    executor = Pretended({"victim": [ending] * 9})
+    executor = FakeExecutor({"victim": [ending] * 9})
     outcome = run_plan(plan(job("victim")), executor, store, retries=1)
     assert executor.started == ["victim", "victim"] and set(outcome.failed) == {"victim"}
 
 
 @pytest.mark.parametrize("ending", ["killed", "stopped"])
-def test_being_killed_after_another_epoch_does_not_count(store: Runs, ending: Ending) -> None:
-    class Killed(Pretended):
+def test_being_killed_after_progress_is_not_a_failure(store: FakeStore, ending: Ending) -> None:
+    class Killed(FakeExecutor):
         def start(self, job: Job) -> None:
             super().start(job)
             store.epochs[job.name] += 1
@@ -132,17 +132,17 @@ def test_being_killed_after_another_epoch_does_not_count(store: Runs, ending: En
     assert len(executor.started) == 8 and outcome.finished == {"victim"}
 
 
-def test_a_run_that_is_not_in_the_store_is_not_called_finished(store: Runs) -> None:
+def test_a_run_without_all_epochs_in_the_store_failed(store: FakeStore) -> None:
     store.epochs["lost"] = 199
-    outcome = run_plan(plan(job("lost"), job("student", "lost")), Pretended({}), store, retries=0)
+    outcome = run_plan(plan(job("lost"), job("student", "lost")), FakeExecutor({}), store, retries=0)
     assert set(outcome.failed) == {"lost"} and set(outcome.skipped) == {"student"} and not outcome.finished
     assert "metrics or weights" in outcome.failed["lost"]
 
 
-def test_a_run_of_another_process_is_waited_for(store: Runs) -> None:
+def test_runs_of_another_process_are_awaited(store: FakeStore) -> None:
     lines: list[str] = []
 
-    class Elsewhere(Pretended):
+    class Elsewhere(FakeExecutor):
         def start(self, job: Job) -> None:
             super().start(job)
             store.epochs["teacher"] += 100 * (len(self.started) == 3)
@@ -155,11 +155,11 @@ def test_a_run_of_another_process_is_waited_for(store: Runs) -> None:
     assert sum("waiting" in line for line in lines) == 1
 
 
-def test_a_run_that_is_locked_is_not_started_in_vain(store: Runs) -> None:
-    """Neither while it is locked, nor once it is finished there."""
+def test_locked_runs_are_not_started(store: FakeStore) -> None:
+    """Neither while the lock is held, nor after the other process finished the run."""
     reads: list[str] = []
 
-    class Elsewhere(Runs):
+    class Elsewhere(FakeStore):
         def run(self, name: str) -> StoredRun:
             reads.append(name)
             self.epochs[name] = 200 if len(reads) > 2 else 1
@@ -168,24 +168,24 @@ def test_a_run_that_is_locked_is_not_started_in_vain(store: Runs) -> None:
     elsewhere = Elsewhere(store.folder or Path())
     elsewhere.holders["far"] = "pid 1 on MOON"
     lines: list[str] = []
-    executor = Pretended({"far": ["locked"]})
+    executor = FakeExecutor({"far": ["locked"]})
     outcome = run_plan(plan(job("far")), executor, elsewhere, log=lines.append)
     assert executor.started == ["far"] and outcome.finished == {"far"}
     assert any("was finished by another process" in line for line in lines)
 
 
-def test_stopping_saves_and_ends(store: Runs) -> None:
-    executor = Pretended({})
+def test_stopping_ends_all_runs(store: FakeStore) -> None:
+    executor = FakeExecutor({})
     stops = iter([False, False, True])
     jobs = [job(str(number)) for number in range(9)]
     outcome = run_plan(plan(*jobs), executor, store, stop=lambda: next(stops, True))
     assert outcome.stopped and len(outcome.finished) == 2 and not executor.running
 
 
-def test_being_killed_while_stopping_is_no_failure(store: Runs) -> None:
-    """As a process that was still starting, which cannot stop in good order yet."""
+def test_being_killed_while_stopping_is_not_a_failure(store: FakeStore) -> None:
+    """For example a process that is still starting and cannot save a checkpoint."""
 
-    class Starting(Pretended):
+    class Starting(FakeExecutor):
         def stop(self, *, force: bool) -> None:
             super().stop(force=True)
 
@@ -196,8 +196,8 @@ def test_being_killed_while_stopping_is_no_failure(store: Runs) -> None:
     assert not any("failed" in line or "retry" in line for line in lines)
 
 
-def test_a_job_that_cannot_be_started_ends_the_others_in_good_order(store: Runs) -> None:
-    class Full(Pretended):
+def test_a_job_that_cannot_start_stops_the_others(store: FakeStore) -> None:
+    class Full(FakeExecutor):
         def start(self, job: Job) -> None:
             if job.name == "two":
                 raise InputError("the disk is full")
@@ -211,8 +211,8 @@ def test_a_job_that_cannot_be_started_ends_the_others_in_good_order(store: Runs)
     assert any("one is stopped" in line for line in lines)
 
 
-def test_an_executor_with_a_queue_takes_students_at_once_and_tries_again_itself(store: Runs) -> None:
-    class Queue(Pretended):
+def test_a_queueing_executor_starts_students_immediately(store: FakeStore) -> None:
+    class Queue(FakeExecutor):
         queues = True
 
     endings: dict[str, list[Ending]] = {

@@ -175,9 +175,7 @@ def test_a_folder_without_permission_is_a_broken_run(tmp_path: Path, monkeypatch
         write_run(tmp_path, name)
     stat = os.stat
 
-    def failing_stat(
-        path: Any, *rest: Any, **options: Any
-    ) -> os.stat_result:  # simulated, because root may read everything
+    def failing_stat(path: Any, *rest: Any, **options: Any) -> os.stat_result:  # because root may read everything
         if "secret/" in os.fspath(path):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
         return stat(path, *rest, **options)

@@ -136,13 +136,13 @@ def test_a_teacher_with_other_overrides_excludes_its_student(table: PublishedTab
 
 
 def test_an_unfinished_teacher_excludes_its_student(table: PublishedTable) -> None:
-    others = [run for run in row_one_runs() if run.name != "t0"]
-    filled = fill(table, [*others, stored("t0", "wrn-16-2", 0, done=False)])
+    other_runs = [run for run in row_one_runs() if run.name != "t0"]
+    filled = fill(table, [*other_runs, stored("t0", "wrn-16-2", 0, done=False)])
     assert sorted(values(filled, "one", "at")) == [1, 2]
     assert filled.excluded == {"a0": "its teacher t0 is not finished: it has 1 of 200 epochs"}
     assert filled.cells["one", "teacher"].unfinished == ("t0",)
     without_weights = replace(stored("t0", "wrn-16-2", 0), weights=False)
-    assert fill(table, [*others, without_weights]).excluded == {
+    assert fill(table, [*other_runs, without_weights]).excluded == {
         "a0": "its teacher t0 is not finished: it has no weights"
     }
 
@@ -155,13 +155,13 @@ def test_filled_runs_name_their_teachers(table: PublishedTable) -> None:
 
 def test_teachers_beside_the_runs_fill_no_cells(table: PublishedTable) -> None:
     teachers = [run for run in row_one_runs() if run.name.startswith("t")]
-    others = [run for run in row_one_runs() if run not in teachers]
-    assert not values(fill(table, others), "one", "at")
-    filled = fill(table, others, beside=[*teachers, stored("wrn-16-1-seed7", "wrn-16-1", 7, optimizer__lr=0.05)])
+    other_runs = [run for run in row_one_runs() if run not in teachers]
+    assert not values(fill(table, other_runs), "one", "at")
+    filled = fill(table, other_runs, beside=[*teachers, stored("wrn-16-1-seed7", "wrn-16-1", 7, optimizer__lr=0.05)])
     assert sorted(values(filled, "one", "at")) == [0, 1, 2]
     assert values(filled, "one", "teacher") == {} == values(filled, "two", "teacher")
     assert not filled.excluded and not filled.others
-    unfinished = fill(table, others, beside=[*teachers[:2], replace(teachers[2], weights=False)])
+    unfinished = fill(table, other_runs, beside=[*teachers[:2], replace(teachers[2], weights=False)])
     assert sorted(values(unfinished, "one", "at")) == [0, 1]
     assert unfinished.unfinished == ()
 

@@ -267,18 +267,12 @@ def test_recipes_of_a_row_share_data_and_schedule() -> None:
     for name in NAMES:
         table = packaged(name)
         for row in table.rows:
-            recipes_of_row = [cell.full_recipe for cell in cells_with_recipes(name) if cell.row == row]
+            loaded = [cell.full_recipe for cell in cells_with_recipes(name) if cell.row == row]
             if name == "distillation-cifar100":
-                slow = [recipe.model.name.startswith(("mobilenet", "shufflenet")) for recipe in recipes_of_row]
-                assert [recipe.optimizer.lr for recipe in recipes_of_row] == [
-                    0.01 if recipe else 0.05 for recipe in slow
-                ]
-                recipes_of_row = [
-                    replace(recipe, optimizer=replace(recipe.optimizer, lr=0.05)) for recipe in recipes_of_row
-                ]
-            settings = [
-                (recipe.data, recipe.schedule, recipe.optimizer, recipe.augmentation) for recipe in recipes_of_row
-            ]
+                slow = [recipe.model.name.startswith(("mobilenet", "shufflenet")) for recipe in loaded]
+                assert [recipe.optimizer.lr for recipe in loaded] == [0.01 if is_slow else 0.05 for is_slow in slow]
+                loaded = [replace(recipe, optimizer=replace(recipe.optimizer, lr=0.05)) for recipe in loaded]
+            settings = [(recipe.data, recipe.schedule, recipe.optimizer, recipe.augmentation) for recipe in loaded]
             if name == "attention-transfer-gradients":  # whose teacher has the settings of table 1
                 assert [setting for setting in settings if setting != settings[0]] == [settings[-1]]
             else:
