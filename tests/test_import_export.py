@@ -76,18 +76,18 @@ def test_an_imported_file_works_in_other_commands(workdir, checkpoint, capsys) -
 
 
 def test_importing_an_imported_file_keeps_its_weights(workdir, checkpoint, capsys) -> None:
-    first = ["import", "best.pth.tar", "--model=cifar-resnet11", *SE]
-    assert run(capsys, *first, "--out=a.safetensors")[0] == 0
-    assert run(capsys, *first, "--out=b.safetensors")[0] == 0
+    arguments = ["import", "best.pth.tar", "--model=cifar-resnet11", *SE]
+    assert run(capsys, *arguments, "--out=a.safetensors")[0] == 0
+    assert run(capsys, *arguments, "--out=b.safetensors")[0] == 0
     assert (workdir / "a.safetensors").read_bytes() == (workdir / "b.safetensors").read_bytes()
-    again = ["import", "a.safetensors", "--model=cifar-resnet11", *SE, "--out=c.safetensors"]
-    assert run(capsys, *again)[0] == 0
+    reimport = ["import", "a.safetensors", "--model=cifar-resnet11", *SE, "--out=c.safetensors"]
+    assert run(capsys, *reimport)[0] == 0
     assert all(torch.equal(v, checkpoint[k]) for k, v in load_file(workdir / "c.safetensors").items())
-    assert run(capsys, *again)[0] == 2
-    assert run(capsys, *again, "--overwrite")[0] == 0
+    assert run(capsys, *reimport)[0] == 2
+    assert run(capsys, *reimport, "--overwrite")[0] == 0
     content = (workdir / "best.pth.tar").read_bytes()
     (workdir / "mine.safetensors").write_bytes(content)
-    status, _, err = run(capsys, *again[:-1], "--out=mine.safetensors", "--overwrite")
+    status, _, err = run(capsys, *reimport[:-1], "--out=mine.safetensors", "--overwrite")
     assert status == 2 and "mine.safetensors is not overwritten" in err
     assert (workdir / "mine.safetensors").read_bytes() == content
 

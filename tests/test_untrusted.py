@@ -107,13 +107,13 @@ COMMANDS_ON_RUNS = ("evaluate", "bias", "gates", "groups", "explain")
 @pytest.mark.parametrize("field", FIELDS)
 def test_no_recipe_field_is_executed(field: str, workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (workdir / "recipe.yaml").write_text(yaml.safe_dump(FIELDS[field]))
-    write_run(workdir / "theirs", FIELDS[field])
+    write_run(workdir / "untrusted", FIELDS[field])
     # These commands open a run and its data in the same way; the other fields are tested with one of them.
     commands = COMMANDS_ON_RUNS if field in ("folder", "info", "checkpoint") else COMMANDS_ON_RUNS[:1]
     images = {"explain": ["a.jpg"]}
     for arguments in (
         ["train", "recipe.yaml", "--run", "own", "--device", "cpu"],
-        *([command, "theirs", *images.get(command, []), "--device", "cpu"] for command in commands),
+        *([command, "untrusted", *images.get(command, []), "--device", "cpu"] for command in commands),
     ):
         assert main(arguments) == 2, arguments
         (line,) = capsys.readouterr().err.splitlines()
@@ -140,16 +140,16 @@ def test_nothing_in_a_store_of_runs_is_executed(workdir: Path, capsys: pytest.Ca
 def test_no_address_on_the_command_line_is_executed(
     address: str, workdir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_run(workdir / "runs" / "theirs", network_recipe("wrn-10-1"))
+    write_run(workdir / "runs" / "untrusted", network_recipe("wrn-10-1"))
     for arguments in (
         ["runs", address],
         ["table", "lsas-cifar", "--runs", address],
         ["report", address],
-        ["evaluate", "runs/theirs", "--data", address],
-        ["bias", "runs/theirs", "--data", address],
-        ["bias", "runs/theirs", "--data", f"coco:{address}"],
-        ["gates", "runs/theirs", "--data", f"folder:{address}"],
-        ["explain", "runs/theirs", address],
+        ["evaluate", "runs/untrusted", "--data", address],
+        ["bias", "runs/untrusted", "--data", address],
+        ["bias", "runs/untrusted", "--data", f"coco:{address}"],
+        ["gates", "runs/untrusted", "--data", f"folder:{address}"],
+        ["explain", "runs/untrusted", address],
         ["import", address, "--model", "resnet18", "--out", "a.safetensors"],
         ["import", "payload.pth", "--model", "resnet18", "--out", "a.safetensors"],
     ):

@@ -37,7 +37,7 @@ NAN = float("nan")
 
 
 @pytest.mark.parametrize(
-    ("truth", "found", "expected"),
+    ("truth", "detections", "expected"),
     [
         # One box, of 400 pixels, is small.
         ([(0, 0, BOX, 0, 400)], [(0, 0, BOX, 0.9)], {"AP": 1, "AP50": 1, "AR1": 1, "APs": 1, "APm": NAN, "ARl": NAN}),
@@ -71,8 +71,8 @@ NAN = float("nan")
         ([(0, 0, BOX, 0, 400)], [*[(0, 0, (60, 60, 9, 9), 0.9)] * 100, (0, 0, BOX, 0.8)], {"AP": 0, "AR100": 0}),
     ],
 )
-def test_measures_of_small_scenes_by_hand(truth, found, expected):
-    actual = results(truth, found, images=2).boxes
+def test_measures_of_small_scenes_by_hand(truth, detections, expected):
+    actual = results(truth, detections, images=2).boxes
     np.testing.assert_allclose([actual[name] for name in expected], list(expected.values()), rtol=0, atol=1e-12)
 
 
@@ -82,11 +82,11 @@ class Recaller(nn.Module):
     def __init__(self, dataset, classes=None):
         super().__init__()
         self.anchor = nn.Parameter(torch.zeros(1))
-        self.known = {}
+        self.detections = {}
         for i in range(len(dataset)):
             objects = dataset.objects(i)
             labels = objects.labels if classes is None else torch.tensor([classes[label] for label in objects.labels])
-            self.known[tuple(np.asarray(dataset.image(i))[::7, ::7].ravel())] = {
+            self.detections[tuple(np.asarray(dataset.image(i))[::7, ::7].ravel())] = {
                 "boxes": objects.boxes,
                 "labels": labels,
                 "scores": 1 / torch.arange(1, 1 + len(labels)),
@@ -95,7 +95,9 @@ class Recaller(nn.Module):
 
     def forward(self, images):
         assert not self.training
-        return [self.known[tuple((255 * x).round().byte().permute(1, 2, 0)[::7, ::7].numpy().ravel())] for x in images]
+        return [
+            self.detections[tuple((255 * x).round().byte().permute(1, 2, 0)[::7, ::7].numpy().ravel())] for x in images
+        ]
 
 
 @pytest.fixture(scope="module")

@@ -143,7 +143,7 @@ def test_checkpoints_with_folded_norms_load(tmp_path, relative_error) -> None:
 
 def test_resnet34_has_the_published_parameter_count() -> None:
     params = folded_state((3, 4, 6, 3))
-    assert sum(value.numel() for value in params.values()) == 21_789_160  # as published
+    assert sum(value.numel() for value in params.values()) == 21_789_160  # the published count
     models.load_official(models.create("resnet34", 1000), params)
 
 
