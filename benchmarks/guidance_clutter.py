@@ -1,12 +1,13 @@
-"""Guidance on the built-in data: which form, which maps, how many regions, and what it does against a false cue.
+"""Guidance on the built-in data: forms, maps, numbers of regions, and the effect against a false cue.
 
 Trains a small wide ResNet (plain, with LSAS-SE, with shuffle attention) on `clutter`, measures where it looks on test
-images whose background says nothing, and appends a line per finished run to docs/results/guidance-clutter.jsonl, which
-anything can plot. Prints every run, and writes the figure and the tables of docs/how-to/guidance.md from that file.
+images whose background is independent of the class, and appends one line per finished run to
+docs/results/guidance-clutter.jsonl. Prints every run, and writes the figure and the tables of docs/how-to/guidance.md
+from that file.
 
-Stopped, the same command goes on. The runs that matter most come first; `--limit 9` trains nine more and stops,
-`--seeds 1` trains those of one seed, `--tables` nothing. `--lock FILE` holds a lock during each run, so that other work
-takes turns.
+The same command resumes where it was stopped. The most important runs come first: `--limit 9` trains the next nine
+runs, `--seeds 1` the runs of seed 1, `--tables` none. `--lock FILE` holds a lock during each run, so that other jobs
+can take turns.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ RESULTS = DOCS / "results" / "guidance-clutter.jsonl"
 BEGIN, END = "<!-- clutter -->", "<!-- end of clutter -->"
 SEEDS = (0, 1, 2)
 EPOCHS = 8
-MARGIN = 2  # pixels: half a cell of the maps, 8 x 8 cells on 32 x 32 pixels
+MARGIN = 2  # pixels; half a cell of the maps, which have 8 x 8 cells for 32 x 32 pixels
 CUES = (0.0, 0.3, 0.5, 0.7, 0.9)
 HARD = 0.7
 NETWORKS = {
@@ -53,7 +54,7 @@ MEASURES = {
 
 
 def rising(weight: float) -> str:
-    """The option of a weight that rises from 0 over the first half of a run."""
+    """The option for a weight that rises from 0 over the first half of a run."""
     return f"--guidance.weight={{start: 0, end: {weight}, until: 0.5}}"
 
 
@@ -69,8 +70,8 @@ GUIDANCE: dict[str, tuple[str, ...]] = {
     "CAM, constant 2": ("--guidance.weight=2",),
     "rising to 0.5": (ATTENTION, rising(0.5)),
     "constant 3": (ATTENTION, "--guidance.weight=3"),
-    # Weights at which the gradient by the parameters of a network that learned the background is about as long as
-    # that of energy at 3; `--gradients` prints the lengths.
+    # With these weights, the gradient norm at the parameters of a network that learned the background is about that of
+    # `energy` with weight 3; `--gradients` prints the norms.
     "l1": (ATTENTION, rising(1.3), "--guidance.form=l1"),
     "ppce": (ATTENTION, rising(0.25), "--guidance.form=ppce"),
     "rrr": (ATTENTION, rising(1.5e-4), "--guidance.form=rrr"),
@@ -82,7 +83,7 @@ GUIDANCE: dict[str, tuple[str, ...]] = {
 
 
 class Setup(NamedTuple):
-    """What is trained: a network on data with a cue, with guidance by its name in `GUIDANCE`."""
+    """A network, the cue of its training data, and its guidance by the name in `GUIDANCE`."""
 
     network: str
     cue: float
@@ -90,12 +91,12 @@ class Setup(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Setups that are shown and compared together.
+    """Setups in one table, compared with one another.
 
     Attributes:
         title: heading of the table.
-        setups: by row; the first is the reference of all others, unless `pairs`.
-        pairs: whether each guided setup is compared with the one before it.
+        setups: its rows; the first is the reference of all others, unless `pairs`.
+        pairs: whether every second setup is compared with the one before it instead.
     """
 
     title: str
@@ -129,12 +130,12 @@ GROUPS = (
 
 
 def planned() -> list[tuple[Setup, int]]:
-    """Every run once, the groups in order, within a group seed by seed."""
+    """Every run once: group by group, and within a group seed by seed."""
     return list(dict.fromkeys((setup, seed) for group in GROUPS for seed in SEEDS for setup in group.setups))
 
 
 def recorded(path: Path, epochs: int) -> dict[tuple[Setup, int], dict[str, Any]]:
-    """The results of finished runs of so many epochs."""
+    """The results of the finished runs with this number of epochs."""
     lines = path.read_text().splitlines() if path.is_file() else []
     records = [json.loads(line) for line in lines]
     return {
@@ -145,13 +146,12 @@ def recorded(path: Path, epochs: int) -> dict[tuple[Setup, int], dict[str, Any]]
 
 
 def run_name(setup: Setup, seed: int) -> str:
-    """The folder of a run."""
     name = f"{setup.network}-cue{setup.cue:g}-{setup.guidance}-seed{seed}"
     return name.lower().replace(",", "").replace("%", "").replace(" ", "-")
 
 
 def run(setup: Setup, seed: int, epochs: int, folder: Path) -> dict[str, Any] | None:
-    """Trains and measures; None if stopped."""
+    """Trains and measures a run; None if stopped."""
     recipe = training.load_recipe(
         None,
         [
@@ -167,11 +167,11 @@ def run(setup: Setup, seed: int, epochs: int, folder: Path) -> dict[str, Any] | 
             f"--source=guidance on clutter: {setup.network}, {setup.guidance}",
         ],
     )
-    began = time.monotonic()
+    start = time.monotonic()
     outcome = training.train(recipe, folder / run_name(setup, seed), resume=True)
     if not outcome.finished:
         return None
-    seconds = time.monotonic() - began
+    seconds = time.monotonic() - start
     test = data.load("clutter", region="outline", cue=setup.cue).test
     results = bias.evaluate(outcome.run.model(), test, margin=MARGIN)
     return {
@@ -189,35 +189,32 @@ def run(setup: Setup, seed: int, epochs: int, folder: Path) -> dict[str, Any] | 
 
 
 def train(options: argparse.Namespace) -> None:
-    """Trains what is missing and appends its results."""
-    done = recorded(options.results, options.epochs)
-    missing = [(setup, seed) for setup, seed in planned() if (setup, seed) not in done and seed in options.seeds]
-    print(f"{len(done)} runs done, {len(missing)} to go", flush=True)
+    """Trains the missing runs and appends their results."""
+    finished = recorded(options.results, options.epochs)
+    missing = [(setup, seed) for setup, seed in planned() if (setup, seed) not in finished and seed in options.seeds]
+    print(f"{len(finished)} runs done, {len(missing)} to go", flush=True)
     for setup, seed in missing[: options.limit]:
         with FileLock(options.lock) if options.lock else nullcontext():
             record = run(setup, seed, options.epochs, options.folder)
         if record is None:
             return
         with options.results.open("a") as file:
-            file.write(json.dumps({key: _rounded(value) for key, value in record.items()}) + "\n")
-        measured = ", ".join(f"{name} {100 * record[key]:.1f}" for key, name in MEASURES.items())
-        print(*setup, f"seed {seed}: {measured} ({record['seconds']:.0f} s)", flush=True)
-
-
-def _rounded(value: Any) -> Any:
-    return round(value, 6) if isinstance(value, float) else value
+            rounded = {key: round(value, 6) if isinstance(value, float) else value for key, value in record.items()}
+            file.write(json.dumps(rounded) + "\n")
+        measures = ", ".join(f"{name} {100 * record[key]:.1f}" for key, name in MEASURES.items())
+        print(*setup, f"seed {seed}: {measures} ({record['seconds']:.0f} s)", flush=True)
 
 
 Results = dict[tuple[Setup, int], dict[str, Any]]
 
 
 def values(results: Results, setup: Setup, measure: str) -> dict[int, float]:
-    """By seed."""
+    """Seed -> value of the measure."""
     return {seed: results[setup, seed][measure] for seed in SEEDS if (setup, seed) in results}
 
 
 def comparisons(results: Results, group: Group) -> list[tuple[Setup, Setup, str, stats.Difference]]:
-    """Setups against their references over the seeds that both have, at least three; not corrected yet."""
+    """Setups against their references over the common seeds, of which there must be three; not yet corrected."""
     if group.pairs:
         pairs = list(zip(group.setups[1::2], group.setups[::2], strict=True))
     else:
@@ -225,26 +222,28 @@ def comparisons(results: Results, group: Group) -> list[tuple[Setup, Setup, str,
     differences = []
     for setup, reference in pairs:
         for measure in COMPARED:
-            ours, theirs = values(results, setup, measure), values(results, reference, measure)
-            seeds = sorted(ours.keys() & theirs.keys())
+            by_seed, reference_by_seed = values(results, setup, measure), values(results, reference, measure)
+            seeds = sorted(by_seed.keys() & reference_by_seed.keys())
             if len(seeds) >= len(SEEDS):
-                difference = stats.over_seeds([ours[seed] for seed in seeds], [theirs[seed] for seed in seeds])
+                difference = stats.over_seeds(
+                    [by_seed[seed] for seed in seeds], [reference_by_seed[seed] for seed in seeds]
+                )
                 differences.append((setup, reference, measure, difference))
     return differences
 
 
 def trained(results: Results, group: Group) -> list[Setup]:
-    """The setups of which there are results."""
+    """The setups with results."""
     return [setup for setup in group.setups if any((setup, seed) in results for seed in SEEDS)]
 
 
 def label(setup: Setup, group: Group) -> str:
-    """The name of a row."""
+    """The label of a row."""
     return f"cue {setup.cue:g}, {setup.guidance}" if group.pairs else setup.guidance
 
 
 def group_text(results: Results, group: Group, corrected: dict[tuple[Setup, Setup, str], stats.Difference]) -> str:
-    """A table of the setups: for each measure the mean and every seed; and one of the differences."""
+    """A table of the setups, with the mean and every seed of each measure, and a table of the differences."""
     rows = []
     for setup in trained(results, group):
         cells = [label(setup, group)]
@@ -261,9 +260,9 @@ def group_text(results: Results, group: Group, corrected: dict[tuple[Setup, Setu
             continue
         cells = [f"{label(setup, group)} − {reference.guidance}"]
         for measure in COMPARED:
-            one = corrected[setup, reference, measure]
-            mark = " *" if one.significant else ""
-            cells.append(f"{formatting.difference(one)}, p {formatting.p_value(one.p_adjusted)}{mark}")
+            difference = corrected[setup, reference, measure]
+            mark = " *" if difference.significant else ""
+            cells.append(f"{formatting.difference(difference)}, p {formatting.p_value(difference.p_adjusted)}{mark}")
         rows.append(cells)
     if rows:
         parts.append(table(["difference in points", *(MEASURES[name].removesuffix(", %") for name in COMPARED)], rows))
@@ -271,13 +270,14 @@ def group_text(results: Results, group: Group, corrected: dict[tuple[Setup, Setu
 
 
 def text(results: Results, epochs: int) -> str:
-    """All tables, with the comparisons of all of them corrected together."""
-    every = {
-        (setup, reference, measure): difference
-        for group in GROUPS
-        for setup, reference, measure, difference in comparisons(results, group)
-    }
-    corrected = stats.holm(every)
+    """All tables, with all comparisons corrected together."""
+    corrected = stats.holm(
+        {
+            (setup, reference, measure): difference
+            for group in GROUPS
+            for setup, reference, measure, difference in comparisons(results, group)
+        }
+    )
     minutes = sum(record["seconds"] for record in results.values()) / 60
     head = (
         f"{len(results)} of {len(planned())} runs of {epochs} epochs, one thread each, {minutes:.0f} minutes in "
@@ -290,7 +290,7 @@ def text(results: Results, epochs: int) -> str:
 
 
 def draw(results: Results, path: Path) -> None:
-    """Accuracy and energy inside: the forms at one cue, and with and without guidance over the cue."""
+    """Draws accuracy and energy inside: for all forms at one cue, and over the cue with and without guidance."""
     figure = Figure(figsize=(10, 6.4), dpi=100, layout="constrained")
     (forms, kinds), (accuracy, energy) = figure.subplots(2, 2)
     for axes, names, title in (
@@ -330,7 +330,7 @@ def draw(results: Results, path: Path) -> None:
             if not points:
                 continue
             cues = sorted({cue for cue, _ in points})
-            means = [statistics.mean(value for at, value in points if at == cue) for cue in cues]
+            means = [statistics.mean(value for x, value in points if x == cue) for cue in cues]
             dashed = "--" if guidance == "none" else "-"
             name = network if guidance == "none" else f"{network}, guided"
             axes.plot(cues, means, dashed, color=colours[network], label=name, linewidth=1.8)
@@ -350,7 +350,7 @@ def draw(results: Results, path: Path) -> None:
 
 
 def write(results: Results, epochs: int) -> None:
-    """The figure, and the tables between the marks of docs/how-to/guidance.md, whose other text is written by hand."""
+    """Writes the figure, and the tables between the marks of the hand-written docs/how-to/guidance.md."""
     draw(results, DOCS / "how-to" / "guidance.png")
     path = DOCS / "how-to" / "guidance.md"
     figure = "![Accuracy and energy inside: maps, forms and regions at one cue; and over the cue](guidance.png)"
@@ -361,18 +361,18 @@ def write(results: Results, epochs: int) -> None:
     print(new)
 
 
-def gradients(folder: Path, images: int = 512) -> None:
-    """Prints how long the gradient of each form is at weight 1, at the parameters of a run without guidance."""
+def print_gradients(folder: Path, images: int = 512) -> None:
+    """Prints the gradient norm of each form with weight 1, at the parameters of a run without guidance."""
     model = training.Run.open(folder / run_name(Setup("plain", HARD, "none"), SEEDS[0])).model().train()
     train = data.load("clutter", region="outline", cue=HARD).train.subset(range(images))
     batch = next(iter(data.create_loader(train, images, masks=True).epoch(0)))
     for form in ("energy", "l1", "ppce", "rrr"):
-        how: dict[str, Any] = {"guidance_form": form, "guidance_maps": "attention"}
-        objective = transfer.Objective(model, None, beta=0, guidance=1.0, **how)
+        options: dict[str, Any] = {"guidance_form": form, "guidance_maps": "attention"}
+        objective = transfer.Objective(model, None, beta=0, guidance=1.0, **options)
         loss = objective(batch.images, batch.labels, regions=batch.masks).terms["guidance"]
-        lengths = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
-        length = math.sqrt(sum(one.square().sum().item() for one in lengths if one is not None))
-        print(f"{form}: loss {loss.item():.3g}, length of the gradient {length:.3g}")
+        gradients = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+        norm = math.sqrt(sum(gradient.square().sum().item() for gradient in gradients if gradient is not None))
+        print(f"{form}: loss {loss.item():.3g}, gradient norm {norm:.3g}")
 
 
 def main() -> None:
@@ -380,15 +380,15 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/guidance-clutter"), help="folder for the runs")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--epochs", type=int, default=EPOCHS)
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="train these only, one process for each")
-    parser.add_argument("--limit", type=int, default=None, help="train so many runs at most")
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="train only the runs of these seeds")
+    parser.add_argument("--limit", type=int, default=None, help="largest number of runs to train")
     parser.add_argument("--lock", type=Path, default=None, help="file to lock during each run")
-    parser.add_argument("--gradients", action="store_true", help="print the length of the gradient of each form")
-    parser.add_argument("--tables", action="store_true", help="train nothing; write figure and tables")
+    parser.add_argument("--gradients", action="store_true", help="only print the gradient norm of each form")
+    parser.add_argument("--tables", action="store_true", help="only write the figure and the tables")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.gradients:
-        return gradients(options.folder)
+        return print_gradients(options.folder)
     if not options.tables:
         train(options)
     write(recorded(options.results, options.epochs), options.epochs)

@@ -1,15 +1,15 @@
-"""Guidance in a loop of one's own: which objects are in a photograph of COCO, with few images.
+"""Guidance in a custom training loop: multi-label classification of COCO photographs, with few images.
 
     python examples/efficientnet_lite.py lite0 --out lite0.pth
     python benchmarks/guidance_coco.py --data coco:FOLDER --weights lite0.pth
 
-An EfficientNet-Lite0 with ImageNet weights learns the labels of the training images (each class present or not),
-without guidance, and with the class activation map of every label that is present held to the objects of its class, by
-their masks or their boxes: Rao et al. 2023 (arXiv 2303.11932) do this on all of COCO. Measured on the validation
-images: mean average precision of the labels, and where the maps of the labels that are present lie. Everything but the
-last two stages is frozen, so that its features are computed once. Interrupted, the same command goes on.
+An EfficientNet-Lite0 with ImageNet weights learns which classes are present in the training images, without guidance,
+and with guidance of the class activation map of every present class to its objects, by their masks or their boxes. Rao
+et al. 2023 (arXiv 2303.11932) do this on all of COCO. On the validation images the script measures the mean average
+precision, and where the maps of the present classes lie. Everything but the last two stages is frozen, so that its
+features are computed once. The same command resumes an interrupted run.
 
-The lines marked with # guidance are all that guidance adds to a loop.
+The lines marked with # guidance are all that guidance adds to a training loop.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from regard import bias, data, maps, transfer
 from regard.data.random import RandomStream
 
 MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3
-SIDE, FROZEN = 224, 5  # pixels; blocks of timm's network
+SIDE, FROZEN = 224, 5  # image size in pixels; number of frozen blocks of timm's network
 SEEDS, EPOCHS, BATCH, RATE = (0, 1, 2), 8, 20, 5e-4
 VARIANTS = {"plain": (0.0, "masks"), "masks": (10.0, "masks"), "boxes": (10.0, "boxes")}  # weight, regions
-LEAST = 5  # images of a class, to count in the mean average precision
-MANY = 12  # images of a class, to be listed
-LAYER = "bn2"  # the features that are pooled
+LEAST = 5  # classes with fewer validation images do not count in the mean average precision
+MANY = 12  # classes with fewer validation images have no row of their own
+LAYER = "bn2"  # its output is pooled for the classifier
 
 
 class Images(NamedTuple):
-    """A split: frozen features of the images and of their mirror images, labels, and regions of the labels there are.
+    """A split.
 
     Attributes:
-        features: (2, N, C, h, w).
+        features: frozen features of the images and of the mirrored images, (2, N, C, h, w).
         labels: float32 (N, classes), 0 or 1.
-        regions: "masks" and "boxes" -> for each image a dict from class to bool (H, W).
+        regions: "masks" and "boxes" -> for each image a dict from each present class to its region, bool (H, W).
     """
 
     features: Tensor
@@ -53,7 +53,7 @@ class Images(NamedTuple):
 
 
 class Top(nn.Module):
-    """The stages that learn; batch norms keep their statistics."""
+    """The trainable stages, with fixed statistics of batch norms."""
 
     def __init__(self, network: nn.Module, classes: int) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ def read(images: data.ImageDataset, network: nn.Module) -> Images:
         features.append(network.blocks[:FROZEN](network.bn1(network.conv_stem(pair))))
         objects = images.objects(i)
         assert objects is not None and objects.masks is not None
-        of_image: dict[str, dict[int, Tensor]] = {"masks": {}, "boxes": {}}
+        image_regions: dict[str, dict[int, Tensor]] = {"masks": {}, "boxes": {}}
         for label, box, mask in zip(
             objects.labels.tolist(), objects.boxes.round().int().tolist(), objects.masks, strict=True
         ):
@@ -89,17 +89,17 @@ def read(images: data.ImageDataset, network: nn.Module) -> Images:
             filled = torch.zeros_like(mask)
             filled[top:bottom, left:right] = True
             for kind, region in (("masks", mask), ("boxes", filled)):
-                before = of_image[kind].get(label)
-                of_image[kind][label] = region if before is None else before | region
-        for kind, by_class in of_image.items():
+                by_class = image_regions[kind]
+                by_class[label] = by_class[label] | region if label in by_class else region
+        for kind, by_class in image_regions.items():
             regions[kind].append(
-                {label: torch.from_numpy(transform.mask(one.numpy())) for label, one in by_class.items()}
+                {label: torch.from_numpy(transform.mask(region.numpy())) for label, region in by_class.items()}
             )
     return Images(torch.stack(features, 1), labels, regions)
 
 
 def class_maps(top: Top, features: Tensor, rows: Tensor, labels: Tensor) -> Tensor:
-    """The class activation maps (P, h, w) of pairs of an image of the batch and a label."""
+    """The class activation maps (P, h, w) of P pairs of a row of the batch and a label."""
     return torch.einsum("pchw,pc->phw", features[rows], top.classifier.weight[labels])
 
 
@@ -110,9 +110,9 @@ def train(images: Images, top: Top, seed: int, weight: float, kind: str) -> Top:
     steps = EPOCHS * (count // BATCH)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for step in range(steps):
-        epoch, place = divmod(step, count // BATCH)
+        epoch, number = divmod(step, count // BATCH)
         stream = RandomStream(seed, epoch)
-        index = stream.permutation(count)[place * BATCH : (place + 1) * BATCH]
+        index = stream.permutation(count)[number * BATCH : (number + 1) * BATCH]
         mirrored = stream.bernoulli(0.5, count)[index]
         batch = images.features[torch.from_numpy(mirrored.astype(np.int64)), torch.from_numpy(index)]
         with maps.Taps(top, [LAYER]) as taps:
@@ -120,9 +120,9 @@ def train(images: Images, top: Top, seed: int, weight: float, kind: str) -> Top:
         loss = F.binary_cross_entropy_with_logits(logits, images.labels[index], reduction="sum") / len(index)
         if weight:
             rows, labels = images.labels[index].nonzero(as_tuple=True)  # guidance
-            regions = regions_of(images.regions[kind], index, rows, labels, mirrored)  # guidance
-            heat = class_maps(top, taps.features[LAYER], rows, labels)  # guidance
-            loss = loss + weight * transfer.guidance_loss(heat, regions, "energy")  # guidance
+            regions = select_regions(images.regions[kind], index, rows, labels, mirrored)  # guidance
+            cams = class_maps(top, taps.features[LAYER], rows, labels)  # guidance
+            loss = loss + weight * transfer.guidance_loss(cams, regions, "energy")  # guidance
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -130,27 +130,27 @@ def train(images: Images, top: Top, seed: int, weight: float, kind: str) -> Top:
     return top
 
 
-def regions_of(
+def select_regions(
     regions: Sequence[dict[int, Tensor]], index: np.ndarray, rows: Tensor, labels: Tensor, mirrored: np.ndarray
 ) -> Tensor:
-    """The regions (P, H, W) of pairs of an image of the batch and a label, mirrored as the images are."""
-    parts = []
+    """The regions (P, H, W) of P pairs of a row of the batch and a label, mirrored like the images."""
+    selection = []
     for row, label in zip(rows.tolist(), labels.tolist(), strict=True):
         region = regions[index[row]][label]
-        parts.append(region.flip(1) if mirrored[row] else region)
-    return torch.stack(parts)
+        selection.append(region.flip(1) if mirrored[row] else region)
+    return torch.stack(selection)
 
 
 @torch.no_grad()
-def measured(images: Images, top: Top, classes: Sequence[str]) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """All measures in percent: of all, and of each class with `MANY` images."""
+def measure(images: Images, top: Top, classes: Sequence[str]) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """The measures in percent, over all classes and for each class with at least `MANY` images."""
     with maps.Taps(top, [LAYER]) as taps:
         scores = top(images.features[0])
     rows, labels = images.labels.nonzero(as_tuple=True)
-    heat = class_maps(top, taps.features[LAYER], rows, labels)
+    cams = class_maps(top, taps.features[LAYER], rows, labels)
     count = len(images.labels)
-    regions = regions_of(images.regions["masks"], np.arange(count), rows, labels, np.zeros(count, bool))
-    measures = dict(bias.measure(heat, regions).items())
+    regions = select_regions(images.regions["masks"], np.arange(count), rows, labels, np.zeros(count, bool))
+    measures = dict(bias.measure(cams, regions).items())
     columns = {"energy inside": "energy_inside", "IoU": "iou", "pointing": "pointing", "position bias": "position_bias"}
     precision = {
         label: average_precision(scores[:, label], images.labels[:, label] > 0)
@@ -166,7 +166,7 @@ def measured(images: Images, top: Top, classes: Sequence[str]) -> tuple[dict[str
         for label in precision
         if images.labels[:, label].sum() >= MANY
     }
-    return percent(means), {name: percent(one) for name, one in by_class.items()}
+    return percent(means), {name: percent(values) for name, values in by_class.items()}
 
 
 def percent(shares: dict[str, float]) -> dict[str, float]:
@@ -174,13 +174,13 @@ def percent(shares: dict[str, float]) -> dict[str, float]:
 
 
 def average_precision(scores: Tensor, present: Tensor) -> float:
-    """The mean, over the images that have the class, of the precision among those with at least their score."""
+    """The mean, over the images with the class, of the precision at a threshold equal to the image's score."""
     present = present[scores.argsort(descending=True, stable=True)].double()
     precision = present.cumsum(0) / torch.arange(1, len(present) + 1)
     return float((precision * present).sum() / present.sum())
 
 
-def network_of(weights: Path) -> nn.Module:
+def load_network(weights: Path) -> nn.Module:
     network = timm.create_model("tf_efficientnet_lite0")
     network.load_state_dict(torch.load(weights, weights_only=True))
     return network.eval()
@@ -188,15 +188,15 @@ def network_of(weights: Path) -> nn.Module:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="a set in COCO's format with train and val: coco:FOLDER")
-    parser.add_argument("--weights", type=Path, required=True, help="what examples/efficientnet_lite.py writes")
+    parser.add_argument("--data", required=True, help="a data set in COCO's format with train and val: coco:FOLDER")
+    parser.add_argument("--weights", type=Path, required=True, help="the file from examples/efficientnet_lite.py")
     parser.add_argument("--folder", type=Path, default=Path("runs/guidance-coco"))
     parser.add_argument("--no-save", action="store_true", help="print only")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
-    frozen = network_of(options.weights).requires_grad_(False)
+    frozen = load_network(options.weights).requires_grad_(False)
     sets = {split: data.open_regions(options.data, split=split) for split in ("train", "val")}
-    learnt, judged = (read(images, frozen) for images in sets.values())
+    training_images, validation_images = (read(images, frozen) for images in sets.values())
     classes = sets["val"].classes
     means: dict[str, list[dict[str, float]]] = {name: [] for name in VARIANTS}
     by_class: dict[str, list[dict[str, dict[str, float]]]] = {name: [] for name in VARIANTS}
@@ -204,16 +204,16 @@ def main() -> None:
         for name, (weight, kind) in VARIANTS.items():
             torch.manual_seed(seed)
             path = options.folder / f"{name}-{seed}.pth"
-            top = Top(network_of(options.weights), len(classes))
+            top = Top(load_network(options.weights), len(classes))
             if path.is_file():
                 top.load_state_dict(torch.load(path, weights_only=True))
             else:
-                train(learnt, top, seed, weight, kind)
+                train(training_images, top, seed, weight, kind)
                 torch.save(top.state_dict(), path)
-            one, of_classes = measured(judged, top.eval(), classes)
-            means[name].append(one)
-            by_class[name].append(of_classes)
-            print(f"{name}, seed {seed}:", {key: round(value, 1) for key, value in one.items()}, flush=True)
+            seed_means, seed_classes = measure(validation_images, top.eval(), classes)
+            means[name].append(seed_means)
+            by_class[name].append(seed_classes)
+            print(f"{name}, seed {seed}:", {key: round(value, 1) for key, value in seed_means.items()}, flush=True)
     publish(
         "Guidance on COCO, labels of few images",
         report(means, by_class, sets),
@@ -228,9 +228,9 @@ def report(
     sets: dict[str, data.ImageDataset],
 ) -> str:
     keys = ["AP", "energy inside", "pointing"]
-    of_classes = [
+    class_rows = [
         [label, f"{by_class['plain'][0][label]['images']:.0f}"]
-        + [f"{np.mean([one[label][key] for one in by_class[name]]):.0f}" for key in keys for name in VARIANTS]
+        + [f"{np.mean([classes[label][key] for classes in by_class[name]]):.0f}" for key in keys for name in VARIANTS]
         for label in by_class["plain"][0]
     ]
     area = means["plain"][0]["region area"]
@@ -241,7 +241,7 @@ def report(
         "average. Differences from plain over the seeds (paired t, Holm).\n\n"
         + seeds_table(means, list(means["plain"][0])[:-1])
         + f"\n\nClasses with at least {MANY} images, means over the seeds in %:\n\n"
-        + table(["class", "images", *(f"{key}, {name}" for key in keys for name in VARIANTS)], of_classes)
+        + table(["class", "images", *(f"{key}, {name}" for key in keys for name in VARIANTS)], class_rows)
     )
 
 

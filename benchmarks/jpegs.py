@@ -1,4 +1,4 @@
-"""A folder of JPEG files of ImageNet's kind, for measurements that read images."""
+"""Folders of JPEG files similar to ImageNet's, for benchmarks that read images."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from regard import data
 
 WIDTH, HEIGHT, QUALITY = 500, 375, 87
 CLASSES = 10
-TILE = 32  # side of the built-in images, of which each picture is a mosaic
+TILE = 32  # side of the built-in images, the tiles of the mosaics
 
 
 def make_jpegs(folder: Path, count: int) -> Path:
-    """`count` files in class folders: mosaics of the built-in images, which share few bytes with one another."""
+    """Writes `count` mosaics of the built-in images into class folders; few bytes repeat between the files."""
     tiles = data.load("clutter", train=500, test=10).train.images.permute(0, 2, 3, 1).numpy()
     rows, columns = -(-HEIGHT // TILE), -(-WIDTH // TILE)
     random = np.random.default_rng(0)
@@ -29,18 +29,18 @@ def make_jpegs(folder: Path, count: int) -> Path:
 
 
 def link_epoch(source: Path, folder: Path, count: int) -> Path:
-    """A folder with train/ and test/, whose training set are `count` links to the files in class folders of `source`.
+    """Makes a folder with train/ and test/, where train/ has `count` links to the files in class folders of `source`.
 
-    They are taken evenly over all of them if there are more, each several times if there are fewer. So every reader of
-    the folder has an epoch of the same length over the same files.
+    The links are spread evenly over more files, and repeat fewer files, so that an epoch has the same length and files
+    for every loader.
     """
     files = sorted(path for path in source.glob("*/*") if path.is_file())
     if not files:
         raise SystemExit(f"{source} has no class folders with files in them")
-    spread = [files[i * len(files) // count] for i in range(count)] if count < len(files) else files
-    chosen = [spread[i % len(spread)] for i in range(count)]
-    one_a_class = {path.parent.name: path for path in chosen}  # nothing is tested, but there has to be something
-    for split, paths in (("train", chosen), ("test", one_a_class.values())):
+    sample = [files[i * len(files) // count] for i in range(count)] if count < len(files) else files
+    train = [sample[i % len(sample)] for i in range(count)]
+    test = {path.parent.name: path for path in train}  # one per class, because test/ must not be empty
+    for split, paths in (("train", train), ("test", test.values())):
         for number, path in enumerate(paths):
             link = folder / split / path.parent.name / f"{number:06}{path.suffix}"
             link.parent.mkdir(parents=True, exist_ok=True)

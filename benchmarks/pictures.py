@@ -1,10 +1,10 @@
-"""The picture and the badges of README.md, and the pictures of the pages in docs/concepts.
+"""The figures and badges of the documentation.
 
-    python benchmarks/pictures.py                  # trains the demo's networks in demo/, unless they are there
-    python benchmarks/pictures.py --demo my/demo   # with those of an earlier `regard demo`
+    python benchmarks/pictures.py                  # trains the demo's networks in demo/, unless they exist
+    python benchmarks/pictures.py --demo my/demo   # uses the networks of an earlier `regard demo`
 
-Writes docs/picture.png, a picture of the same name beside each page of docs/concepts, and docs/badges from what
-pyproject.toml says.
+Writes docs/picture.png for README.md, a figure of the same name beside each page of docs/concepts, and docs/badges
+from pyproject.toml.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from regard.report.overlay import draw
 
 DOCS = Path(__file__).parents[1] / "docs"
 INK = figures.COLOURS[0]
-COLUMNS = 6  # test images in the picture of README.md
+COLUMNS = 6  # number of test images in the figure of README.md
 BLUE = figures.COLOURS[1]
-SIDE = 64  # pixels of the maps that are drawn by formula
+SIDE = 64  # side of the maps from formulas, in pixels
 
 
 def networks_picture(demo: Path) -> Figure:
     """Test images, evenly spaced over the set, and their class activation maps by the demo's first two networks."""
     runs = {name: training.Run.open(demo / run_name(name)) for name in (REFERENCE, "corrected")}
     test = _test_images(runs[REFERENCE])
-    which = torch.linspace(0, len(test) - 1, COLUMNS).long()
-    batch = _batch(runs[REFERENCE], test, which)
+    index = torch.linspace(0, len(test) - 1, COLUMNS).long()
+    batch = _batch(runs[REFERENCE], test, index)
     figure = _figure(8.2, 3.9)
     axes = figure.subplots(1 + len(runs), 1 + COLUMNS, width_ratios=[1.75] + [1] * COLUMNS)
     _row_title(axes[0, 0], "image", "object outlined")
@@ -50,15 +50,16 @@ def networks_picture(demo: Path) -> Figure:
         _row_title(axes[row, 0], name, f"position bias {rate}%\n95% interval {low} to {high}%\naccuracy {accuracy}%")
         mean, std = run.recipe.data.mean or test.mean, run.recipe.data.std or test.std
         rows = explain_batch(maps.GradCAM(run.model()), batch, test, mean=mean, std=std, names=test.classes)
-        for column, each in enumerate(rows, start=1):
+        for column, explanation in enumerate(rows, start=1):
             if row == 1:
-                _image(axes[0, column], each.draw(), f"digit {each.label}")
-            _image(axes[row, column], each.cells[0].draw(), f"read as {each.cells[0].predicted.name}")
+                _image(axes[0, column], explanation.draw(), f"digit {explanation.label}")
+            cell = explanation.cells[0]
+            _image(axes[row, column], cell.draw(), f"read as {cell.predicted.name}")
     return figure
 
 
 def gate_picture() -> Figure:
-    """Gates of order 0 to 3 over the logit, with the parameters they start with."""
+    """Gates of order 0 to 3 over the logit, with initial parameters."""
     logits = torch.linspace(-6, 6, 121)
     gates = {order: attention.SubAttention(order=order).build(1) for order in range(4)}
     with torch.no_grad():
@@ -71,16 +72,16 @@ def attention_map_picture(demo: Path) -> Figure:
     """Attention maps of one image in the stages of the demo's corrected network, for three powers."""
     run = training.Run.open(demo / run_name("corrected"))
     test = _test_images(run)
-    which = len(test) // 2
-    batch = _batch(run, test, torch.tensor([which]))
+    index = len(test) // 2
+    batch = _batch(run, test, torch.tensor([index]))
     stages = ("group0", "group1", "group2")
     with maps.Taps(run.model(), stages) as taps, torch.no_grad():
         taps.model(batch.images)
-    image = np.array(test.image(which))
+    image = np.array(test.image(index))
     figure = _figure(6.2, 4.9)
     axes = figure.subplots(3, 4)
     for row, power in enumerate((1, 2, 4)):
-        _image(axes[row, 0], draw(image, None, test.mask(which)) if row == 0 else None)
+        _image(axes[row, 0], draw(image, None, test.mask(index)) if row == 0 else None)
         axes[row, 0].set_ylabel(f"p = {power}", rotation=0, labelpad=24, va="center", color=INK)
         for column, stage in enumerate(stages, start=1):
             heat = maps.activation_map(taps.features[stage], power=power)[0].numpy()
@@ -93,7 +94,7 @@ def attention_map_picture(demo: Path) -> Figure:
 
 
 def focus_picture() -> Figure:
-    """Four maps against one region: the focus inside, beyond, around, and elsewhere."""
+    """Four maps and one region: the focus inside the region, beyond its edge, around it, and elsewhere."""
     region = _ellipse((34, 26), (15, 11)) < 1
     blobs = {
         "inside": [((34, 26), 5)],
@@ -101,27 +102,27 @@ def focus_picture() -> Figure:
         "range bias, nothing missed": [((34, 27), 22)],
         "position bias": [((10, 50), 7)],
     }
-    heat = torch.stack([_blobs(each) for each in blobs.values()])
+    heat = torch.stack([_blobs(parts) for parts in blobs.values()])
     measures = bias.measure(heat, region.expand(len(blobs), -1, -1))
     figure = _figure(8.6, 2.6)
-    for at, (axes, name) in enumerate(zip(figure.subplots(1, len(blobs)), blobs, strict=True)):
+    for i, (axes, name) in enumerate(zip(figure.subplots(1, len(blobs)), blobs, strict=True)):
         grey = np.full((SIDE, SIDE, 3), 150, np.uint8)
-        numbers = f"spill {measures.spill[at]:.2f}, miss {measures.miss[at]:.2f}, IoU {measures.iou[at]:.2f}"
-        _image(axes, draw(grey, heat[at].numpy(), region.numpy(), 0.5), numbers)
+        numbers = f"spill {measures.spill[i]:.2f}, miss {measures.miss[i]:.2f}, IoU {measures.iou[i]:.2f}"
+        _image(axes, draw(grey, heat[i].numpy(), region.numpy(), 0.5), numbers)
         axes.set_title(name, fontsize=10, color=INK)
     return figure
 
 
 def guidance_picture() -> Figure:
-    """A map, its region, and where each form of the guidance loss wants the map higher or lower."""
+    """A map, its region, and the negative gradient of each form of the guidance loss."""
     region = _ellipse((22, 24), (13, 10)) < 1
     heat = (_blobs([((28, 28), 9), ((46, 48), 8)])).requires_grad_()
     forms = get_args(transfer.GuidanceForm)
     figure = _figure(8.6, 2.3)
-    first, *others = figure.subplots(1, 1 + len(forms))
+    first, *form_axes = figure.subplots(1, 1 + len(forms))
     _image(first, draw(np.full((SIDE, SIDE, 3), 150, np.uint8), heat.detach().numpy(), region.numpy()))
     first.set_title("map and region", fontsize=10, color=INK)
-    for axes, form in zip(others, forms, strict=True):
+    for axes, form in zip(form_axes, forms, strict=True):
         loss = transfer.guidance_loss(heat[None], region[None], form)
         (gradient,) = torch.autograd.grad(loss, heat)
         step = -gradient.numpy()
@@ -134,13 +135,13 @@ def guidance_picture() -> Figure:
 
 
 def badges() -> dict[str, str]:
-    """What pyproject.toml says, as SVG: file name -> text."""
+    """File name -> SVG: the license and the oldest versions of Python and torch, from pyproject.toml."""
     project = tomllib.loads((DOCS.parent / "pyproject.toml").read_text())["project"]
-    (torch_needed,) = (one for one in project["dependencies"] if one.startswith("torch>"))
+    (torch_requirement,) = (name for name in project["dependencies"] if name.startswith("torch>"))
     values = {
         "license": project["license"],
         "python": project["requires-python"].replace(">=", "") + "+",
-        "torch": torch_needed.partition(">=")[2] + "+",
+        "torch": torch_requirement.partition(">=")[2] + "+",
     }
     return {name: _badge(name, value) for name, value in values.items()}
 
@@ -163,21 +164,21 @@ def _test_images(run: training.Run) -> InMemoryDataset:
     return test
 
 
-def _batch(run: training.Run, test: InMemoryDataset, which: Tensor) -> Batch:
+def _batch(run: training.Run, test: InMemoryDataset, index: Tensor) -> Batch:
     recipe = run.recipe.data
-    loader = create_loader(test.subset(which), len(which), mean=recipe.mean, std=recipe.std, device="cpu", masks=True)
+    loader = create_loader(test.subset(index), len(index), mean=recipe.mean, std=recipe.std, device="cpu", masks=True)
     (batch,) = loader.epoch(0)
-    return batch._replace(index=which[batch.index])
+    return batch._replace(index=index[batch.index])
 
 
 def _ellipse(middle: tuple[float, float], radii: tuple[float, float]) -> Tensor:
-    """Squared distance of each pixel from the middle (row, column), 1 on the edge, (SIDE, SIDE)."""
+    """The squared distance of each pixel from the middle (row, column), scaled to 1 on the ellipse, (SIDE, SIDE)."""
     row, column = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
     return ((row - middle[0]) / radii[0]) ** 2 + ((column - middle[1]) / radii[1]) ** 2
 
 
 def _blobs(blobs: Sequence[tuple[tuple[float, float], float]]) -> Tensor:
-    """A map that is high at some places, each with its middle and radius at half of its height; 0 to 1."""
+    """A map, scaled to a maximum of 1, with peaks of a given middle and radius at half of the height."""
     heat = torch.stack([torch.exp2(-_ellipse(middle, (radius, radius))) for middle, radius in blobs]).amax(0)
     return heat / heat.max()
 

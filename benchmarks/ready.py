@@ -1,4 +1,4 @@
-"""Networks that compute nothing, to time by itself what is done with what networks give."""
+"""A network with precomputed outputs, for timing losses and hooks without the network."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from regard.maps import Taps
 
 
 class Ready(nn.Module):
-    """The stages of a network without the network: what they gave for a batch lies ready, and so do the gradients that
-    come back to them from the rest of the network. A forward and backward moves no memory.
+    """The stages of a network with precomputed features, logits, and gradients from the layers after each stage.
+
+    Its forward and backward neither compute nor copy anything.
 
     Args:
-        model: the network that gives features and logits.
+        model: the network to compute features and logits with.
         images: (N, 3, H, W).
-        dtype: to run it in under autocast; None: as it is.
+        dtype: dtype of autocast; None: no autocast.
     """
 
     def __init__(self, model: nn.Module, images: Tensor, dtype: torch.dtype | None = None) -> None:
@@ -25,23 +26,24 @@ class Ready(nn.Module):
         with torch.no_grad(), torch.autocast(images.device.type, dtype, enabled=dtype is not None):
             with Taps(model) as taps:
                 self.logits = model(images).float()
-            self.given = taps.features
-        self.returned = [torch.randn_like(features) / features.numel() for features in self.given.values()]
-        self.stage_names = tuple(self.given)
+            self.features = taps.features
+        self.gradients = [torch.randn_like(features) / features.numel() for features in self.features.values()]
+        self.stage_names = tuple(self.features)
         for name in self.stage_names:
             self.add_module(name, nn.Identity())
-        self.anchor = nn.Parameter(torch.zeros((), device=images.device))  # what asks for gradients
+        self.anchor = nn.Parameter(torch.zeros((), device=images.device))  # makes outputs require gradients
 
     def forward(self, images: Tensor) -> Tensor:
         n = len(images)
         outputs = [
-            self.get_submodule(name)(_Given.apply(self.anchor, features[:n])) for name, features in self.given.items()
+            self.get_submodule(name)(_Features.apply(self.anchor, features[:n]))
+            for name, features in self.features.items()
         ]
-        return _Rest.apply(self.logits[:n], self.returned, *outputs)
+        return _Logits.apply(self.logits[:n], self.gradients, *outputs)
 
 
-class _Given(torch.autograd.Function):
-    """Features as if a network had computed them."""
+class _Features(torch.autograd.Function):
+    """Returns features as if a network had computed them."""
 
     @staticmethod
     def forward(ctx: Any, anchor: Tensor, features: Tensor) -> Tensor:
@@ -52,14 +54,14 @@ class _Given(torch.autograd.Function):
         return None, None
 
 
-class _Rest(torch.autograd.Function):
-    """Logits as if the rest of a network had computed them from the features."""
+class _Logits(torch.autograd.Function):
+    """Returns logits as if they were computed from the features."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, returned: list[Tensor], *features: Tensor) -> Tensor:
-        ctx.returned = returned
+    def forward(ctx: Any, logits: Tensor, gradients: list[Tensor], *features: Tensor) -> Tensor:
+        ctx.gradients = gradients
         return logits.view_as(logits)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        return None, None, *ctx.returned
+        return None, None, *ctx.gradients

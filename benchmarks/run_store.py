@@ -1,8 +1,7 @@
-"""How long it takes to list the runs of a store.
+"""The time to list the runs of a store.
 
-The runs are made up: finished, of 200 recipes that differ in their seeds, with a line of metrics an epoch, as training
-writes them. Each listing is by a process of its own, as that of `regard runs`. The files are in the system's memory of
-the disk, as they are after a listing before.
+The runs are made-up finished runs of 200 recipes with different seeds, with one line of metrics per epoch. Each listing
+runs in a new process, like `regard runs`. The files are in the page cache, as after an earlier listing.
 
     python benchmarks/run_store.py                       # 10,000 runs of 20 epochs
     python benchmarks/run_store.py --runs 1000 --epochs 200
@@ -28,7 +27,7 @@ RECIPES = 200
 
 
 def make_runs(store: Path, count: int, epochs: int) -> None:
-    """Finished runs."""
+    """Writes finished runs."""
     rows = []
     for epoch in range(1, epochs + 1):
         row = {"epoch": epoch, "lr": 0.1 / epoch, "loss": 1.91363 / epoch, "accuracy": 0.9, "gradient_norm": 1.05362404}
@@ -55,17 +54,19 @@ def make_runs(store: Path, count: int, epochs: int) -> None:
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--runs", type=int, default=10_000)
-    parser.add_argument("--epochs", type=int, default=20, help="lines of metrics a run")
-    parser.add_argument("--folder", type=Path, default=None, help="where the store is made; a temporary one")
+    parser.add_argument("--epochs", type=int, default=20, help="lines of metrics per run")
+    parser.add_argument(
+        "--folder", type=Path, default=None, help="parent of the store; by default the temporary folder"
+    )
     options = parser.parse_args()
     device = torch.device("cpu")
     store = Path(tempfile.mkdtemp(prefix="runs-", dir=options.folder))
     try:
         make_runs(store, options.runs, options.epochs)
-        took = [listing(store, options.runs) for _ in range(options.repeats)]
+        times = [listing(store, options.runs) for _ in range(options.repeats)]
     finally:
         shutil.rmtree(store)
-    row = [spread(values, ".2f") for values in zip(*took, strict=True)]
+    row = [spread(values, ".2f") for values in zip(*times, strict=True)]
     text = (
         f"{options.runs:,} runs of {options.epochs} epochs, {RECIPES} recipes. Medians of {options.repeats}, with "
         f"smallest and largest.\n\n{table(['s', 'processor s'], [row])}"
@@ -74,7 +75,7 @@ def main() -> None:
 
 
 def listing(store: Path, count: int) -> tuple[float, float]:
-    """Seconds by the clock, and of the processor, without the imports."""
+    """Wall-clock seconds and CPU seconds of a listing, without the imports."""
     code = (
         "import sys, time; from regard.store import Store\n"
         "clock, processor = time.perf_counter(), time.process_time()\n"

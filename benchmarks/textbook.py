@@ -1,4 +1,4 @@
-"""Attention modules as one writes them from the papers: the peers of `attention_modules.py`."""
+"""Attention modules written plainly from the papers: the peers of `attention_modules.py`."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Shuffle(nn.Module):
         half = channels // (2 * groups)
         self.channel_weight = nn.Parameter(torch.zeros(1, half, 1, 1))
         self.channel_bias = nn.Parameter(torch.ones(1, half, 1, 1))
-        self.place_weight = nn.Parameter(torch.zeros(1, half, 1, 1))
-        self.place_bias = nn.Parameter(torch.ones(1, half, 1, 1))
+        self.spatial_weight = nn.Parameter(torch.zeros(1, half, 1, 1))
+        self.spatial_bias = nn.Parameter(torch.ones(1, half, 1, 1))
         self.norm = nn.GroupNorm(half, half)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -23,7 +23,7 @@ class Shuffle(nn.Module):
         first, second = x.reshape(n * self.groups, -1, h, w).chunk(2, dim=1)
         pooled = F.adaptive_avg_pool2d(first, 1)
         first = first * torch.sigmoid(self.channel_weight * pooled + self.channel_bias)
-        second = second * torch.sigmoid(self.place_weight * self.norm(second) + self.place_bias)
+        second = second * torch.sigmoid(self.spatial_weight * self.norm(second) + self.spatial_bias)
         joined = torch.cat([first, second], dim=1).reshape(n, c, h, w)
         return joined.reshape(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
 
@@ -137,6 +137,6 @@ class GlobalContext(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         n, c, h, w = x.shape
-        where = torch.softmax(self.key(x).reshape(n, 1, h * w), dim=2)
-        context = torch.matmul(x.reshape(n, c, h * w), where.transpose(1, 2)).reshape(n, c, 1, 1)
+        weights = torch.softmax(self.key(x).reshape(n, 1, h * w), dim=2)
+        context = torch.matmul(x.reshape(n, c, h * w), weights.transpose(1, 2)).reshape(n, c, 1, 1)
         return x + self.transform(context)

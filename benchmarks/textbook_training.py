@@ -1,7 +1,6 @@
-"""Training as one writes it by hand, on timm, or torchvision's way: the peers of `training_throughput.py`.
+"""Hand-written training loops with the loaders of timm and torchvision: the peers of `training_throughput.py`.
 
-None of them measures what regard's loop does (accuracy, the gradient's norm): each takes its steps and reads the loss
-now and then.
+Unlike regard's loop, they do not compute accuracy or the gradient norm, and read the loss only every 50 steps.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ from torchvision.transforms import v2
 
 from regard import data
 
-LOG = 50  # steps between two looks at the loss, timm's log_interval
-SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of random resized crops, everywhere
+LOG = 50  # steps between two readings of the loss; timm's log_interval
+SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of random resized crops, in all loaders
 
 Step = Callable[[Tensor, Tensor], Tensor]
 
 
 def bare_step(network: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device, precision: str) -> Step:
-    """Forward, backward and optimizer step, and nothing else; gives the loss."""
+    """Returns a step of forward, backward and optimizer, and nothing else; the step returns the loss."""
 
     def step(images: Tensor, labels: Tensor) -> Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
@@ -44,7 +43,7 @@ def bare_step(network: nn.Module, optimizer: torch.optim.Optimizer, device: torc
 
 
 class Bare:
-    """Epochs of steps on one batch that is there already: the ceiling."""
+    """Epochs of steps on one batch in memory: the ceiling. A call runs an epoch and returns its seconds."""
 
     def __init__(self, step: Step, batch: tuple[Tensor, Tensor], steps: int) -> None:
         self.step, self.batch, self.steps = step, batch, steps
@@ -55,10 +54,10 @@ class Bare:
 
 
 class Loaded:
-    """Epochs over what a loader gives.
+    """Epochs over the batches of a loader. A call runs an epoch and returns its seconds.
 
     Attributes:
-        waiting: of every epoch, the share in % of its time spent waiting for the loader.
+        waiting: for every epoch, the share of its time spent waiting for the loader, in %.
     """
 
     def __init__(self, loader: Iterable[tuple[Tensor, Tensor]], step: Step, device: torch.device) -> None:
@@ -66,30 +65,30 @@ class Loaded:
         self.waiting: list[float] = []
 
     def __call__(self) -> float:
-        took = seconds(self.epoch, self.device)
-        self.waiting.append(100 * self.waited / took)
-        return took
+        epoch_time = seconds(self.epoch, self.device)
+        self.waiting.append(100 * self.waiting_time / epoch_time)
+        return epoch_time
 
     def epoch(self) -> None:
-        self.waited, number = 0.0, 0
-        began = time.perf_counter()
+        self.waiting_time, number = 0.0, 0
+        start = time.perf_counter()
         losses = timm.utils.AverageMeter()
-        source = iter(self.loader)
-        while (batch := next(source, None)) is not None:
-            self.waited += time.perf_counter() - began
+        batches = iter(self.loader)
+        while (batch := next(batches, None)) is not None:
+            self.waiting_time += time.perf_counter() - start
             images, labels = batch
             images = images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
             loss = self.step(images, labels.to(self.device, non_blocking=True))
             number += 1
             if number % LOG == 0:
                 losses.update(loss.item(), len(images))
-            began = time.perf_counter()
+            start = time.perf_counter()
 
 
 def timm_loader(
     folder: Path, size: int, batch: int, workers: int, device: torch.device, like: data.ImageDataset
 ) -> Iterable[tuple[Tensor, Tensor]]:
-    """timm's loader with its prefetcher, as its train.py makes it."""
+    """timm's loader with its prefetcher, as in its train.py."""
     dataset = timm.data.create_dataset("", root=str(folder), split="train", is_training=True, batch_size=batch)
     return timm.data.create_loader(
         dataset,
@@ -116,7 +115,7 @@ def timm_optimizer(network: nn.Module, lr: float) -> torch.optim.Optimizer:
 def torchvision_loader(
     folder: Path, size: int, batch: int, workers: int, device: torch.device, like: data.ImageDataset
 ) -> Iterable[tuple[Tensor, Tensor]]:
-    """Class folders through transforms and a DataLoader."""
+    """A DataLoader over class folders with torchvision's transforms."""
     transform = v2.Compose(
         [
             v2.RandomResizedCrop(size, SCALE, RATIO, antialias=True),
@@ -130,7 +129,7 @@ def torchvision_loader(
 
 
 class Pictures(Dataset[tuple[Tensor, int]]):
-    """The images of a set one by one, as torchvision's own data sets give them, through transforms for CIFAR."""
+    """Single PIL images of a data set, as from torchvision's data sets, with transforms for CIFAR."""
 
     def __init__(self, images: data.InMemoryDataset) -> None:
         self.pictures = [v2.functional.to_pil_image(image) for image in images.images]

@@ -1,4 +1,4 @@
-"""A training step by attention transfer as one writes it from the paper: the peer of `transfer.py`."""
+"""A training step by attention transfer, written plainly from the paper: the peer of `transfer.py`."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ def attention(features: Tensor) -> Tensor:
 
 
 class AttentionTransfer:
-    """Cross entropy and beta times the squared differences of the maps, at layers with the same names in both."""
+    """Cross entropy plus beta times the squared differences of the maps, at layers of the same names."""
 
     def __init__(self, student: nn.Module, teacher: nn.Module, layers: Sequence[str], beta: float) -> None:
         self.student, self.teacher, self.beta = student, teacher.eval(), beta
         self.layers = layers
-        self.of_student: dict[str, Tensor] = {}
-        self.of_teacher: dict[str, Tensor] = {}
-        for network, features in ((student, self.of_student), (teacher, self.of_teacher)):
+        self.student_features: dict[str, Tensor] = {}
+        self.teacher_features: dict[str, Tensor] = {}
+        for network, features in ((student, self.student_features), (teacher, self.teacher_features)):
             modules = dict(network.named_modules())
             for layer in layers:
-                modules[layer].register_forward_hook(self.keeper(features, layer))
+                modules[layer].register_forward_hook(self.make_hook(features, layer))
 
     @staticmethod
-    def keeper(features: dict[str, Tensor], layer: str):
-        def keep(_module: nn.Module, _args: tuple[Tensor, ...], output: Tensor) -> None:
+    def make_hook(features: dict[str, Tensor], layer: str):
+        def hook(_module: nn.Module, _args: tuple[Tensor, ...], output: Tensor) -> None:
             features[layer] = output
 
-        return keep
+        return hook
 
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
         with torch.no_grad():
@@ -39,6 +39,6 @@ class AttentionTransfer:
         logits = self.student(images)
         loss = F.cross_entropy(logits, labels)
         for layer in self.layers:
-            difference = attention(self.of_student[layer]) - attention(self.of_teacher[layer])
+            difference = attention(self.student_features[layer]) - attention(self.teacher_features[layer])
             loss = loss + self.beta * difference.pow(2).mean()
         return loss
