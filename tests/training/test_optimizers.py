@@ -38,14 +38,14 @@ def equal(one: nn.Module, other: nn.Module) -> bool:
     return all(map(torch.equal, one.state_dict().values(), other.state_dict().values()))
 
 
-def message(recipe: OptimizerRecipe) -> str:
+def error_of(recipe: OptimizerRecipe) -> str:
     with pytest.raises(InputError) as raised:
         check_optimizer(recipe)
     assert "\n" not in str(raised.value)
     return str(raised.value)
 
 
-def test_decay_of_weights_alone_spares_norms_biases_and_gates() -> None:
+def test_decay_weights_excludes_norms_biases_and_gates() -> None:
     model = models.create(
         "cifar-resnet11", attention="shuffle", attention_options={"groups": 4}, gate=attention.SubAttention(1)
     )
@@ -56,22 +56,22 @@ def test_decay_of_weights_alone_spares_norms_biases_and_gates() -> None:
     groups = make_optimizer(model, weights).param_groups
     assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
     assert groups[0]["weight_decay"] == 0
-    (everything,) = make_optimizer(model, OptimizerRecipe()).param_groups
-    assert everything["weight_decay"] == 5e-4
+    (group,) = make_optimizer(model, OptimizerRecipe()).param_groups
+    assert group["weight_decay"] == 5e-4
 
 
 @pytest.mark.parametrize("name", [*KINDS, *MUON])
-def test_every_optimizer_gets_the_same_groups(name) -> None:
-    model, besides = network(), nn.Parameter(torch.ones(3, 3, 1, 1))
+def test_every_optimizer_gets_the_same_parameter_groups(name) -> None:
+    model, extra = network(), nn.Parameter(torch.ones(3, 3, 1, 1))
     recipe = OptimizerRecipe(name=name, weight_decay=0.02, decay="weights")
-    spared, decaying = make_optimizer(model, recipe, [besides]).param_groups
-    assert [id(p) for p in spared["params"]] == [id(p) for _, p in model.named_parameters() if p.ndim == 1]
-    assert [id(p) for p in decaying["params"]] == [id(model[0].weight), id(model[4].weight), id(besides)]
-    assert (spared["weight_decay"], decaying["weight_decay"]) == (0, 0.02)
+    undecayed, decaying = make_optimizer(model, recipe, [extra]).param_groups
+    assert [id(p) for p in undecayed["params"]] == [id(p) for _, p in model.named_parameters() if p.ndim == 1]
+    assert [id(p) for p in decaying["params"]] == [id(model[0].weight), id(model[4].weight), id(extra)]
+    assert (undecayed["weight_decay"], decaying["weight_decay"]) == (0, 0.02)
 
 
 @pytest.mark.parametrize(
-    ("recipe", "own"),
+    ("recipe", "expected"),
     [
         (OptimizerRecipe(nesterov=True), {"kind": torch.optim.SGD, "momentum": 0.9, "nesterov": True}),
         (OptimizerRecipe(options={"dampening": 0.1}), {"kind": torch.optim.SGD, "momentum": 0.9, "dampening": 0.1}),
@@ -81,30 +81,30 @@ def test_every_optimizer_gets_the_same_groups(name) -> None:
         ),
     ],
 )
-def test_sgd_and_adamw_are_those_of_torch(recipe, own) -> None:
+def test_sgd_and_adamw_match_torch(recipe, expected) -> None:
     recipe.weight_decay = 0.1
-    ours, theirs = network(), network()
-    optimizer = make_optimizer(ours, recipe)
-    kind = own.pop("kind")
-    plain = kind(theirs.parameters(), lr=0.1, weight_decay=0.1, **own)
+    model, reference = network(), network()
+    optimizer = make_optimizer(model, recipe)
+    kind = expected.pop("kind")
+    reference_optimizer = kind(reference.parameters(), lr=0.1, weight_decay=0.1, **expected)
     assert type(optimizer) is kind
     for number in range(4):
-        step(ours, optimizer, number)
-        step(theirs, plain, number)
-    assert equal(ours, theirs)
+        step(model, optimizer, number)
+        step(reference, reference_optimizer, number)
+    assert equal(model, reference)
 
 
 @pytest.mark.parametrize("name", [*KINDS, *MUON, "adafactor"])
-def test_it_goes_on_bit_for_bit_from_what_was_saved(name) -> None:
+def test_saved_state_resumes_bit_for_bit(name) -> None:
     recipe = OptimizerRecipe(name=name, weight_decay=0.02, decay="weights")
-    whole, halted, resumed = network(), network(), network()
-    optimizer, first = make_optimizer(whole, recipe), make_optimizer(halted, recipe)
+    whole, interrupted, resumed = network(), network(), network()
+    optimizer, first = make_optimizer(whole, recipe), make_optimizer(interrupted, recipe)
     for number in range(6):
         step(whole, optimizer, number, lr=0.02 / (number + 1))
     for number in range(3):
-        step(halted, first, number, lr=0.02 / (number + 1))
+        step(interrupted, first, number, lr=0.02 / (number + 1))
     file = io.BytesIO()
-    torch.save({"model": halted.state_dict(), "optimizer": first.state_dict()}, file)
+    torch.save({"model": interrupted.state_dict(), "optimizer": first.state_dict()}, file)
     file.seek(0)
     saved = torch.load(file, weights_only=True)
     resumed.load_state_dict(saved["model"])
@@ -117,7 +117,7 @@ def test_it_goes_on_bit_for_bit_from_what_was_saved(name) -> None:
 
 
 @pytest.mark.parametrize("name", [*KINDS, *MUON])
-def test_a_learning_rate_of_a_group_is_that_of_the_step(name) -> None:
+def test_steps_use_the_learning_rate_of_the_group(name) -> None:
     model, before = network(), network()
     optimizer = make_optimizer(model, OptimizerRecipe(name=name, lr=0.5, weight_decay=0.1))
     step(model, optimizer, 0, lr=0.0)
@@ -126,11 +126,11 @@ def test_a_learning_rate_of_a_group_is_that_of_the_step(name) -> None:
     assert not any(map(torch.equal, model.parameters(), before.parameters()))
 
 
-def test_momentum_is_forgotten() -> None:
+def test_reset_momentum_clears_the_state() -> None:
     model, fresh = network(), network()
     recipe = OptimizerRecipe(weight_decay=0.1)
     optimizer = make_optimizer(model, recipe)
-    reset_momentum(optimizer)  # before the first step there is none
+    reset_momentum(optimizer)  # no momentum before the first step
     for number in range(3):
         step(model, optimizer, number)
     fresh.load_state_dict(model.state_dict())
@@ -144,12 +144,12 @@ def test_momentum_is_forgotten() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(optimizers()))
-def test_every_name_is_an_optimizer(name) -> None:
+def test_every_optimizer_name_can_be_created(name) -> None:
     check_optimizer(OptimizerRecipe(name=name, lr=1e-3))
 
 
 @pytest.mark.parametrize(
-    ("recipe", "said"),
+    ("recipe", "expected"),
     [
         (OptimizerRecipe(name="lam"), "unknown optimizer 'lam' (did you mean 'lamb'?)"),
         (OptimizerRecipe(name="AdamW"), "unknown optimizer 'AdamW'"),
@@ -174,13 +174,13 @@ def test_every_name_is_an_optimizer(name) -> None:
         (OptimizerRecipe(name="lamb", options={"max_grad_norm": "one"}), "lamb does not take optimizer.options"),
     ],
 )
-def test_what_makes_no_sense_is_found_before_there_is_a_network(recipe, said) -> None:
-    assert said in message(recipe)
+def test_invalid_recipes_are_named_without_a_network(recipe, expected) -> None:
+    assert expected in error_of(recipe)
     with pytest.raises(InputError):
         make_optimizer(network(), recipe)
 
 
-def test_a_check_draws_no_random_numbers() -> None:
+def test_check_optimizer_draws_no_random_numbers() -> None:
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
@@ -200,24 +200,24 @@ def test_a_check_draws_no_random_numbers() -> None:
 def test_steps_on_cuda_are_fused(recipe, fused) -> None:
     check_optimizer(recipe)
     with FakeTensorMode():
-        made = make_optimizer(nn.Linear(3, 2, device="cuda"), recipe)
+        on_cuda = make_optimizer(nn.Linear(3, 2, device="cuda"), recipe)
         on_cpu = make_optimizer(nn.Linear(3, 2), recipe)
-    assert made.param_groups[0]["fused"] is fused
+    assert on_cuda.param_groups[0]["fused"] is fused
     assert on_cpu.param_groups[0]["fused"] is recipe.options.get("fused")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
-def test_fused_steps_are_those_of_the_processor(name) -> None:
+def test_fused_steps_match_the_cpu(name) -> None:
     recipe = OptimizerRecipe(name=name, weight_decay=0.01)
-    here, there = network().double(), network().double().cuda()
-    mine, other = make_optimizer(here, recipe), make_optimizer(there, recipe)
+    on_cpu, on_gpu = network().double(), network().double().cuda()
+    cpu_optimizer, gpu_optimizer = make_optimizer(on_cpu, recipe), make_optimizer(on_gpu, recipe)
     for number in range(4):
         draws = torch.Generator().manual_seed(number)
-        for one, two in zip(here.parameters(), there.parameters(), strict=True):
+        for one, two in zip(on_cpu.parameters(), on_gpu.parameters(), strict=True):
             one.grad = torch.randn(one.shape, generator=draws, dtype=torch.float64)
             two.grad = one.grad.cuda()
-        mine.step()
-        other.step()
-    for one, two in zip(here.parameters(), there.parameters(), strict=True):
+        cpu_optimizer.step()
+        gpu_optimizer.step()
+    for one, two in zip(on_cpu.parameters(), on_gpu.parameters(), strict=True):
         torch.testing.assert_close(one, two.cpu())

@@ -1,4 +1,4 @@
-"""Pretrained networks by name, as the commands accept them."""
+"""Pretrained networks by name, as accepted by the commands."""
 
 from __future__ import annotations
 
@@ -12,29 +12,30 @@ from regard import models, training
 from regard.errors import InputError
 
 
-def test_a_name_with_a_checkpoint(tmp_path: Path) -> None:
+def test_a_name_with_a_checkpoint_loads_its_weights(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = models.create("resnet18", 7).eval()
     torch.save(model.state_dict(), tmp_path / "mine.pth")
     trained = training.load_pretrained(f"resnet18={tmp_path / 'mine.pth'}")
     assert trained.class_count == 7 and trained.classes is None
     x = torch.randn(2, 3, 64, 64)
-    found = trained.model()
-    assert not found.training and torch.equal(found(x), model(x))
-    about = trained.preprocessing
-    assert about.mean == (0.485, 0.456, 0.406) and about.size == 224 and about.interpolation == "bicubic"
-    transform = about.transform()
-    assert transform.size == (224, 224) and transform.crop_pct == about.crop_pct
+    network = trained.model()
+    assert not network.training and torch.equal(network(x), model(x))
+    preprocessing = trained.preprocessing
+    assert preprocessing.mean == (0.485, 0.456, 0.406)
+    assert preprocessing.size == 224 and preprocessing.interpolation == "bicubic"
+    transform = preprocessing.transform()
+    assert transform.size == (224, 224) and transform.crop_pct == preprocessing.crop_pct
     assert transform.fill == (124, 116, 104)
     with pytest.raises(InputError, match="one set of weights"):
         training.load_pretrained(f"resnet18={tmp_path / 'mine.pth'}", "best")
 
 
-def test_a_name_of_timm_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+def test_a_timm_name_loads_published_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
 
     def offline(network: training.ModelRecipe, classes: int) -> torch.nn.Module:
-        asked.append((network.pretrained, classes))
+        calls.append((network.pretrained, classes))
         raise ValueError("no route to host\nat all")
 
     monkeypatch.setattr(training.pretrained, "build_network", offline)
@@ -42,10 +43,10 @@ def test_a_name_of_timm_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
     assert trained.source == "resnet18" and trained.class_count == 1000 and trained.preprocessing.size == 224
     with pytest.raises(InputError, match="cannot be loaded \\(no route to host at all\\)"):
         trained.model()
-    assert asked == [(True, 1000)]
+    assert calls == [(True, 1000)]
 
 
-def test_a_name_of_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_torchvision_name_loads_published_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     torch.manual_seed(0)
     model = models.create("torchvision/shufflenet_v2_x0_5", 1000).eval()
@@ -54,17 +55,18 @@ def test_a_name_of_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     torch.save(model.state_dict(), cache / "shufflenetv2_x0.5-f707e7126e.pth")
     trained = training.load_pretrained("torchvision/shufflenet_v2_x0_5")
     assert trained.source == "torchvision/shufflenet_v2_x0_5" and trained.class_count == 1000
-    # As timm's networks call them, which have no names of their own for the classes: for one class there is one name.
+    # The same class names as for timm's networks, so that each class has one name.
     assert trained.classes == training.imagenet_classes()
-    about = trained.preprocessing
-    assert about.mean == (0.485, 0.456, 0.406) and (about.size, about.crop_pct) == (224, 0.875)
-    assert about.interpolation == "bilinear" and about == training.Preprocessing.of(model.pretrained_cfg)
-    x, found = torch.randn(2, 3, 64, 64), trained.model()
-    assert not found.training and torch.equal(found(x), model(x))
+    preprocessing = trained.preprocessing
+    assert preprocessing.mean == (0.485, 0.456, 0.406) and (preprocessing.size, preprocessing.crop_pct) == (224, 0.875)
+    assert preprocessing.interpolation == "bilinear"
+    assert preprocessing == training.Preprocessing.of(model.pretrained_cfg)
+    x, network = torch.randn(2, 3, 64, 64), trained.model()
+    assert not network.training and torch.equal(network(x), model(x))
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v3_small", "squeezenet1_1"])
-def test_a_name_of_torchvision_with_a_checkpoint(name: str, tmp_path: Path) -> None:
+def test_a_torchvision_name_with_a_checkpoint_loads_its_weights(name: str, tmp_path: Path) -> None:
     model = models.create(f"torchvision/{name}", 7).eval()
     torch.save({"state_dict": model.state_dict()}, tmp_path / "mine.pth")
     trained = training.load_pretrained(f"torchvision/{name}={tmp_path / 'mine.pth'}")
@@ -73,7 +75,7 @@ def test_a_name_of_torchvision_with_a_checkpoint(name: str, tmp_path: Path) -> N
     assert torch.equal(trained.model()(x), model(x))
 
 
-def test_the_weights_of_torchvision_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_torchvision_downloads_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(*_: object, **__: object) -> None:
         raise OSError("no route to host\nat all")
 
@@ -85,7 +87,7 @@ def test_the_weights_of_torchvision_cannot_be_had(tmp_path: Path, monkeypatch: p
         training.load_pretrained("torchvision/squeezenet1_1").model()
 
 
-def test_the_weights_of_timm_cannot_be_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_timm_downloads_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(*_: object, **__: object) -> None:
         raise LocalEntryNotFoundError("An error happened while trying to locate the file on the Hub and we cannot")
 
@@ -95,7 +97,7 @@ def test_the_weights_of_timm_cannot_be_downloaded(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(
-    ("source", "words"),
+    ("source", "expected"),
     [
         ("wrn-16-1", "no published weights of wrn-16-1; give a run of it, its checkpoint .wrn-16-1=FILE."),
         ("resnet19", "no run folder resnet19, and timm has no network of that name .did you mean resnet"),
@@ -106,13 +108,13 @@ def test_the_weights_of_timm_cannot_be_downloaded(monkeypatch: pytest.MonkeyPatc
         ("resnet18d_not=x", "no checkpoint 'x'"),
     ],
 )
-def test_wrong_input(source: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_sources_are_named(source: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=words):
+    with pytest.raises(InputError, match=expected):
         training.load_pretrained(source)
 
 
-def test_a_checkpoint_of_another_network(tmp_path: Path) -> None:
+def test_checkpoints_of_another_network_are_named(tmp_path: Path) -> None:
     torch.save(models.create("resnet18", 7).state_dict(), tmp_path / "mine.pth")
     with pytest.raises(InputError, match="mine.pth"):
         training.load_pretrained(f"resnet34={tmp_path / 'mine.pth'}").model()

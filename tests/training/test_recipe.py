@@ -1,4 +1,4 @@
-"""Recipes: read, overridden, written, refused."""
+"""Reading, overriding, writing and checking recipes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def write(folder: Path, text: str) -> Path:
     return path
 
 
-def test_a_recipe_says_only_what_differs_and_options_override_it(tmp_path) -> None:
+def test_recipes_override_defaults_and_options_override_recipes(tmp_path) -> None:
     path = write(
         tmp_path, "model: {name: wrn-16-2, attention: shuffle, attention_options: {groups: 4}}\nschedule: {epochs: 5}\n"
     )
@@ -32,7 +32,7 @@ def test_a_recipe_says_only_what_differs_and_options_override_it(tmp_path) -> No
     assert recipe.schedule.batch_size == Recipe().schedule.batch_size
 
 
-def test_written_and_read_it_is_the_same(tmp_path) -> None:
+def test_a_written_recipe_reads_back_equal(tmp_path) -> None:
     recipe = load_recipe(
         write(
             tmp_path,
@@ -51,7 +51,7 @@ MERGES = f"{{a: &m0 {{k: 1}}, {', '.join(REPEATED)}}}"
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "expected"),
     [
         ("modle: {name: wrn-16-1}", "no field modle; did you mean model?"),
         ("optimizer: {learning_rate: 1}", "no field optimizer.learning_rate"),
@@ -88,10 +88,10 @@ MERGES = f"{{a: &m0 {{k: 1}}, {', '.join(REPEATED)}}}"
         ("augmentation: {repeats: 9223372036854775808}", "repeats is 9223372036854775808"),
     ],
 )
-def test_what_is_wrong_is_said_in_a_line(tmp_path, text, words) -> None:
+def test_invalid_recipes_are_one_line(tmp_path, text, expected) -> None:
     with pytest.raises(InputError) as caught:
         load_recipe(write(tmp_path, text))
-    assert words in str(caught.value), str(caught.value)
+    assert expected in str(caught.value), str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -123,7 +123,7 @@ def test_what_is_wrong_is_said_in_a_line(tmp_path, text, words) -> None:
         ("transfer.teacher_size", [32], [0, 10**9]),
     ],
 )
-def test_intervals_of_fields(field: str, allowed: list[float], refused: list[float]) -> None:
+def test_fields_are_checked_against_their_intervals(field: str, allowed: list[float], refused: list[float]) -> None:
     group, _, name = field.rpartition(".")
     for value in (*allowed, *refused):
         recipe = Recipe()
@@ -136,7 +136,7 @@ def test_intervals_of_fields(field: str, allowed: list[float], refused: list[flo
         assert str(caught.value).startswith(f"{field} is ")
 
 
-def test_help_tells_the_intervals_of_fields(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_the_intervals_of_fields(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     text = " ".join(capsys.readouterr().out.split())
@@ -148,7 +148,7 @@ def test_help_tells_the_intervals_of_fields(capsys: pytest.CaptureFixture[str]) 
     "field", ["data.folder", "transfer.teacher", "model.name", "source", "run", "recipe", "classes"]
 )
 @pytest.mark.parametrize("value", ["x" * 300, "/".join(["y" * 200] * 30), "zero", "fifo"], ids=lambda value: value[:5])
-def test_names_that_are_none_and_files_that_are_none(
+def test_invalid_names_and_irregular_files_are_one_line(
     field: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -176,7 +176,7 @@ def test_names_that_are_none_and_files_that_are_none(
     assert line.startswith("regard: ")
 
 
-def test_a_misspelt_option_names_the_nearest() -> None:
+def test_misspelt_options_suggest_the_nearest() -> None:
     for field, expected in (
         ("model.attention_start", "'published', 'identity'"),
         ("model.attention_stages", "counted from 1"),

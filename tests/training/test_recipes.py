@@ -1,4 +1,4 @@
-"""The packaged recipes: each is runnable, and the documentation agrees with its fields."""
+"""The packaged recipes: each can run, and the documentation agrees with its fields."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CLASSES = {
     "coco": 80,
 }
 
-each = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+every_recipe = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 
 
 @cache
@@ -44,9 +44,9 @@ def recipe_of(path: Path) -> Recipe:
 
 @cache
 def network(path: Path) -> nn.Module:
-    """The network of a recipe, without weights: nothing is downloaded, and nothing drawn."""
+    """The network of a recipe on the meta device: nothing is downloaded or initialised."""
     recipe = recipe_of(path)
-    return built(json.dumps(asdict(recipe.model)), recipe.data.name)  # many recipes have the same
+    return built(json.dumps(asdict(recipe.model)), recipe.data.name)  # shared by recipes with the same network
 
 
 @cache
@@ -62,22 +62,22 @@ def published(name: str) -> nn.Module:
 
 
 @pytest.mark.slow
-@each
-def test_it_makes_its_network_and_names_its_source(path) -> None:
+@every_recipe
+def test_recipes_build_their_network_and_cite_their_source(path) -> None:
     recipe = recipe_of(path)
     assert re.search(r"\(arXiv \d{4}\.\d{5}\)", recipe.source)
     assert re.search(r"\d%|no value is published", recipe.source)
     assert max(map(len, path.read_text().splitlines())) <= 120
     data.all_options(recipe.data.name, **recipe.data.options)
     learns = {parameter.requires_grad for parameter in network(path).parameters()}
-    assert learns == ({True, False} if recipe.model.pretrained else {True})  # what stays as it is was learned before
+    assert learns == ({True, False} if recipe.model.pretrained else {True})  # only pretrained ones are frozen in part
     groups = make_optimizer(network(path), recipe.optimizer).param_groups
     assert sum(len(group["params"]) for group in groups) == sum(p.requires_grad for p in network(path).parameters())
 
 
 @pytest.mark.slow
-@each
-def test_its_teachers_have_recipes_and_fit(path) -> None:
+@every_recipe
+def test_teachers_have_recipes_and_match_the_student(path) -> None:
     recipe = recipe_of(path)
     for teacher in recipe.transfer.teachers:
         run = re.fullmatch(r"runs/(.+)-seed0", teacher)
@@ -85,14 +85,14 @@ def test_its_teachers_have_recipes_and_fit(path) -> None:
             other = path.with_name(f"{run[1]}.yaml")
             assert recipe_of(other).transfer.teachers == ()
             assert recipe_of(other).data == recipe.data
-        student, taught = network(path), network(other) if run is not None else published(teacher)
+        student, teacher_network = network(path), network(other) if run is not None else published(teacher)
         if recipe.transfer.layers is None:
-            assert len(stages(student)) == len(stages(taught))  # paired in order
+            assert len(stages(student)) == len(stages(teacher_network))  # paired in order
         else:
-            find_pairs(student, taught, recipe.transfer.layers, (32, 32))
+            find_pairs(student, teacher_network, recipe.transfer.layers, (32, 32))
 
 
-def test_names_say_what_is_transferred() -> None:
+def test_recipe_names_match_the_transfer_terms() -> None:
     for path in AT.glob("*.yaml"):
         transfer = recipe_of(path).transfer
         name = path.stem
@@ -106,7 +106,7 @@ def test_names_say_what_is_transferred() -> None:
         assert name.endswith("-decay") == (as_weight(transfer.beta).at(0) != as_weight(transfer.beta).at(1))
 
 
-def test_a_student_differs_from_the_one_alone_in_nothing_but_the_transfer() -> None:
+def test_student_recipes_differ_from_plain_ones_only_in_transfer() -> None:
     for path in AT.glob("*.yaml"):
         alone = AT / f"{re.sub('-(from|min|symmetry).*', '', path.stem)}.yaml"
         recipe, plain = recipe_of(path), recipe_of(alone)
@@ -114,7 +114,7 @@ def test_a_student_differs_from_the_one_alone_in_nothing_but_the_transfer() -> N
 
 
 @pytest.mark.parametrize("folder", sorted({path.parent for path in PATHS}), ids=lambda folder: folder.name)
-def test_the_readme_lists_every_recipe_with_the_value_in_its_source(folder) -> None:
+def test_readme_tables_list_every_recipe_with_its_published_value(folder) -> None:
     listed, text = [], (folder / "README.md").read_text()
     for line in text.splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
@@ -134,7 +134,7 @@ def test_the_readme_lists_every_recipe_with_the_value_in_its_source(folder) -> N
 
 
 def commands() -> list[list[str]]:
-    """The arguments of all `regard train RECIPE …` in what is written about recipes; a loop with every attention."""
+    """The arguments of every `regard train RECIPE …` in the READMEs, with `$attention` replaced by each module."""
     texts = [path.read_text() for path in sorted(RECIPES.rglob("README.md"))]
     lines = [line for text in texts for line in re.findall(r"^.*regard train (\w\S+/.*)$", text, re.MULTILINE)]
     return [
@@ -146,7 +146,7 @@ def commands() -> list[list[str]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arguments", commands(), ids=" ".join)
-def test_the_options_of_commands_are_understood(arguments) -> None:
+def test_documented_commands_have_valid_options(arguments) -> None:
     name, *options = arguments
     if "--run" in options:  # an option of the command, not of the recipe
         at = options.index("--run")
@@ -155,7 +155,7 @@ def test_the_options_of_commands_are_understood(arguments) -> None:
     assert isinstance(built(json.dumps(asdict(recipe.model)), recipe.data.name), nn.Module)
 
 
-def test_published_schedules() -> None:
+def test_recipes_have_the_published_schedules() -> None:
     at = recipe_of(AT / "wrn-16-1-from-16-2-at-kd.yaml")
     assert (at.schedule.epochs, at.schedule.batch_size, at.schedule.milestones) == (200, 128, [60, 120, 160])
     assert (at.schedule.factor, at.optimizer.lr, at.optimizer.weight_decay, at.optimizer.decay) == (
@@ -176,24 +176,24 @@ def test_published_schedules() -> None:
     assert (lsas.augmentation.padding_mode, lsas.augmentation.crop, lsas.model.attention_stages) == ("zero", 32, [3])
 
 
-def test_the_loop_over_attentions_has_them_all() -> None:
+def test_the_loop_over_attention_modules_is_complete() -> None:
     (listed,) = re.findall(r"^for attention in (.*); do$", (RECIPES / "modern" / "README.md").read_text(), re.MULTILINE)
-    # Other tests add modules of theirs.
-    known = [name for name in attention.names() if registry.get(name).__module__.startswith("regard.")]
-    assert listed.split() == known
+    # Other tests register further modules.
+    expected = [name for name in attention.names() if registry.get(name).__module__.startswith("regard.")]
+    assert listed.split() == expected
 
 
-def test_a2_is_what_is_said_of_it() -> None:
+def test_a2_has_the_documented_settings() -> None:
     recipe = recipe_of(RECIPES / "modern" / "a2.yaml")
     assert (recipe.optimizer.name, recipe.optimizer.lr, recipe.optimizer.weight_decay) == ("lamb", 5e-3, 0.02)
     assert (recipe.optimizer.decay, recipe.task, recipe.label_smoothing) == ("weights", "binary_cross_entropy", 0)
     assert (recipe.schedule.epochs, recipe.schedule.batch_size, recipe.schedule.warmup) == (300, 2048, 5)
     assert (recipe.schedule.shape, recipe.schedule.floor, recipe.data.crop_pct) == ("cosine", 0, 0.95)
-    varied = recipe.augmentation
-    assert (varied.mixup, varied.cutmix, varied.repeats, varied.erasing) == (0.1, 1, 3, 0)
+    augmentation = recipe.augmentation
+    assert (augmentation.mixup, augmentation.cutmix, augmentation.repeats, augmentation.erasing) == (0.1, 1, 3, 0)
     norms = {id(m.weight) for m in network(RECIPES / "modern" / "a2.yaml").modules() if isinstance(m, nn.BatchNorm2d)}
-    spared, decaying = make_optimizer(network(RECIPES / "modern" / "a2.yaml"), recipe.optimizer).param_groups
-    assert norms <= {id(p) for p in spared["params"]}
+    undecayed, decaying = make_optimizer(network(RECIPES / "modern" / "a2.yaml"), recipe.optimizer).param_groups
+    assert norms <= {id(p) for p in undecayed["params"]}
     assert decaying["weight_decay"] == 0.02
 
 
@@ -207,21 +207,21 @@ def test_a2_is_what_is_said_of_it() -> None:
         ("sa-net/imagenet-resnet101-shuffle", 44_550_684),
     ],
 )
-def test_networks_of_imagenet_have_the_parameters_of_the_published_code(name, parameters) -> None:
+def test_imagenet_networks_have_the_published_parameter_counts(name, parameters) -> None:
     assert sum(p.numel() for p in network(RECIPES / f"{name}.yaml").parameters()) == parameters
 
 
-def test_norms_of_imagenet_begin_as_in_the_published_code() -> None:
+def test_imagenet_norms_start_at_one_as_published() -> None:
     recipe = recipe_of(RECIPES / "lsas" / "imagenet-resnet18-se.yaml")
     norms = [m for m in make_model(recipe, 2).modules() if isinstance(m, nn.BatchNorm2d)]
     assert all((norm.weight == 1).all() for norm in norms)
 
 
 @pytest.mark.parametrize("folder", ["lsas", "sa-net"])
-def test_recipes_of_imagenet_differ_in_the_network_alone(folder) -> None:
-    alike = [recipe_of(path) for path in (RECIPES / folder).glob("imagenet-*.yaml")]
-    first = replace(alike[0], source="", model=ModelRecipe())
-    assert all(replace(recipe, source="", model=ModelRecipe()) == first for recipe in alike)
+def test_imagenet_recipes_differ_only_in_the_network(folder) -> None:
+    imagenet_recipes = [recipe_of(path) for path in (RECIPES / folder).glob("imagenet-*.yaml")]
+    first = replace(imagenet_recipes[0], source="", model=ModelRecipe())
+    assert all(replace(recipe, source="", model=ModelRecipe()) == first for recipe in imagenet_recipes)
     assert (first.schedule.epochs, first.schedule.batch_size, first.schedule.milestones) == (100, 256, [30, 60, 90])
     assert (first.schedule.factor, first.optimizer.lr, first.optimizer.momentum) == (0.1, 0.1, 0.9)
     assert (first.optimizer.weight_decay, first.optimizer.decay, first.label_smoothing) == (1e-4, "all", 0)

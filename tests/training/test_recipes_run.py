@@ -1,4 +1,4 @@
-"""Every packaged recipe runs: its first batch and two steps, on small files in the layout of its data."""
+"""Every packaged recipe runs: its first batch and two steps, on small files in the layout of its data set."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ ROOT = Path(__file__).parents[2]
 ALL = {name.rpartition("/")[2]: load_recipe(name) for name in recipes.names()}
 DETECTORS = {name: recipe for name, recipe in ALL.items() if recipe.model.detector}
 RECIPES = {name: recipe for name, recipe in ALL.items() if name not in DETECTORS}
-SIDE = 40  # of the images of sets that are read while training, so that they are made in no time
+SIDE = 40  # of the images of streamed data sets; small for speed
 LARGEST = max(recipe.schedule.batch_size for recipe in RECIPES.values())
 
 
 def jpeg(seed: int, size: tuple[int, int] = (20, 16)) -> bytes:
     pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    kept = io.BytesIO()
-    Image.fromarray(pixels).save(kept, "JPEG")
-    return kept.getvalue()
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG")
+    return buffer.getvalue()
 
 
-def written(path: Path, content: bytes | str) -> Path:
+def write_file(path: Path, content: bytes | str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return path
@@ -47,15 +47,15 @@ def written(path: Path, content: bytes | str) -> Path:
 
 def class_folders(folder: Path) -> None:
     for label in ("cat", "dog"):
-        first = written(folder / "train" / label / "0.jpg", jpeg(len(label)))
+        first = write_file(folder / "train" / label / "0.jpg", jpeg(len(label)))
         for number in range(1, LARGEST // 2 + 1):
             os.link(first, first.with_name(f"{number}.jpg"))
-        written(folder / "val" / label / "0.jpg", jpeg(2))
+        write_file(folder / "val" / label / "0.jpg", jpeg(2))
 
 
 def shards(folder: Path, count: int = 32) -> None:
     each = LARGEST // count
-    with tarfile.open(written(folder / "train-0000.tar", b""), "w") as tar:
+    with tarfile.open(write_file(folder / "train-0000.tar", b""), "w") as tar:
         for number in range(each):
             for ending, content in (("jpg", jpeg(number)), ("cls", str(number % 2).encode())):
                 info = tarfile.TarInfo(f"{number:04}.{ending}")
@@ -73,7 +73,7 @@ def shards(folder: Path, count: int = 32) -> None:
         }
         for split in ("train", "test")
     }
-    written(folder / "_info.json", json.dumps({"splits": splits, "classes": ["cat", "dog"]}))
+    write_file(folder / "_info.json", json.dumps({"splits": splits, "classes": ["cat", "dog"]}))
 
 
 def cub(folder: Path) -> None:
@@ -86,18 +86,18 @@ def cub(folder: Path) -> None:
         "bounding_boxes": ["2 2 12 10"] * 68,
     }
     for name in names:
-        written(root / "images" / name, jpeg(0))
+        write_file(root / "images" / name, jpeg(0))
     for name, rows in tables.items():
-        written(root / f"{name}.txt", "".join(f"{number} {row}\n" for number, row in enumerate(rows, start=1)))
-    written(root / "classes.txt", "1 001.Bird\n2 002.Bird\n")
+        write_file(root / f"{name}.txt", "".join(f"{number} {row}\n" for number, row in enumerate(rows, start=1)))
+    write_file(root / "classes.txt", "1 001.Bird\n2 002.Bird\n")
 
 
 def scenes(folder: Path) -> None:
     for name, count in (("Train", 64), ("Test", 4)):
         keys = [f"{('bar', 'attic')[number % 2]}/{name}{number}.jpg" for number in range(count)]
-        written(folder / f"{name}Images.txt", "\n".join(keys))
+        write_file(folder / f"{name}Images.txt", "\n".join(keys))
         for key in keys:
-            written(folder / "Images" / key, jpeg(1))
+            write_file(folder / "Images" / key, jpeg(1))
 
 
 def cifar(folder: Path, classes: int) -> None:
@@ -106,22 +106,22 @@ def cifar(folder: Path, classes: int) -> None:
     for name in names[label]:
         pixels = np.random.default_rng(0).integers(0, 256, (128, 3072), dtype=np.uint8)
         batch = {"data": pixels, label: [number % classes for number in range(128)]}
-        written(folder / inner / name, pickle.dumps(batch))
+        write_file(folder / inner / name, pickle.dumps(batch))
     kind = "label_names" if classes == 10 else "fine_label_names"
     meta = pickle.dumps({kind: [f"kind {number}" for number in range(classes)]})
-    written(folder / inner / ("batches.meta" if classes == 10 else "meta"), meta)
+    write_file(folder / inner / ("batches.meta" if classes == 10 else "meta"), meta)
 
 
 def stl10(folder: Path) -> None:
     for name, count in (("train", 20), ("test", 4)):
-        written(folder / "stl10_binary" / f"{name}_X.bin", bytes(count * 3 * 96 * 96))
-        written(folder / "stl10_binary" / f"{name}_y.bin", bytes(1 + number % 10 for number in range(count)))
-    written(folder / "stl10_binary" / "class_names.txt", "\n".join(f"kind {number}" for number in range(10)))
+        write_file(folder / "stl10_binary" / f"{name}_X.bin", bytes(count * 3 * 96 * 96))
+        write_file(folder / "stl10_binary" / f"{name}_y.bin", bytes(1 + number % 10 for number in range(count)))
+    write_file(folder / "stl10_binary" / "class_names.txt", "\n".join(f"kind {number}" for number in range(10)))
 
 
 @pytest.fixture(scope="module")
 def stand_ins(tmp_path_factory) -> Path:
-    """A folder for each set, by its name."""
+    """A folder with a small replacement of each data set, in folders by name."""
     folder = tmp_path_factory.mktemp("data")
     class_folders(folder / "files")
     shards(folder / "wds")
@@ -135,22 +135,22 @@ def stand_ins(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def unchecked(monkeypatch) -> None:
-    """torchvision takes stand-ins for the data that it knows the checksums of."""
+    """Disables torchvision's checksums, which the stand-ins do not match."""
     for name in ("cifar", "stl10"):
         monkeypatch.setattr(f"torchvision.datasets.{name}.check_integrity", lambda *_: True)
 
 
 def on_stand_ins(recipe: Recipe, folder: Path) -> Recipe:
-    about = recipe.data
-    if about.name == "clutter":
-        return with_fields(recipe, {"data.options": {**about.options, "train": 64, "test": 8}})
-    read_while_training = about.name in ("files", "wds")
-    changes = {"data.folder": str(folder / about.name)} | ({"data.size": SIDE} if read_while_training else {})
+    data_recipe = recipe.data
+    if data_recipe.name == "clutter":
+        return with_fields(recipe, {"data.options": {**data_recipe.options, "train": 64, "test": 8}})
+    streamed = data_recipe.name in ("files", "wds")
+    changes = {"data.folder": str(folder / data_recipe.name)} | ({"data.size": SIDE} if streamed else {})
     return with_fields(recipe, {**changes, "data.workers": 0})
 
 
 def first_batch(recipe: Recipe, rank: int = 0, world_size: int = 1) -> data.Batch:
-    """The first batch of a training, as of this process, after mixing."""
+    """The first training batch of a rank, after mixing."""
     train = training.load_data(recipe.data).train
     batches = training.make_loader(
         train,
@@ -171,7 +171,7 @@ def first_batch(recipe: Recipe, rank: int = 0, world_size: int = 1) -> data.Batc
 
 
 def batches_of(recipe: Recipe) -> str:
-    """What decides on batches."""
+    """The recipe fields that determine the batches, as text."""
     return repr((recipe.data, recipe.augmentation, recipe.schedule.batch_size, recipe.label_smoothing))
 
 
@@ -179,7 +179,7 @@ DIFFERENT = {batches_of(recipe): name for name, recipe in RECIPES.items()}
 
 
 @pytest.mark.parametrize("name", sorted(DIFFERENT.values()))
-def test_its_first_batch(name, stand_ins, unchecked) -> None:
+def test_first_batches_have_the_size_and_repeats_of_the_recipe(name, stand_ins, unchecked) -> None:
     recipe = on_stand_ins(RECIPES[name], stand_ins)
     batch = first_batch(recipe)
     side = recipe.augmentation.crop or recipe.data.size or {"stl10": 96}.get(recipe.data.name, 32)
@@ -190,8 +190,8 @@ def test_its_first_batch(name, stand_ins, unchecked) -> None:
     assert len(set(batch.index.tolist())) == -(-recipe.schedule.batch_size // recipe.augmentation.repeats)
 
 
-def test_the_command_for_a_cluster(stand_ins) -> None:
-    """Of 32 processes the first and the last have their parts of the first batch."""
+def test_the_documented_cluster_command_splits_the_batch(stand_ins) -> None:
+    """The first and the last of 32 ranks get their slices of the first batch."""
     text = (ROOT / "docs/how-to/training.md").read_text().replace("\\\n", " ")
     (command,) = re.findall(r"^srun .*? regard train (.* runs/a2-sa50 .*)$", text, re.MULTILINE)
     nodes, each = 4, 8
@@ -204,9 +204,9 @@ def test_the_command_for_a_cluster(stand_ins) -> None:
 
 
 def small(recipe: Recipe) -> Recipe:
-    """The same features in a network that takes its steps in no time, on two batches of four images."""
+    """The recipe with a small network and two batches of four images."""
     name = "nin-thin" if "batch_norm" in recipe.model.options else "wrn-10-0.5"
-    if recipe.model.name.startswith("torchvision/"):  # their layers go by names and numbers that others lack
+    if recipe.model.name.startswith("torchvision/"):  # the layer names of these recipes do not exist in other networks
         name = "test_resnet"
         recipe = with_fields(recipe, {"data": RECIPES["imagenet-resnet18"].data, "augmentation": data.Augmentation()})
     elif recipe.data.name != "files":
@@ -230,7 +230,7 @@ def whole() -> data.Splits:
 
 
 @pytest.mark.parametrize("name", sorted(SMALL.values()))
-def test_two_steps(name, stand_ins, whole, tmp_path, monkeypatch) -> None:
+def test_two_steps_record_the_loss_terms_of_the_recipe(name, stand_ins, whole, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     recipe, splits = small(RECIPES[name]), whole
     if recipe.data.name == "files":
@@ -247,7 +247,7 @@ def test_two_steps(name, stand_ins, whole, tmp_path, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(set(DETECTORS) - {"coco-faster-rcnn-2x"}))
-def test_two_steps_of_a_detector(name, tmp_path) -> None:
+def test_two_steps_of_a_detector_record_its_metrics(name, tmp_path) -> None:
     changes = {"data.folder": str(write_scenes(tmp_path / "scenes")), "data.size": 64, "data.workers": 0}
     changes |= {"model.name": "resnet10t", "model.pretrained": False, "device": "cpu", "threads": 1}
     changes |= {"schedule.epochs": 1, "schedule.batch_size": 3, "schedule.milestones": []}

@@ -27,13 +27,13 @@ def write_shards(folder: Path) -> None:
                     pixels = BytesIO()
                     Image.fromarray(images.images[number].permute(1, 2, 0).numpy()).save(pixels, "PNG")
                     for ending, content in (("png", pixels.getvalue()), ("cls", b"%d" % images.labels[number])):
-                        about = tarfile.TarInfo(f"{number:04}.{ending}")
-                        about.size = len(content)
-                        archive.addfile(about, BytesIO(content))
+                        info = tarfile.TarInfo(f"{number:04}.{ending}")
+                        info.size = len(content)
+                        archive.addfile(info, BytesIO(content))
 
 
 class StopAt(training.Hook):
-    """Asks the run to stop after a step."""
+    """Sends SIGTERM after a step."""
 
     def __init__(self, step: int) -> None:
         self.step = step
@@ -44,7 +44,7 @@ class StopAt(training.Hook):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_stopped_within_an_epoch_it_ends_with_the_same_weights(workers: int, tmp_path: Path) -> None:
+def test_a_run_stopped_within_an_epoch_resumes_to_the_same_weights(workers: int, tmp_path: Path) -> None:
     write_shards(tmp_path / "shards")
     options = "{train: 'train-{0..5}.tar', test: test-0.tar, classes: 10, buffer: 16}"
     plan = training.load_recipe(
@@ -60,5 +60,5 @@ def test_stopped_within_an_epoch_it_ends_with_the_same_weights(workers: int, tmp
     assert not stopped.finished
     (checkpoint,) = stopped.run.checkpoints.iterdir()
     assert 3 <= int(checkpoint.stem.removeprefix("step-")) < 12
-    again = training.train(plan, tmp_path / "stopped", resume=True)
-    assert again.finished and whole.weights().read_bytes() == again.run.weights().read_bytes()
+    resumed = training.train(plan, tmp_path / "stopped", resume=True)
+    assert resumed.finished and whole.weights().read_bytes() == resumed.run.weights().read_bytes()

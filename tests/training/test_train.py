@@ -39,7 +39,7 @@ def recipe(*options: str) -> training.Recipe:
 
 @pytest.fixture(scope="module")
 def splits() -> data.Splits:
-    """96 training and 40 test images of the built-in set."""
+    """96 training and 40 test images of clutter."""
     train, test = data.load("clutter", train=96, test=40)
     return data.Splits(train, test)
 
@@ -51,7 +51,7 @@ def teacher(splits, tmp_path_factory) -> Path:
     return folder
 
 
-def test_a_run_leaves_everything_behind(splits, tmp_path) -> None:
+def test_a_run_writes_all_its_files(splits, tmp_path) -> None:
     outcome = training.train(recipe(), tmp_path / "run", splits=splits)
     run = Run.open(tmp_path / "run")
     assert outcome.finished and outcome.run == run
@@ -77,7 +77,7 @@ def test_a_run_leaves_everything_behind(splits, tmp_path) -> None:
     assert training.evaluate(run.model("best"), data.create_loader(splits.test, 40)).accuracy == pytest.approx(best)
 
 
-def test_the_same_recipe_gives_the_same_weights_and_another_seed_others(splits, tmp_path) -> None:
+def test_weights_depend_only_on_recipe_and_seed(splits, tmp_path) -> None:
     one, two, three = (
         training.train(recipe("--schedule.epochs=1", f"--seed={seed}"), tmp_path / name, splits=splits).run
         for name, seed in (("one", 3), ("two", 3), ("three", 4))
@@ -90,25 +90,25 @@ COMMAND = ["train", *SMALL, "--data.options={train: 256, test: 40}"]
 
 
 def run(arguments: list[str]) -> tuple[int, str, str]:
-    """Status, output and errors of a command in a process of its own."""
+    """The status, output and errors of a command in its own process."""
     (outcome,) = ended(start(arguments))
     return outcome
 
 
-def test_threads_that_share_a_batch_unevenly(tmp_path) -> None:
+def test_threads_may_share_a_batch_unevenly(tmp_path) -> None:
     """Batches of 4 and 3 images on two threads, which break memory in torch 2.14.1 if features are channels last."""
     options = ["--model.name=wrn-10-0.5", "--data.options={train: 7, test: 4}", "--schedule.batch_size=4"]
     options += ["--schedule.epochs=3", "--schedule.milestones=[]", "--threads=2", f"--run={tmp_path / 'run'}"]
     assert run(["train", *options])[0] == 0
 
 
-def test_killed_at_a_random_moment_it_ends_with_the_same_weights(tmp_path) -> None:
+def test_a_run_killed_at_a_random_moment_resumes_to_the_same_weights(tmp_path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert run([*COMMAND, f"--run={whole}"])[0] == 0
     moments = random.Random(os.environ.get("REGARD_TEST_SEED", "moments"))
     (command,) = start([*COMMAND, f"--run={killed}", "--resume"])
     wait_for(lambda: epochs_of(killed) >= 1, [command])
-    time.sleep(moments.uniform(0, 0.2))  # at some step of an epoch
+    time.sleep(moments.uniform(0, 0.2))  # at some step within an epoch
     command.kill()
     assert command.end()[0] == -signal.SIGKILL
     status, _, errors = run([*COMMAND, f"--run={killed}", "--resume"])
@@ -128,7 +128,7 @@ def untimed(folder: Path) -> list[dict]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_asked_to_stop_it_saves_within_the_epoch_and_goes_on_from_there(number, splits, tmp_path) -> None:
+def test_a_stop_signal_saves_within_the_epoch_and_the_run_can_resume(number, splits, tmp_path) -> None:
     plan = recipe("--schedule.epochs=2", "--schedule.batch_size=8")
     whole = training.train(plan, tmp_path / "whole", splits=splits).run
     stopper = StopAt(4, number)
@@ -136,14 +136,14 @@ def test_asked_to_stop_it_saves_within_the_epoch_and_goes_on_from_there(number, 
     assert not outcome.finished and outcome.row is None
     (checkpoint,) = outcome.run.checkpoints.iterdir()
     assert checkpoint.stem == "step-000000004"
-    again = training.train(plan, tmp_path / "stopped", splits=splits, resume=True)
-    assert again.finished
-    assert whole.weights().read_bytes() == again.run.weights().read_bytes()
-    assert untimed(whole.folder) == untimed(again.run.folder)
+    resumed = training.train(plan, tmp_path / "stopped", splits=splits, resume=True)
+    assert resumed.finished
+    assert whole.weights().read_bytes() == resumed.run.weights().read_bytes()
+    assert untimed(whole.folder) == untimed(resumed.run.folder)
 
 
 class Notes(training.Hook):
-    """What a person is told."""
+    """Records the messages for the user."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -163,7 +163,7 @@ class StopAt(training.Hook):
             os.kill(os.getpid(), self.number)
 
 
-def test_the_command_tells_how_to_go_on_and_how_it_ended(tmp_path) -> None:
+def test_a_stopped_command_prints_how_to_resume(tmp_path) -> None:
     gate = Gate(tmp_path / "gate")
     (command,) = start([*COMMAND, f"--run={tmp_path / 'run'}"], before=gate.code)
     wait_for(lambda: gate.holds(command.pid), [command])
@@ -174,7 +174,7 @@ def test_the_command_tells_how_to_go_on_and_how_it_ended(tmp_path) -> None:
     assert "epoch 1/3" in errors
 
 
-def test_a_broken_checkpoint_gives_way_to_the_one_before(splits, tmp_path) -> None:
+def test_a_broken_checkpoint_falls_back_to_the_previous_one(splits, tmp_path) -> None:
     plan = recipe()
     run = training.train(plan, tmp_path / "run", splits=splits).run
     expected = run.weights().read_bytes()
@@ -191,7 +191,7 @@ def test_a_broken_checkpoint_gives_way_to_the_one_before(splits, tmp_path) -> No
     assert run.weights().read_bytes() == expected
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(splits, tmp_path) -> None:
+def test_a_nan_loss_stops_the_run_and_keeps_the_checkpoint(splits, tmp_path) -> None:
     plan = recipe("--schedule.milestones=[1, 1, 1]", "--schedule.factor=1e9")
     with pytest.raises(
         InputError, match=r"is NaN or infinite in epoch 2, step [23], at learning rate 1e\+26"
@@ -204,7 +204,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(splits,
     assert all(value.isfinite().all() for value in state["model"].values())
 
 
-def test_transfer_trains_towards_the_teacher(splits, teacher, tmp_path) -> None:
+def test_transfer_lowers_attention_and_distillation_losses(splits, teacher, tmp_path) -> None:
     plan = recipe(f"--transfer.teacher={teacher}", "--transfer.beta=1000", "--transfer.alpha=0.5")
     before = (teacher / "last.safetensors").read_bytes()
     rows = training.train(plan, tmp_path / "run", splits=splits).run.metrics()
@@ -213,7 +213,7 @@ def test_transfer_trains_towards_the_teacher(splits, teacher, tmp_path) -> None:
     assert (teacher / "last.safetensors").read_bytes() == before
 
 
-ALL_OF_IT = (
+ALL_TERMS = (
     "--transfer.beta={start: 1000, end: 0}",
     "--transfer.alpha={start: 0.9, end: 0.5, shape: cosine}",
     "--transfer.full_activation=0.1",
@@ -227,38 +227,39 @@ ALL_OF_IT = (
 )
 
 
-def test_all_of_transfer_resumes_to_the_same_weights(splits, teacher, tmp_path) -> None:
-    """Weights that change and convolutions that learn beside the student go on where they were."""
+def test_all_transfer_terms_resume_to_the_same_weights(splits, teacher, tmp_path) -> None:
+    """Scheduled loss weights and the convolutions trained with the student resume their state."""
     splits = data.Splits(splits.train.subset(list(range(48))), splits.test)
-    several = f"--transfer.teacher=[{teacher}, {teacher}]"
-    plan = recipe(several, *ALL_OF_IT, "--schedule.epochs=2", "--schedule.batch_size=16")
+    teachers = f"--transfer.teacher=[{teacher}, {teacher}]"
+    plan = recipe(teachers, *ALL_TERMS, "--schedule.epochs=2", "--schedule.batch_size=16")
     whole = training.train(plan, tmp_path / "whole", splits=splits).run
     row = whole.metrics()[-1]
     assert all(row[term] > 0 for term in TERMS)
     stopped = training.train(plan, tmp_path / "stopped", splits=splits, hooks=[StopAt(1, signal.SIGINT)])
     assert not stopped.finished
-    again = training.train(plan, tmp_path / "stopped", splits=splits, resume=True)
-    assert whole.weights().read_bytes() == again.run.weights().read_bytes()
-    assert untimed(whole.folder) == untimed(again.run.folder)
+    resumed = training.train(plan, tmp_path / "stopped", splits=splits, resume=True)
+    assert whole.weights().read_bytes() == resumed.run.weights().read_bytes()
+    assert untimed(whole.folder) == untimed(resumed.run.folder)
 
 
-def test_decaying_weights_decay_over_the_run(splits, teacher, tmp_path) -> None:
-    """total = task + beta(progress) attention, with beta falling along a line from 1000 at the first step."""
+def test_scheduled_loss_weights_decay_over_the_run(splits, teacher, tmp_path) -> None:
+    """total = task + beta(progress) attention, with beta falling linearly from 1000 at the first step."""
     plan = recipe(f"--transfer.teacher={teacher}", "--transfer.beta={start: 1000, end: 0}", "--schedule.batch_size=96")
     rows = training.train(plan, tmp_path / "run", splits=splits).run.metrics()
-    for done, row in enumerate(rows):  # one step an epoch, three epochs
+    for done, row in enumerate(rows):  # one step per epoch, three epochs
         assert row["loss"] == pytest.approx(row["task"] + 1000 * (1 - done / 3) * row["attention"], rel=1e-5)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_teachers_see_images_as_they_were_trained_on_them(precision, splits, teacher) -> None:
-    """A teacher trained with another mean gets the images as it knows them, whatever precision it runs in."""
-    asked = recipe(f"--transfer.teacher={teacher}", "--transfer.beta=1", f"--transfer.precision={precision}").transfer
-    said: list[str] = []
+def test_teachers_get_images_in_their_own_normalisation(precision, splits, teacher) -> None:
+    """A teacher trained with another mean gets images normalised with it, in any precision."""
+    options = [f"--transfer.teacher={teacher}", "--transfer.beta=1", f"--transfer.precision={precision}"]
+    transfer = recipe(*options).transfer
+    messages: list[str] = []
     other = replace(splits.train, mean=(0.3, 0.4, 0.5), std=(0.2, 0.3, 0.4))
-    where = torch.device("cpu")
-    (loaded,) = load_teachers(asked, other, (32, 32), where, said.append)
-    assert len(said) == 1 and "own mean" in said[0]
+    device = torch.device("cpu")
+    (loaded,) = load_teachers(transfer, other, (32, 32), device, messages.append)
+    assert len(messages) == 1 and "own mean" in messages[0]
     raw = splits.train.images[:4] / 255
 
     def normalised(images: data.InMemoryDataset) -> torch.Tensor:
@@ -266,12 +267,12 @@ def test_teachers_see_images_as_they_were_trained_on_them(precision, splits, tea
 
     torch.testing.assert_close(loaded.images(normalised(other)), normalised(splits.train))
     assert loaded.dtype() == (torch.bfloat16 if precision == "bfloat16" else None) and loaded.fold
-    said.clear()
-    (same,) = load_teachers(asked, splits.train, (32, 32), where, said.append)
-    assert not said and same.images(raw) is raw
+    messages.clear()
+    (same,) = load_teachers(transfer, splits.train, (32, 32), device, messages.append)
+    assert not messages and same.images(raw) is raw
 
 
-def test_a_folder_with_a_model_is_a_teacher(splits, teacher, tmp_path) -> None:
+def test_a_saved_model_folder_can_be_a_teacher(splits, teacher, tmp_path) -> None:
     network, (mean, std) = Run.open(teacher).model(), (splits.train.mean, splits.train.std)
     folder = models.save_pretrained(network, tmp_path / "model", preprocessing={"mean": mean, "std": std})
     plan = recipe(f"--transfer.teacher={folder}", "--transfer.beta=1").transfer
@@ -280,26 +281,26 @@ def test_a_folder_with_a_model_is_a_teacher(splits, teacher, tmp_path) -> None:
     assert not notes and models.fingerprint(loaded.model) == models.fingerprint(network)
 
 
-def test_wrong_input_is_found_before_work_and_changes_nothing(splits, teacher, tmp_path) -> None:
-    kept = tmp_path / "kept"
-    training.train(recipe("--schedule.epochs=1"), kept, splits=splits)
-    before = {p.name: p.read_bytes() for p in kept.iterdir() if p.is_file()}
+def test_invalid_input_is_refused_early_and_changes_nothing(splits, teacher, tmp_path) -> None:
+    existing = tmp_path / "kept"
+    training.train(recipe("--schedule.epochs=1"), existing, splits=splits)
+    before = {p.name: p.read_bytes() for p in existing.iterdir() if p.is_file()}
     fewer = data.Splits(*(replace(s, classes=s.classes[:5], labels=s.labels % 5) for s in splits))
     other = tmp_path / "other"
     other.mkdir()
     (other / "thesis.txt").write_text("years of work")
-    cut = tmp_path / "cut"
-    cut.mkdir()
+    truncated = tmp_path / "cut"
+    truncated.mkdir()
     for path in teacher.iterdir():
         if path.is_file():
-            (cut / path.name).write_bytes(path.read_bytes())
-    (cut / "last.safetensors").write_bytes((cut / "last.safetensors").read_bytes()[:999])
-    for options, settings, words in (
+            (truncated / path.name).write_bytes(path.read_bytes())
+    (truncated / "last.safetensors").write_bytes((truncated / "last.safetensors").read_bytes()[:999])
+    for options, settings, expected in (
         ([], {}, "exists already"),
         ([], {"folder": other, "overwrite": True}, "is no run"),
         (["--transfer.teacher=none", "--transfer.beta=1"], {"overwrite": True}, "timm has no network of that name"),
         ([f"--transfer.teacher={other}", "--transfer.beta=1"], {"overwrite": True}, "has no recipe.yaml"),
-        ([f"--transfer.teacher={cut}", "--transfer.beta=1"], {"overwrite": True}, "cut short"),
+        ([f"--transfer.teacher={truncated}", "--transfer.beta=1"], {"overwrite": True}, "cut short"),
         (
             [f"--transfer.teacher={teacher}", "--transfer.alpha=1"],
             {"overwrite": True, "splits": fewer},
@@ -311,14 +312,14 @@ def test_wrong_input_is_found_before_work_and_changes_nothing(splits, teacher, t
         (["--optimizer.lr=0.5"], {"resume": True}, "optimizer.lr was 0.1 and is 0.5"),
     ):
         with pytest.raises(InputError) as caught:
-            training.train(recipe(*options), settings.pop("folder", kept), **{"splits": splits, **settings})
-        assert words in str(caught.value), str(caught.value)
+            training.train(recipe(*options), settings.pop("folder", existing), **{"splits": splits, **settings})
+        assert expected in str(caught.value), str(caught.value)
         assert "\n" not in str(caught.value)
-        assert {p.name: p.read_bytes() for p in kept.iterdir() if p.is_file()} == before
+        assert {p.name: p.read_bytes() for p in existing.iterdir() if p.is_file()} == before
     assert (other / "thesis.txt").read_text() == "years of work"
 
 
-def test_attention_alone_can_come_from_a_teacher_of_other_classes(splits, teacher, tmp_path) -> None:
+def test_attention_transfer_works_with_a_teacher_of_other_classes(splits, teacher, tmp_path) -> None:
     fewer = data.Splits(*(replace(s, classes=s.classes[:5], labels=s.labels % 5) for s in splits))
     notes = Notes()
     plan = recipe(f"--transfer.teacher={teacher}", "--transfer.beta=1", "--schedule.epochs=1")
@@ -326,11 +327,11 @@ def test_attention_alone_can_come_from_a_teacher_of_other_classes(splits, teache
     assert any("only its attention is used" in line for line in notes.lines)
 
 
-def test_torn_metrics_are_read_up_to_the_tear(tmp_path) -> None:
+def test_truncated_metrics_are_read_up_to_the_last_full_line(tmp_path) -> None:
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"epoch": 1}) + '\n{"epoch": 2, "lo')
     assert Run(tmp_path).metrics() == [{"epoch": 1}]
 
 
-def test_a_network_that_lacks_outputs_for_the_labels_is_not_scored(splits) -> None:
+def test_evaluate_refuses_labels_beyond_the_outputs(splits) -> None:
     with pytest.raises(InputError, match="labels run from 0 to 9; expected 0 to 4"):
         training.evaluate(models.create("wrn-10-0.5", 5), data.create_loader(splits.test, 40))

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 
 class Golden:
-    """The recorded batches, as `data.create_loader` gives its own."""
+    """The recorded batches, with the interface of a loader."""
 
     images = SimpleNamespace(classes=tuple("0123456789"))
 
@@ -32,7 +32,7 @@ class Golden:
             yield Batch(self.goldens.inputs(f"trajectory.{step}", [16, 3, 32, 32]), labels, labels, 16)
 
 
-def test_golden_trajectory_through_the_loop(goldens, relative_error, tmp_path) -> None:
+def test_the_training_loop_follows_the_published_trajectory(goldens, relative_error, tmp_path) -> None:
     model = models.create(
         "cifar-resnet11", attention="se", gate=attention.SubAttention(1), attention_stages=(3,)
     ).double()
