@@ -1,7 +1,7 @@
-"""Checks of the Triton kernels against formulas in float64. test_triton.py runs this file in a process of its own.
+"""Checks of the Triton kernels against formulas in float64. test_triton.py runs this file in a separate process.
 
-Under TRITON_INTERPRET=1 the kernels run on the CPU, else on a GPU. Each check runs with the tiles that are chosen for
-its shapes, and as `cut` with tiles so small that every loop over tiles has several iterations.
+Under TRITON_INTERPRET=1 the kernels run on the CPU, else on a GPU. Each check runs with the default tiles for its
+shapes, and as `cut` with tiles so small that every loop over tiles has several iterations.
 """
 
 from __future__ import annotations
@@ -38,29 +38,29 @@ def small(*shape: int) -> Tensor:
     return torch.randn(shape).to(DEVICE)
 
 
-def check(found: Tensor, expected: Tensor, like: Tensor | None = None) -> None:
-    """`found` has the dtype and the layout of the features `like`, or float32."""
+def check(actual: Tensor, expected: Tensor, like: Tensor | None = None) -> None:
+    """`actual` has the dtype and the layout of the features `like`, or float32."""
     dtype = like.dtype if like is not None else torch.float32
-    assert found.dtype == dtype and found.shape == expected.shape
-    assert like is None or found.stride() == like.stride()
+    assert actual.dtype == dtype and actual.shape == expected.shape
+    assert like is None or actual.stride() == like.stride()
     scale = 1 + (expected.abs().max().item() if expected.numel() else 0)
-    torch.testing.assert_close(found.double(), expected.detach(), rtol=0, atol=TOLERANCE[dtype] * scale)
+    torch.testing.assert_close(actual.double(), expected.detach(), rtol=0, atol=TOLERANCE[dtype] * scale)
 
 
-def check_gradients(found: list[Tensor], expected: Tensor, inputs: list[Tensor], g: Tensor, like: Tensor) -> None:
-    """The first is that of the features."""
-    wanted = torch.autograd.grad(expected, inputs, g.double(), materialize_grads=True)
-    check(found[0], wanted[0], like)
-    for one, want in zip(found[1:], wanted[1:], strict=True):
-        check(one, want)
+def check_gradients(actual: list[Tensor], output: Tensor, inputs: list[Tensor], g: Tensor, like: Tensor) -> None:
+    """Compares gradients with those of `output`; the first gradient belongs to the features `like`."""
+    expected = torch.autograd.grad(output, inputs, g.double(), materialize_grads=True)
+    check(actual[0], expected[0], like)
+    for actual_gradient, expected_gradient in zip(actual[1:], expected[1:], strict=True):
+        check(actual_gradient, expected_gradient)
 
 
-def wide(*tensors: Tensor) -> list[Tensor]:
+def float64_leaves(*tensors: Tensor) -> list[Tensor]:
     return [t.double().requires_grad_() for t in tensors]
 
 
 def gate(u: Tensor, w: Tensor, b: Tensor) -> Tensor:
-    """On logits (N, C, P), with w and b (K, C)."""
+    """The gate of logits u (N, C, P), with w and b (K, C)."""
     f = torch.sigmoid(u)
     for wk, bk in zip(w, b, strict=True):
         u = wk[:, None] * u + bk[:, None]
@@ -74,7 +74,7 @@ def test_shuffle_gate(x, order=2, shuffle=True) -> None:
     local = torch.arange(c, device=DEVICE) % 3 > 0
     y, mean, rstd = kernels.shuffle_gate(x, scale, shift, local, w, b, 1e-5, shuffle)
 
-    inputs = wide(x, scale, shift, w, b)
+    inputs = float64_leaves(x, scale, shift, w, b)
     flat = inputs[0].flatten(2)
     centre, variance = flat.mean(2, keepdim=True), flat.var(2, correction=0, keepdim=True)
     t = torch.where(local[:, None], (flat - centre) * (variance + 1e-5).rsqrt(), centre)
@@ -86,15 +86,15 @@ def test_shuffle_gate(x, order=2, shuffle=True) -> None:
     check(mean, centre[:, :, 0])
     check(rstd, torch.where(local, (variance[:, :, 0] + 1e-5).rsqrt(), 0.0))
     g = torch.randn_like(x)
-    found = kernels.shuffle_gate_backward(g, x, mean, rstd, scale, shift, local, w, b, 1e-5, shuffle)
-    check_gradients(list(found), expected, inputs, g, x)
+    gradients = kernels.shuffle_gate_backward(g, x, mean, rstd, scale, shift, local, w, b, 1e-5, shuffle)
+    check_gradients(list(gradients), expected, inputs, g, x)
 
 
 def test_group_gate(x, order=2, groups=2) -> None:
     weight, bias, w, b = small(groups), small(groups), small(order, groups), small(order, groups)
     y, mean, centre, spread = kernels.group_gate(x, weight, bias, w, b, 1e-5)
 
-    inputs = wide(x, weight, bias, w, b)
+    inputs = float64_leaves(x, weight, bias, w, b)
     parts = inputs[0].flatten(2).unflatten(1, (groups, -1))  # (N, G, C / G, P)
     maps = (parts * parts.mean(3, keepdim=True)).sum(2)
     t = (maps - maps.mean(2, keepdim=True)) / (maps.std(2, keepdim=True) + 1e-5)
@@ -104,8 +104,8 @@ def test_group_gate(x, order=2, groups=2) -> None:
     check(centre, maps.mean(2))
     check(spread, maps.std(2))
     g = torch.randn_like(x)
-    found = kernels.group_gate_backward(g, x, mean, centre, spread, weight, bias, w, b, 1e-5)
-    check_gradients(list(found), expected, inputs, g, x)
+    gradients = kernels.group_gate_backward(g, x, mean, centre, spread, weight, bias, w, b, 1e-5)
+    check_gradients(list(gradients), expected, inputs, g, x)
 
 
 @pytest.mark.parametrize("x", LAYOUTS, indirect=True)
@@ -114,7 +114,7 @@ def test_plain_gates(x) -> None:
     test_group_gate(x, order=0, groups=1)
 
 
-def test_group_gate_of_one_pixel() -> None:
+def test_group_gate_on_one_pixel() -> None:
     x, bias = small(1, 4, 1, 1), small(2)
     y, *statistics = kernels.group_gate(x, small(2), bias, small(0, 2), small(0, 2), 1e-5)
     factors = torch.sigmoid(bias.double()).repeat_interleave(2)[:, None, None]
@@ -127,20 +127,22 @@ def test_group_gate_of_one_pixel() -> None:
 @pytest.mark.parametrize("with_b", [False, True])
 def test_combine(x, with_b) -> None:
     n, c, h, w = x.shape
-    g, inputs = torch.randn_like(x), wide(x, small(n, c, 1, 1), small(n, 1, h, w))
+    g, inputs = torch.randn_like(x), float64_leaves(x, small(n, c, 1, 1), small(n, 1, h, w))
     a, b = inputs[1].detach().float(), inputs[2].detach().float() if with_b else None
     product = inputs[0] * inputs[1] * (inputs[2] if with_b else 1)
     check(kernels.combine(x, a, b, None, None, None, None, None, True), product, x)
-    dx, *of_factors = kernels.combine_backward(g, x, a, b)
-    wanted = torch.autograd.grad(product, inputs[: 2 + with_b], g.double())
-    check(dx, wanted[0], x)
-    for one, want in zip(of_factors if with_b else of_factors[:1], wanted[1:], strict=True):
-        check(one, want)
+    dx, *factor_gradients = kernels.combine_backward(g, x, a, b)
+    expected = torch.autograd.grad(product, inputs[: 2 + with_b], g.double())
+    check(dx, expected[0], x)
+    for actual_gradient, expected_gradient in zip(
+        factor_gradients if with_b else factor_gradients[:1], expected[1:], strict=True
+    ):
+        check(actual_gradient, expected_gradient)
 
 
 @pytest.mark.parametrize("present", ["ac", "c", "abcd", "acg", "-a", "-ab", "-abcdg"])
 def test_combine_with_terms(present) -> None:
-    """Terms, and products without the features."""
+    """Combinations with added terms, and products without the features."""
     x = small(2, 3, 4, 5)
     factors = [small(2, 3, 1, 1), small(2, 1, 4, 5), small(2, 3, 1, 1), small(2, 1, 4, 5)]
     a, b, c, d = (f if name in present else None for name, f in zip("abcd", factors, strict=True))
@@ -169,7 +171,7 @@ def test_sums_over_many_channels(layout) -> None:
     assert torch.equal(top, expected.values) and torch.equal(where, expected.indices)
 
 
-def test_other_shapes_go_by_formula() -> None:
+def test_unsupported_shapes_return_not_implemented() -> None:
     x, rows, columns = small(1, 4, 3, 5), small(1, 4, 3, 1), small(1, 4, 1, 5)
     assert kernels.combine(x, rows, columns, None, None, None, None, None, True) is NotImplemented
     assert kernels.combine_backward(x, x, rows, columns) is NotImplemented
@@ -186,7 +188,7 @@ def first_largest(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("variance, maximum", [(False, False), (True, False), (False, True)])
 def test_channel_statistics(x, variance, maximum) -> None:
-    x = x.mul(4).round()  # of few values, many of them equal
+    x = x.mul(4).round()  # few values, so that many are equal
     flat = x.double().flatten(2)
     mean, var, top, where = kernels.channel_statistics(x, variance, maximum)
     check(mean, flat.mean(2))
@@ -215,7 +217,7 @@ def test_moments_far_from_zero() -> None:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_the_largest_of_odd_values(layout) -> None:
+def test_maxima_of_infinite_and_nan_values(layout) -> None:
     x = small(1, 4, 9, 11)
     flat = x.flatten(2)
     flat[0, 0] = float("-inf")
@@ -233,11 +235,11 @@ def test_the_largest_of_odd_values(layout) -> None:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_equal_input_gives_equal_bits_in_any_batch(layout) -> None:
+def test_results_are_bitwise_independent_of_the_batch(layout) -> None:
     x = small(3, 8, 9, 5).contiguous(memory_format=LAYOUTS[layout])
-    one = x[1:2].contiguous(memory_format=LAYOUTS[layout])
-    pairs = zip(kernels.channel_statistics(x, True, True), kernels.channel_statistics(one, True, True), strict=True)
-    assert all(torch.equal(found[1:2], alone) for found, alone in pairs)
+    single = x[1:2].contiguous(memory_format=LAYOUTS[layout])
+    pairs = zip(kernels.channel_statistics(x, True, True), kernels.channel_statistics(single, True, True), strict=True)
+    assert all(torch.equal(batched[1:2], unbatched) for batched, unbatched in pairs)
 
 
 MODULES = {
@@ -252,7 +254,7 @@ MODULES = {
 
 def module(name: str) -> nn.Module:
     layer = attention.create(name, **MODULES[name]).to(DEVICE)
-    with torch.no_grad():  # away from the start, where some gradients are 0
+    with torch.no_grad():  # away from the initial values, where some gradients are 0
         for parameter in layer.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
     return layer
@@ -273,13 +275,13 @@ def test_modules_run_on_the_kernels(monkeypatch, caplog, name) -> None:
     layer, x = module(name), small(3, 8, 5, 6) + 0.5
     launches = []
     for function in kernels.__all__[2:]:
-        plain = getattr(kernels, function)
-        monkeypatch.setattr(kernels, function, lambda *a, f=plain, n=function, **k: launches.append(n) or f(*a, **k))
+        original = getattr(kernels, function)
+        monkeypatch.setattr(kernels, function, lambda *a, f=original, n=function, **k: launches.append(n) or f(*a, **k))
     with reference():
         expected = outputs(layer, x)
     assert not launches
-    for found, wanted in zip(outputs(layer, x), expected, strict=True):
-        check(found, wanted.double())
+    for actual, expected_output in zip(outputs(layer, x), expected, strict=True):
+        check(actual, expected_output.double())
     assert launches and not caplog.records
 
 
@@ -289,5 +291,5 @@ def test_compiled_modules(name) -> None:
     torch.manual_seed(0)
     layer, x = module(name), small(128, 8, 36, 36)
     torch.compiler.reset()
-    for found, wanted in zip(outputs(torch.compile(layer, fullgraph=True), x), outputs(layer, x), strict=True):
-        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
+    for actual, expected in zip(outputs(torch.compile(layer, fullgraph=True), x), outputs(layer, x), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-3)

@@ -20,7 +20,7 @@ from regard.models import cifar_resnet
 from regard.stages import stages
 
 NARROW = {"channels": (16, 32, 48, 64), "zero_init_last": False}
-# timm starts the last norm of a branch at zero, behind which no attention would show
+# timm initialises the last norm of a branch with zero, after which attention has no effect
 NETWORKS = {"cifar-resnet11": {}, "wrn-10-1": {}, "resnet18": NARROW, "resnet26": NARROW}
 
 
@@ -40,9 +40,9 @@ def test_attach_and_detach(name, module) -> None:
         after = model(images)
     assert after.shape == before.shape
     assert not torch.allclose(after, before)
-    put_in = attention.attached(model)
-    assert len(put_in) == sum(len(stage) for stage in list(stages(model).values())[1:3])
-    assert not any(m.training for m in put_in.values())
+    modules = attention.attached(model)
+    assert len(modules) == sum(len(stage) for stage in list(stages(model).values())[1:3])
+    assert not any(m.training for m in modules.values())
     attention.detach(model)
     with torch.no_grad():
         assert torch.equal(model(images), before)
@@ -58,16 +58,16 @@ def test_attention_comes_after_the_last_norm_and_before_the_addition() -> None:
         assert torch.equal(block(features), expected)
 
 
-def test_modules_follow_dtype_and_device_of_their_block() -> None:
+def test_modules_have_the_dtype_of_their_block() -> None:
     model = attention.attach(models.create("wrn-10-1").double(), "se")
     assert {p.dtype for p in model.parameters()} == {torch.float64}
 
 
 @pytest.mark.slow
-def test_wrong_input_leaves_the_model_as_it_was() -> None:
+def test_wrong_input_fails_and_leaves_the_model_unchanged() -> None:
     model = models.create("cifar-resnet11", attention="se", attention_stages=(3,))
     keys = list(model.state_dict())
-    for call, words in (
+    for call, message in (
         (lambda: attention.attach(model, "se"), "layer3.0.attention holds SqueezeExcitation already"),
         (lambda: attention.attach(model, "se", stages=(4,)), "stages 1 to 3, not 4"),
         (lambda: attention.attach(model, "se", stages=3), "such as [3, 4]"),
@@ -84,19 +84,19 @@ def test_wrong_input_leaves_the_model_as_it_was() -> None:
         (lambda: attention.attach(model, nn.Conv2d(1, 1, 1), stages=(1,)), "by its name or its class"),
         (lambda: attention.attach(timm.create_model("seresnet18"), "se"), "holds SEModule already"),
     ):
-        with pytest.raises(InputError) as caught:
+        with pytest.raises(InputError) as error:
             call()
-        assert words in str(caught.value)
+        assert message in str(error.value)
         assert list(model.state_dict()) == keys
 
 
-def test_detach_keeps_what_timm_brings() -> None:
+def test_detach_keeps_built_in_timm_attention() -> None:
     model = timm.create_model("seresnet18")
     keys = list(model.state_dict())
     assert list(attention.detach(model).state_dict()) == keys
 
 
-def test_a_network_that_has_attention_of_its_own_keeps_it() -> None:
+def test_attaching_and_detaching_keeps_built_in_attention() -> None:
     for name in ("regnety_002", "efficientnet_b0"):
         model = timm.create_model(name)
         keys = list(model.state_dict())
@@ -104,32 +104,32 @@ def test_a_network_that_has_attention_of_its_own_keeps_it() -> None:
         assert list(attention.detach(model).state_dict()) == keys
 
 
-def test_modules_of_others_go_in_and_out() -> None:
+def test_custom_modules_are_attached_and_detached() -> None:
     for model in (timm.create_model("resnet18"), torchvision.models.resnet18()):
         keys = list(model.state_dict())
         attention.attach(model, EcaModule, stages=(3, 4))
-        put_in = attention.attached(model)
-        assert [type(module) for module in put_in.values()] == [EcaModule] * 4
+        modules = attention.attached(model)
+        assert [type(module) for module in modules.values()] == [EcaModule] * 4
         with pytest.raises(InputError, match="holds EcaModule already; detach"):
             attention.attach(model, "se")
-        assert list(attention.attached(model)) == list(put_in)
+        assert list(attention.attached(model)) == list(modules)
         assert list(attention.detach(model).state_dict()) == keys
         attention.attach(model, lambda channels: nn.Conv2d(channels, channels, 1), stages=(4,))
         assert len(attention.attached(model)) == 2
 
 
-def test_a_stage_may_share() -> None:
+def test_dia_shares_one_cell_per_stage() -> None:
     model = attention.attach(torchvision.models.resnet18(), "dia")
-    put_in = attention.attached(model)
-    cells = [put_in[f"layer{stage}.{block}.bn2.attention"].cell for stage in (1, 2, 3, 4) for block in (0, 1)]
+    modules = attention.attached(model)
+    cells = [modules[f"layer{stage}.{block}.bn2.attention"].cell for stage in (1, 2, 3, 4) for block in (0, 1)]
     assert len({id(cell) for cell in cells}) == 4
     assert all(cells[i] is cells[i + 1] for i in range(0, 8, 2))
     model(torch.randn(2, 3, 32, 32)).sum().backward()
     assert all(p.grad is not None for p in model.parameters())
 
 
-class Shy(nn.Module):
-    """A block of one's own, with a layer that has an `attention` of its own."""
+class CustomBlock(nn.Module):
+    """A custom block, with a layer that already has an attribute `attention`."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -141,8 +141,8 @@ class Shy(nn.Module):
         return torch.relu(x + 0.5 * self.conv(self.first(x)))
 
 
-class Open(nn.Module, attention.AttentionSlot):
-    """A block of one's own that says where its branch ends."""
+class SlottedBlock(nn.Module, attention.AttentionSlot):
+    """A custom block that declares the end of its branch."""
 
     branch_end = "conv"
 
@@ -156,27 +156,27 @@ class Open(nn.Module, attention.AttentionSlot):
         return x + (branch if self.attention is None else self.attention(branch))
 
 
-def test_blocks_of_ones_own() -> None:
+def test_custom_blocks() -> None:
     def model(*blocks: nn.Module) -> nn.Module:
         head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)
         return nn.Sequential(nn.Conv2d(3, 4, 3), *blocks, *head).eval()
 
     for where in ("branch", "block"):
-        with pytest.raises(InputError, match=r"1 is a Shy, .* branch end is unknown .* name layers in where="):
-            attention.attach(model(Shy(4)), "se", where=where)
-    named = attention.attach(model(Shy(4), Shy(4)), "se", where=["*.conv"])
+        with pytest.raises(InputError, match=r"1 is a CustomBlock, .* branch end is unknown .* name layers in where="):
+            attention.attach(model(CustomBlock(4)), "se", where=where)
+    named = attention.attach(model(CustomBlock(4), CustomBlock(4)), "se", where=["*.conv"])
     assert list(attention.attached(named)) == ["1.conv.attention2", "2.conv.attention2"]
     x, block = torch.randn(2, 4, 6, 6), named[1]
     plain = nn.functional.conv2d(block.first(x), block.conv.weight, block.conv.bias, padding=1)
     torch.testing.assert_close(block(x), torch.relu(x + 0.5 * block.conv.attention2(plain)))
 
-    known = attention.attach(model(Open(4), nn.Sequential(Open(4))), "se")
-    assert list(attention.attached(known)) == ["1.attention", "2.0.attention"]
-    assert all(point.residual and point.channels == 4 for point in attention.insertion_points(known))
+    slotted = attention.attach(model(SlottedBlock(4), nn.Sequential(SlottedBlock(4))), "se")
+    assert list(attention.attached(slotted)) == ["1.attention", "2.0.attention"]
+    assert all(point.residual and point.channels == 4 for point in attention.insertion_points(slotted))
 
 
 def small(kind: str) -> nn.Module:
-    """Networks with every way in which attention is called: slots, wrappers, (N, H, W, C), behind a whole stage."""
+    """Networks that call attention in every way: slots, wrapped layers, (N, H, W, C) outputs, after a stage."""
     torch.manual_seed(0)
     blocks: dict[str, list[nn.Module]] = {
         "slots": [cifar_resnet.BasicBlock(4, 8, 2), timm_resnet.BasicBlock(8, 8)],
@@ -196,7 +196,7 @@ KINDS = ["slots", "outputs", "channels last", "stages"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_copies_and_files(kind) -> None:
+def test_copies_and_saved_models_keep_attention(kind) -> None:
     model, images = small(kind).eval(), torch.randn(2, 3, 32, 32)
     file = io.BytesIO()
     torch.save(model, file)
@@ -212,24 +212,24 @@ def test_copies_and_files(kind) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_compiles_and_exports_whole(kind) -> None:
+def test_models_compile_and_export_as_one_graph(kind) -> None:
     model = small(kind).eval()
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager", dynamic=True)
     batch = torch.export.Dim("batch", min=2, max=64)
     program = torch.export.export(model, (torch.randn(4, 3, 32, 32),), dynamic_shapes=({0: batch},)).module()
-    for n in (5, 6):  # not 3, which would be compiled as the number of channels
+    for n in (5, 6):  # not 3, which equals the number of channels
         images = torch.randn(n, 3, 32, 32)
         expected = model(images)
         torch.testing.assert_close(program(images), expected)
         output = compiled(images)
         torch.testing.assert_close(output, expected)
-        wanted = torch.autograd.grad(expected.sum(), list(model.parameters()))
-        found = torch.autograd.grad(output.sum(), list(model.parameters()))
-        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-5)
+        expected_gradients = torch.autograd.grad(expected.sum(), list(model.parameters()))
+        gradients = torch.autograd.grad(output.sum(), list(model.parameters()))
+        torch.testing.assert_close(gradients, expected_gradients, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.slow
-def test_compiles_to_code() -> None:
+def test_models_compile_with_inductor() -> None:
     layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
     with pytest.warns(attention.PlacementWarning):
         model = attention.attach(layers, "se").eval()

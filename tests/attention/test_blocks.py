@@ -54,36 +54,38 @@ TORCHVISION = (
 
 
 def networks() -> dict[str, nn.Module]:
-    """Without values where that is possible."""
-    found = {}
+    """The networks, on the meta device."""
+    result = {}
     with torch.device("meta"):
-        for name in filter(timm.is_model, TIMM):  # an older timm has less
-            found[name] = timm.create_model(name)
+        for name in filter(timm.is_model, TIMM):  # an older timm has fewer
+            result[name] = timm.create_model(name)
         for name in TORCHVISION:
             if not name.startswith("regnet"):
-                found[f"torchvision/{name}"] = torchvision.models.get_model(name)
-    found["torchvision/regnet_x_400mf"] = torchvision.models.regnet_x_400mf().to("meta")
-    return found
+                result[f"torchvision/{name}"] = torchvision.models.get_model(name)
+    result["torchvision/regnet_x_400mf"] = torchvision.models.regnet_x_400mf().to("meta")
+    return result
 
 
-def note(seen: dict[nn.Module, torch.Size], module: nn.Module, args: tuple[Tensor], _output: Tensor) -> None:
-    seen[module] = args[0].shape
+def record(shapes: dict[nn.Module, torch.Size], module: nn.Module, args: tuple[Tensor], _output: Tensor) -> None:
+    shapes[module] = args[0].shape
 
 
 @pytest.mark.slow
-def test_every_row(monkeypatch) -> None:
-    monkeypatch.setattr(F, "batch_norm", lambda x, *_, **__: x)  # same shape; meta tensors take long for it
-    unseen = {*blocks._RESIDUAL, *blocks._NOT_RESIDUAL}
+def test_every_row_names_layers_with_the_expected_features(monkeypatch) -> None:
+    monkeypatch.setattr(F, "batch_norm", lambda x, *_, **__: x)  # keeps the shape; batch norm is slow on meta tensors
+    unused = {*blocks._RESIDUAL, *blocks._NOT_RESIDUAL}
     for name, model in networks().items():
-        unseen -= {kind for module in model.modules() for kind in blocks._class_names(module)}
+        unused -= {kind for module in model.modules() for kind in blocks._class_names(module)}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", attention.PlacementWarning)
             attention.attach(model, "gc")
-        put_in = list(attention.attached(model).values())
-        seen: dict[nn.Module, torch.Size] = {}
-        for module in put_in:
-            module.register_forward_hook(partial(note, seen))
+        modules = list(attention.attached(model).values())
+        shapes: dict[nn.Module, torch.Size] = {}
+        for module in modules:
+            module.register_forward_hook(partial(record, shapes))
         size = (getattr(model, "pretrained_cfg", None) or {}).get("input_size", (3, 224, 224))[-1]
         model.eval()(torch.empty(2, 3, size, size, device="meta"))
-        assert put_in and all(len(seen[module]) == 4 and seen[module][1] == module.channels for module in put_in), name
-    assert not unseen or not all(map(timm.is_model, TIMM)), unseen
+        assert modules and all(
+            len(shapes[module]) == 4 and shapes[module][1] == module.channels for module in modules
+        ), name
+    assert not unused or not all(map(timm.is_model, TIMM)), unused

@@ -28,7 +28,7 @@ from regard.models.norms import sync_norms
 
 
 class Unit(nn.Sequential):
-    """Convolution and norm that become one convolution, as in timm's RepViT, LeViT and TinyViT."""
+    """A convolution and a norm that fuse into one convolution, as in timm's RepViT, LeViT and TinyViT."""
 
     def __init__(self) -> None:
         super().__init__(nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8))
@@ -46,16 +46,16 @@ class UnitBlock(nn.Module):
         return x + self.conv2(torch.relu(self.conv1(x)))
 
 
-def of_blocks(make: Callable[[], nn.Module]) -> nn.Module:
+def network_of(make: Callable[[], nn.Module]) -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(3, 8, 3, stride=2), make(), make(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)
     )
 
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
-    "torchvision": lambda: of_blocks(lambda: BasicBlock(8, 8)),
-    "timm": lambda: of_blocks(lambda: InvertedResidual(8, 8)),  # its batch norms have an activation
-    "units": lambda: of_blocks(UnitBlock),
+    "torchvision": lambda: network_of(lambda: BasicBlock(8, 8)),
+    "timm": lambda: network_of(lambda: InvertedResidual(8, 8)),  # its batch norms have an activation
+    "units": lambda: network_of(UnitBlock),
     "slots": lambda: models.create("cifar-resnet11", 5),
 }
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -65,15 +65,15 @@ IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 def model(request) -> nn.Module:
     torch.manual_seed(0)
     where = ["*.conv2"] if request.param == "units" else "branch"
-    model = stirred(attention.attach(NETWORKS[request.param](), "se", where=where))
-    without = attention.detach(copy.deepcopy(model))
-    assert not torch.allclose(without(IMAGES), model(IMAGES), rtol=1e-2)
+    model = randomized(attention.attach(NETWORKS[request.param](), "se", where=where))
+    plain = attention.detach(copy.deepcopy(model))
+    assert not torch.allclose(plain(IMAGES), model(IMAGES), rtol=1e-2)
     return model
 
 
 @torch.no_grad()
-def stirred(model: nn.Module) -> nn.Module:
-    """In evaluation mode, with statistics and gates that are not those of the start."""
+def randomized(model: nn.Module) -> nn.Module:
+    """The model in evaluation mode, with randomised parameters and matching statistics."""
     for parameter in model.parameters():
         parameter.add_(0.1 * torch.randn_like(parameter))
     model.train()(IMAGES)
@@ -89,12 +89,12 @@ def quantization_prepared(model: nn.Module) -> nn.Module:
 
 def features_extracted(model: nn.Module) -> nn.Module:
     last = next(name for name, module in reversed(list(model.named_modules())) if isinstance(module, nn.Linear))
-    found = create_feature_extractor(model, [last])
+    extractor = create_feature_extractor(model, [last])
 
     class Logits(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.network = found
+            self.network = extractor
 
         def forward(self, images: Tensor) -> Tensor:
             return self.network(images)[last]
@@ -128,21 +128,21 @@ EXCHANGES: dict[str, Callable[[nn.Module], nn.Module]] = {
 }
 
 
-# torch makes layers of its own of timm's norms, which have no activation.
+# torch replaces timm's norms by its own layers, which have no activation.
 CASES = [(network, name) for network in NETWORKS for name in EXCHANGES if (network, name[:5]) != ("timm", "torch")]
 
 
 @pytest.mark.parametrize(("model", "name"), CASES, indirect=["model"])
 @torch.no_grad()
-def test_attention_runs_afterwards(model, name) -> None:
+def test_attention_runs_after_the_exchange(model, name) -> None:
     exchanged = EXCHANGES[name](copy.deepcopy(model)).eval()
     torch.testing.assert_close(exchanged(IMAGES), model(IMAGES), rtol=1e-3, atol=1e-4)
-    found = list(attention.attached(exchanged))
-    assert [name.removeprefix("network.") for name in found] == list(attention.attached(model))
+    attached_names = list(attention.attached(exchanged))
+    assert [name.removeprefix("network.") for name in attached_names] == list(attention.attached(model))
 
 
 @pytest.mark.parametrize(("network", "start"), [("torchvision", "published"), ("slots", "identity")])
-def test_sharded_networks(network, start, tmp_path) -> None:
+def test_fully_sharded_networks_keep_attention(network, start, tmp_path) -> None:
     torch.manual_seed(0)
     model = attention.attach(NETWORKS[network](), "se", start=start)
     expected, plain = model.train()(IMAGES), model.state_dict()
@@ -160,17 +160,17 @@ def test_sharded_networks(network, start, tmp_path) -> None:
         assert all(parameter.grad is not None for parameter in sharded.parameters())
         optimizer = torch.optim.SGD(sharded.parameters(), lr=0.1, momentum=0.9)
         optimizer.step()
-        state, of_optimizer = get_state_dict(sharded, optimizer)
+        state, optimizer_state = get_state_dict(sharded, optimizer)
         assert list(state) == list(sharded.state_dict()) == list(plain)
-        wanted = {name: value + 1 for name, value in state.items()}
-        set_state_dict(sharded, optimizer, model_state_dict=wanted, optim_state_dict=of_optimizer)
-        assert all(torch.equal(value, wanted[name]) for name, value in sharded.state_dict().items())
+        new_state = {name: value + 1 for name, value in state.items()}
+        set_state_dict(sharded, optimizer, model_state_dict=new_state, optim_state_dict=optimizer_state)
+        assert all(torch.equal(value, new_state[name]) for name, value in sharded.state_dict().items())
     finally:
         distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize("kinds", [set(), {attention.WithAttention}, {nn.BatchNorm2d, nn.Conv2d}])
-def test_networks_sharded_by_the_older_wrapper(kinds, tmp_path) -> None:
+def test_networks_in_fsdp1_keep_attention(kinds, tmp_path) -> None:
     model = attention.attach(NETWORKS["torchvision"](), "se")
     plain = copy.deepcopy(model.state_dict())
     distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
@@ -191,7 +191,7 @@ def test_networks_sharded_by_the_older_wrapper(kinds, tmp_path) -> None:
         distributed.destroy_process_group()
 
 
-def test_attention_stands_behind_units_that_fuse() -> None:
+def test_attention_follows_fused_units() -> None:
     model = attention.attach(NETWORKS["units"](), "se", where=["*.conv2"])
     assert list(attention.attached(model)) == [f"{i}.conv2.attention" for i in (1, 2)]
     fused = reparameterize_model(model.eval())
@@ -199,18 +199,18 @@ def test_attention_stands_behind_units_that_fuse() -> None:
 
 
 @pytest.mark.parametrize("where", ["branch", "block", ["0", "1.relu", "2"]])
-def test_state_dicts_have_the_names_of_the_plain_network(where) -> None:
+def test_state_dicts_keep_the_names_of_the_plain_network(where) -> None:
     model = NETWORKS["torchvision"]()
     plain = model.state_dict()
     attention.attach(model, "se", where=where)
-    put_in = attention.attached(model)
+    modules = attention.attached(model)
     state = model.state_dict()
-    assert [name for name in state if not name.startswith(tuple(put_in))] == list(plain)
+    assert [name for name in state if not name.startswith(tuple(modules))] == list(plain)
     assert all(torch.equal(state[name], value) for name, value in plain.items())
-    for name, module in put_in.items():
+    for name, module in modules.items():
         assert [key for key in state if key.startswith(f"{name}.")] == [f"{name}.{key}" for key in module.state_dict()]
         assert model.get_submodule(name) is module
-    # the version of each layer's entries, by which torch reads older ones
+    # the version of each layer, which torch uses to read older state dicts
     assert {name: state._metadata[name] for name in plain._metadata} == plain._metadata
 
     other = attention.attach(NETWORKS["torchvision"](), "se", where=where)
@@ -222,16 +222,16 @@ def test_state_dicts_have_the_names_of_the_plain_network(where) -> None:
     torch.testing.assert_close(other(IMAGES), expected)
     other.load_state_dict(state)
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in state.items())
-    first = next(iter(put_in))
-    less = {name: value for name, value in state.items() if name not in ("1.bn2.weight", f"{first}.fc1.bias")}
-    missing, unexpected = other.load_state_dict({**less, "1.bn2.scale": torch.ones(1)}, strict=False)
+    first = next(iter(modules))
+    incomplete = {name: value for name, value in state.items() if name not in ("1.bn2.weight", f"{first}.fc1.bias")}
+    missing, unexpected = other.load_state_dict({**incomplete, "1.bn2.scale": torch.ones(1)}, strict=False)
     assert set(missing) == {"1.bn2.weight", f"{first}.fc1.bias"}
     assert unexpected == ["1.bn2.scale"]
     with pytest.raises(RuntimeError, match="1.bn2.weight"):
-        other.load_state_dict(less)
+        other.load_state_dict(incomplete)
 
 
-def test_a_layer_with_attention_has_the_attributes_of_the_layer() -> None:
+def test_layers_with_attention_expose_the_layer_attributes() -> None:
     model = attention.attach(NETWORKS["torchvision"](), "se")
     norm = model[1].bn2
     assert norm.num_features == 8 and norm.weight is norm.without_attention.weight

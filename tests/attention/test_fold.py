@@ -28,8 +28,8 @@ NETWORKS = {
 }
 
 
-def stirred(model: nn.Module) -> nn.Module:
-    """With every parameter and statistic away from where it starts."""
+def randomized(model: nn.Module) -> nn.Module:
+    """The model in evaluation mode, with noise on every parameter and statistic."""
     generator = torch.Generator().manual_seed(1)
     for name, value in model.state_dict().items():
         if value.is_floating_point():
@@ -41,10 +41,10 @@ def stirred(model: nn.Module) -> nn.Module:
 @pytest.mark.filterwarnings("ignore::regard.attention.PlacementWarning")
 @pytest.mark.parametrize("gate", ["sigmoid", "sub-attention-2"])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_shuffle_goes_into_the_weights(name, gate) -> None:
+def test_the_shuffle_is_folded_into_the_weights(name, gate) -> None:
     build, expected = NETWORKS[name]
     torch.manual_seed(0)
-    model = stirred(attention.attach(build().double(), "shuffle", groups=2, gate=gate))
+    model = randomized(attention.attach(build().double(), "shuffle", groups=2, gate=gate))
     before = {key: value.clone() for key, value in model.state_dict().items()}
     images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
     folded = attention.fold(model)
@@ -60,8 +60,8 @@ def test_the_shuffle_goes_into_the_weights(name, gate) -> None:
 
 
 @pytest.mark.parametrize("name", attention.names())
-def test_norms_inside_modules_go_into_the_layers_before(name) -> None:
-    layer = stirred(
+def test_norms_inside_modules_are_folded(name) -> None:
+    layer = randomized(
         attention.create(name, 8, dtype=torch.float64, **{"shuffle": {"groups": 2}, "sge": {"groups": 2}}.get(name, {}))
     )
     features = torch.randn(2, 8, 9, 7, dtype=torch.float64)
@@ -69,12 +69,12 @@ def test_norms_inside_modules_go_into_the_layers_before(name) -> None:
     with torch.no_grad():
         torch.testing.assert_close(folded(features), layer(features), rtol=1e-10, atol=1e-10)
     norms = [m for m in folded.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    assert len(norms) == (name == "srm")  # whose norm takes what no layer gives
+    assert len(norms) == (name == "srm")  # its norm does not follow a layer
 
 
-def test_what_is_not_known_stays() -> None:
+def test_shuffles_after_grouped_convolutions_are_kept() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3, groups=1), nn.Conv2d(8, 8, 3, groups=2))
-    model = stirred(attention.attach(model.double(), "shuffle", where=["1"], groups=2))
+    model = randomized(attention.attach(model.double(), "shuffle", where=["1"], groups=2))
     images = torch.randn(2, 3, 9, 9, dtype=torch.float64)
     folded = attention.fold(model)
     assert any(isinstance(m, attention.ShuffleAttention) for m in folded.modules())

@@ -20,8 +20,8 @@ from regard.maps.layers import last_features
 from regard.stages import stages
 
 
-def stirred(model: nn.Module) -> nn.Module:
-    """With every statistic and parameter of the norms away from where it starts, in evaluation mode."""
+def randomized(model: nn.Module) -> nn.Module:
+    """The model in evaluation mode, with noise on every statistic and parameter of the norms."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, value in model.state_dict().items():
@@ -40,8 +40,8 @@ def images(size: int = 32, dtype: torch.dtype = torch.float64) -> Tensor:
 
 
 def check(model: nn.Module, left: int, x: Tensor | None = None, **options: Any) -> nn.Module:
-    """Folds `model`, which is in float64, and compares; `left` norms are left."""
-    model = stirred(model.double())
+    """Folds `model` in float64 and compares the outputs; `left` is the number of norms that remain."""
+    model = randomized(model.double())
     before = copy.deepcopy(model.state_dict())
     folded = attention.fold(model, **options)
     with torch.no_grad():
@@ -53,11 +53,11 @@ def check(model: nn.Module, left: int, x: Tensor | None = None, **options: Any) 
     return folded
 
 
-NETWORKS: dict[str, tuple[dict[str, Any], int, int]] = {  # options, side of the images, norms that are left
+NETWORKS: dict[str, tuple[dict[str, Any], int, int]] = {  # options, image size, remaining norms
     "resnet18": ({}, 32, 0),
     "resnet50": ({}, 32, 0),
     "resnet50d": ({}, 32, 0),
-    # bn0 of all blocks but the first, which reads conv0 alone, reads sums; so does the last norm
+    # bn0 of all blocks except the first, and the last norm, read sums; the first bn0 reads conv0
     "wrn-16-2": ({}, 32, 6),
     "wrn-16-1": ({}, 32, 7),
     "preact-resnet18": ({}, 32, 8),
@@ -74,9 +74,9 @@ NETWORKS: dict[str, tuple[dict[str, Any], int, int]] = {  # options, side of the
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
-def test_networks(name: str, relative_error: Callable[[Tensor, Tensor], float]) -> None:
+def test_folded_networks_agree(name: str, relative_error: Callable[[Tensor, Tensor], float]) -> None:
     options, size, left = NETWORKS[name]
-    model = stirred(models.create(name, 10, **options).double())
+    model = randomized(models.create(name, 10, **options).double())
     folded = attention.fold(model)
     compare(model, folded, images(size), 1e-9, relative_error)
     assert norms(folded) == left
@@ -94,13 +94,13 @@ def test_networks(name: str, relative_error: Callable[[Tensor, Tensor], float]) 
         ("torchvision/resnet18", "shuffle", {"groups": 4}),
     ],
 )
-def test_networks_with_attention(
+def test_folded_networks_with_attention_agree(
     name: str, module: str, options: dict[str, Any], relative_error: Callable[[Tensor, Tensor], float]
 ) -> None:
     gate = attention.SubAttention(order=1)
-    own = {"block": "basic"} if name.startswith("cifar") else {}
-    model = models.create(name, 10, attention=module, gate=gate, attention_options=options, **own)
-    folded = attention.fold(stirred(model))
+    network_options = {"block": "basic"} if name.startswith("cifar") else {}
+    model = models.create(name, 10, attention=module, gate=gate, attention_options=options, **network_options)
+    folded = attention.fold(randomized(model))
     compare(model, folded, images(32, torch.float32), 1e-4, relative_error)
     assert norms(folded) == (4 if name == "wrn-10-1" else 0)
 
@@ -111,21 +111,21 @@ def compare(model: nn.Module, folded: nn.Module, x: Tensor, tolerance: float, re
     except InputError:
         names = []
     assert not names or (list(stages(folded)) == names and last_features(folded) == last_features(model))
-    with torch.no_grad(), maps.Taps(model, names) as here, maps.Taps(folded, names) as there:
-        expected, found = model(x), folded(x)
-    assert relative_error(found, expected) < tolerance
+    with torch.no_grad(), maps.Taps(model, names) as taps, maps.Taps(folded, names) as folded_taps:
+        expected, actual = model(x), folded(x)
+    assert relative_error(actual, expected) < tolerance
     for name in names:
-        assert relative_error(there.features[name], here.features[name]) < tolerance, name
+        assert relative_error(folded_taps.features[name], taps.features[name]) < tolerance, name
 
 
-def test_stages_of_plain_layers() -> None:
+def test_folding_keeps_the_stages_of_plain_layers() -> None:
     plain = [nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 4, 3)]
     model = nn.Sequential(*plain, nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
     assert list(stages(check(model, 0))) == list(stages(model)) == ["2", "6"]
 
 
 class Net(nn.Module):
-    """A convolution, a norm, and what a test does with them."""
+    """A convolution and a norm, which `run` applies to the images."""
 
     def __init__(self, run: Callable[[Any, Tensor], Any], **parts: Any) -> None:
         super().__init__()
@@ -138,7 +138,7 @@ class Net(nn.Module):
         return self.run(self, x)
 
 
-def plainly(net: Any, x: Tensor) -> Tensor:
+def conv_norm_relu(net: Any, x: Tensor) -> Tensor:
     return net.norm(net.conv(x)).relu_()
 
 
@@ -172,13 +172,13 @@ def by_size(net: Any, x: Tensor) -> Tensor:
     return net.norm(y) if x.shape[-1] < 100 else y.relu()
 
 
-def one_norm_or_another(looks: Callable[[Tensor], Any]) -> nn.Module:
-    """Which norm runs depends on values; zeros go one way, the images of the test the other."""
-    return Net(lambda net, x: (net.norm if looks(x) else net.other)(net.conv(x)), other=nn.BatchNorm2d(4))
+def one_norm_or_another(chooses: Callable[[Tensor], Any]) -> nn.Module:
+    """A network whose values decide which norm runs: zeros choose one, the images of the tests the other."""
+    return Net(lambda net, x: (net.norm if chooses(x) else net.other)(net.conv(x)), other=nn.BatchNorm2d(4))
 
 
 def tokens(net: Any, x: Tensor) -> Tensor:
-    return F.adaptive_avg_pool2d(plainly(net, x), 4).flatten(2).transpose(1, 2)  # (N, 16, 4)
+    return F.adaptive_avg_pool2d(conv_norm_relu(net, x), 4).flatten(2).transpose(1, 2)  # (N, 16, 4)
 
 
 def held_in_a_list() -> nn.Module:
@@ -188,7 +188,7 @@ def held_in_a_list() -> nn.Module:
 
 
 def tied() -> nn.Module:
-    net = Net(lambda net, x: plainly(net, x) + net.other(x), other=nn.Conv2d(3, 4, 3, padding=1))
+    net = Net(lambda net, x: conv_norm_relu(net, x) + net.other(x), other=nn.Conv2d(3, 4, 3, padding=1))
     net.other.weight = net.conv.weight
     return net
 
@@ -223,9 +223,9 @@ class Scaled(nn.Conv2d):
         return super().forward(input * self.weight.std())
 
 
-OWN = torch.tensor(2.0, dtype=torch.float64)
-CASES: dict[str, tuple[Callable[[], nn.Module], int]] = {  # networks, and the norms that are left
-    "plain": (lambda: Net(plainly), 0),
+SCALE = torch.tensor(2.0, dtype=torch.float64)
+CASES: dict[str, tuple[Callable[[], nn.Module], int]] = {  # networks, and the numbers of remaining norms
+    "plain": (lambda: Net(conv_norm_relu), 0),
     "dropout between": (lambda: Net(lambda net, x: net.norm(net.drop(net.conv(x))), drop=nn.Dropout()), 0),
     "held in a list": (held_in_a_list, 0),
     "an activation between": (lambda: Net(lambda net, x: net.norm(net.conv(x).relu())), 1),
@@ -282,25 +282,27 @@ CASES: dict[str, tuple[Callable[[], nn.Module], int]] = {  # networks, and the n
         ),
         1,
     ),
-    "inside inference mode": (lambda: Net(torch.inference_mode()(plainly)), 0),
+    "inside inference mode": (lambda: Net(torch.inference_mode()(conv_norm_relu)), 0),
     "by size": (lambda: Net(by_size), 1),
-    "with a tensor of no module": (lambda: Net(lambda net, x: plainly(net, x) * OWN), 0),
-    "statistics of the batch": (lambda: Net(plainly, norm=nn.BatchNorm2d(4, track_running_stats=False)), 1),
+    "with a tensor of no module": (lambda: Net(lambda net, x: conv_norm_relu(net, x) * SCALE), 0),
+    "statistics of the batch": (lambda: Net(conv_norm_relu, norm=nn.BatchNorm2d(4, track_running_stats=False)), 1),
     "shared weights": (tied, 1),
-    "computed weights": (lambda: Net(plainly, conv=parametrizations.weight_norm(nn.Conv2d(3, 4, 3))), 1),
-    "a subclass that pads": (lambda: Net(plainly, conv=Padded(3, 4, 3, bias=False)), 1),
-    "one that doubles": (lambda: Net(plainly, conv=Doubled(3, 4, 3)), 1),
-    "one that takes no bias": (lambda: Net(plainly, conv=Unbiased(3, 4, 3, bias=False)), 1),
-    "one that changes its weights": (lambda: Net(plainly, conv=Standardised(3, 4, 3)), 1),
-    "one that runs twice": (lambda: Net(plainly, conv=Recurrent(3, 3, 3), norm=nn.BatchNorm2d(3)), 1),
-    "one that looks at its weights": (lambda: Net(plainly, conv=Scaled(3, 4, 3)), 1),
+    "computed weights": (lambda: Net(conv_norm_relu, conv=parametrizations.weight_norm(nn.Conv2d(3, 4, 3))), 1),
+    "a subclass that pads": (lambda: Net(conv_norm_relu, conv=Padded(3, 4, 3, bias=False)), 1),
+    "one that doubles": (lambda: Net(conv_norm_relu, conv=Doubled(3, 4, 3)), 1),
+    "one that takes no bias": (lambda: Net(conv_norm_relu, conv=Unbiased(3, 4, 3, bias=False)), 1),
+    "one that changes its weights": (lambda: Net(conv_norm_relu, conv=Standardised(3, 4, 3)), 1),
+    "one that runs twice": (lambda: Net(conv_norm_relu, conv=Recurrent(3, 3, 3), norm=nn.BatchNorm2d(3)), 1),
+    "one that looks at its weights": (lambda: Net(conv_norm_relu, conv=Scaled(3, 4, 3)), 1),
     "groups": (
-        lambda: Net(plainly, conv=nn.Conv2d(3, 6, 3, groups=3, bias=False), norm=nn.BatchNorm2d(6, affine=False)),
+        lambda: Net(
+            conv_norm_relu, conv=nn.Conv2d(3, 6, 3, groups=3, bias=False), norm=nn.BatchNorm2d(6, affine=False)
+        ),
         0,
     ),
-    "transposed": (lambda: Net(plainly, conv=nn.ConvTranspose2d(3, 4, 3, stride=2)), 0),
+    "transposed": (lambda: Net(conv_norm_relu, conv=nn.ConvTranspose2d(3, 4, 3, stride=2)), 0),
     "transposed, groups": (
-        lambda: Net(plainly, conv=nn.ConvTranspose2d(3, 6, 3, groups=3), norm=nn.BatchNorm2d(6)),
+        lambda: Net(conv_norm_relu, conv=nn.ConvTranspose2d(3, 6, 3, groups=3), norm=nn.BatchNorm2d(6)),
         1,
     ),
     "linear": (
@@ -308,19 +310,19 @@ CASES: dict[str, tuple[Callable[[], nn.Module], int]] = {  # networks, and the n
         0,
     ),
     "linear, of tokens": (lambda: nn.Sequential(nn.Flatten(2), nn.Linear(32 * 32, 3), nn.BatchNorm1d(3)), 1),
-    "frozen": (lambda: Net(plainly, norm=FrozenBatchNormAct2d(4)), 0),
+    "frozen": (lambda: Net(conv_norm_relu, norm=FrozenBatchNormAct2d(4)), 0),
 }
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_who_reads_what(name: str) -> None:
+def test_only_norms_that_are_safe_to_fold_are_folded(name: str) -> None:
     build, left = CASES[name]
     torch.manual_seed(0)
     check(build(), left)
 
 
-def test_a_copy_made_in_inference_mode_is_folded_and_can_be_used_outside() -> None:
-    model = stirred(models.create("cifar-resnet11", attention="shuffle", attention_options={"groups": 4}).double())
+def test_folding_in_inference_mode_gives_a_differentiable_copy() -> None:
+    model = randomized(models.create("cifar-resnet11", attention="shuffle", attention_options={"groups": 4}).double())
     with torch.inference_mode():
         folded = attention.fold(model)
     assert norms(folded) == 0 and not any(p.is_inference() for p in folded.parameters())
@@ -330,13 +332,13 @@ def test_a_copy_made_in_inference_mode_is_folded_and_can_be_used_outside() -> No
     assert x.grad is not None
 
 
-def test_a_frozen_norm_goes_too() -> None:
-    folded = check(Net(plainly, norm=FrozenBatchNormAct2d(4)), 0)
+def test_frozen_norms_are_folded() -> None:
+    folded = check(Net(conv_norm_relu, norm=FrozenBatchNormAct2d(4)), 0)
     assert isinstance(folded.norm, FoldedNormAct) and isinstance(folded.norm.act, nn.ReLU)
 
 
 def output_of(model: nn.Module, layer: str) -> Tensor:
-    """What the layer gives, before anything changes it in place."""
+    """The output of the layer, before any change in place."""
     outputs: list[Tensor] = []
     hook = model.get_submodule(layer).register_forward_hook(
         lambda _module, _args, output: outputs.append(output.clone())
@@ -347,7 +349,7 @@ def output_of(model: nn.Module, layer: str) -> Tensor:
     return outputs[0]
 
 
-def test_what_is_kept_stays_what_it_is() -> None:
+def test_kept_layers_keep_their_outputs() -> None:
     inner = nn.Sequential(nn.Conv2d(4, 5, 1), nn.Dropout())
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), inner, nn.BatchNorm2d(5), nn.Hardtanh())
     for keep, left in (
@@ -368,12 +370,12 @@ def test_what_is_kept_stays_what_it_is() -> None:
 
 @pytest.mark.parametrize("name", ["resnet18", "torchvision/resnet18"])
 @pytest.mark.parametrize("layer", ["layer2.1.conv2", "layer2.1.bn2", "layer2.1"])
-def test_what_is_kept_is_in_its_own_order(name: str, layer: str) -> None:
-    model = stirred(models.create(name, 5, attention="shuffle", attention_options={"groups": 4}).double())
+def test_kept_layers_keep_their_channel_order(name: str, layer: str) -> None:
+    model = randomized(models.create(name, 5, attention="shuffle", attention_options={"groups": 4}).double())
     folded = attention.fold(model, [layer])
     assert torch.allclose(output_of(folded, layer), output_of(model, layer), rtol=1e-9, atol=1e-9)
     left = sum(isinstance(module, attention.ShuffleAttention) for module in folded.modules())
-    # The norm of torchvision's has the attention at its end, and gives the right order itself.
+    # In torchvision's ResNet the attention is attached to the norm, whose output has the right order.
     assert left == (layer.endswith("conv2") or (layer.endswith("bn2") and name == "resnet18"))
 
 
@@ -385,15 +387,15 @@ def test_layers_inside_attention_are_kept() -> None:
 
 
 def test_layers_with_hooks_are_kept() -> None:
-    seen: list[Tensor] = []
+    outputs: list[Tensor] = []
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)).double()
-    model[0].register_forward_hook(lambda _module, _args, output: seen.append(output))
+    model[0].register_forward_hook(lambda _module, _args, output: outputs.append(output))
     folded = check(model, 1)
-    assert len(seen) == 2 and isinstance(folded[1], nn.BatchNorm2d)  # once of the model, once of the copy
-    torch.testing.assert_close(seen[0], seen[1], rtol=1e-9, atol=1e-9)
+    assert len(outputs) == 2 and isinstance(folded[1], nn.BatchNorm2d)  # one from the model, one from the copy
+    torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-9, atol=1e-9)
 
 
-def test_attention_on_a_norm_stays_there() -> None:
+def test_attention_on_a_folded_norm_is_kept() -> None:
     model = models.create("torchvision/resnet18", 5, attention="se", attention_stages=(1,))
     folded = attention.fold(model)
     assert isinstance(folded.get_submodule("layer1.0.bn2.without_attention"), nn.Identity)
@@ -404,30 +406,30 @@ def test_attention_on_a_norm_stays_there() -> None:
     )
 
 
-def test_norms_with_an_activation_keep_it() -> None:
-    folded = attention.fold(stirred(models.create("mobilenetv3_small_050", 5)))
+def test_folded_norms_keep_their_activation() -> None:
+    folded = attention.fold(randomized(models.create("mobilenetv3_small_050", 5)))
     assert isinstance(folded.bn1, FoldedNormAct) and isinstance(folded.get_submodule("bn1.act"), nn.Hardswish)
-    named = folded.get_submodule("blocks.0.0.bn2")  # without one of its own
+    named = folded.get_submodule("blocks.0.0.bn2")  # without an activation of its own
     assert isinstance(named, FoldedNormAct) and isinstance(named.act, nn.Identity)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_rounded_once(dtype: torch.dtype) -> None:
-    model = stirred(Net(plainly)).to(dtype)
+    model = randomized(Net(conv_norm_relu)).to(dtype)
     folded = attention.fold(model)
     exact = attention.fold(copy.deepcopy(model).double())
     assert torch.equal(folded.conv.weight, exact.conv.weight.to(dtype))
     assert torch.equal(folded.conv.bias, exact.conv.bias.to(dtype))
 
 
-def test_memory_format_and_gradients_stay() -> None:
-    model = stirred(nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ConvTranspose2d(8, 8, 3)))
+def test_memory_format_and_requires_grad_are_kept() -> None:
+    model = randomized(nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ConvTranspose2d(8, 8, 3)))
     model.append(nn.BatchNorm2d(8).eval()).to(memory_format=torch.channels_last)
     model[0].requires_grad_(False)
     folded = attention.fold(model)
-    for i, learns in ((0, False), (2, True)):
+    for i, requires_grad in ((0, False), (2, True)):
         assert folded[i].weight.is_contiguous(memory_format=torch.channels_last)
-        assert folded[i].weight.requires_grad == folded[i].bias.requires_grad == learns
+        assert folded[i].weight.requires_grad == folded[i].bias.requires_grad == requires_grad
     assert norms(folded) == 0
 
 
@@ -436,6 +438,6 @@ def test_folding_again_changes_nothing() -> None:
     check(folded, 0)
 
 
-def test_a_wrapped_model_is_refused() -> None:
+def test_wrapped_models_fail() -> None:
     with pytest.raises(InputError, match="wrapped in DataParallel; fold the model inside"):
-        attention.fold(nn.DataParallel(Net(plainly)))
+        attention.fold(nn.DataParallel(Net(conv_norm_relu)))

@@ -35,7 +35,7 @@ def make(name: str, channels: int = 8, **settings):
     torch.manual_seed(0)
     options = {**OPTIONS.get(name, {}), "dtype": torch.float64, **settings}
     layer = attention.create(name, channels, **options)
-    with torch.no_grad():  # away from the start, where some gradients are 0
+    with torch.no_grad():  # away from the initial values, where some gradients are 0
         for parameter in layer.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
     return layer
@@ -79,7 +79,7 @@ def test_gradients_of_variants(variant) -> None:
 
 
 @pytest.mark.parametrize("name", attention.names())
-def test_order_0_is_the_plain_gate(name) -> None:
+def test_sub_attention_of_order_0_is_the_plain_gate(name) -> None:
     features = torch.randn(2, 8, 4, 4, dtype=torch.float64)
     plain, zero = make(name), make(name, gate=SubAttention(0))
     assert plain.state_dict().keys() == zero.state_dict().keys()
@@ -88,7 +88,7 @@ def test_order_0_is_the_plain_gate(name) -> None:
 
 @given(order=st.integers(0, 5), n=st.integers(0, 3), c=st.integers(1, 5), h=st.integers(1, 4))
 @settings(max_examples=25, deadline=None)
-def test_the_sub_attention_gate_is_its_formula(order, n, c, h) -> None:
+def test_the_sub_attention_gate_agrees_with_its_formula(order, n, c, h) -> None:
     gate = SubAttention(order).build(c, dtype=torch.float64)
     logits = torch.randn(n, c, h, 1, dtype=torch.float64)
     expected, u = torch.ones_like(logits), logits
@@ -100,19 +100,19 @@ def test_the_sub_attention_gate_is_its_formula(order, n, c, h) -> None:
     assert sum(p.numel() for p in gate.parameters()) == 2 * order * c
 
 
-def test_shuffle_without_shuffle_leaves_channels_in_place() -> None:
+def test_shuffle_false_keeps_the_channel_order() -> None:
     features = torch.randn(2, 8, 3, 3, dtype=torch.float64)
-    still, moved = make("shuffle", shuffle=False), make("shuffle")
+    unshuffled, shuffled = make("shuffle", shuffle=False), make("shuffle")
     order = torch.arange(8).reshape(2, 4).T.flatten()
-    assert torch.equal(still(features)[:, order], moved(features))
+    assert torch.equal(unshuffled(features)[:, order], shuffled(features))
 
 
 @pytest.mark.parametrize("name", attention.names())
-def test_a_gate_adds_its_parameters_and_no_others(name) -> None:
+def test_a_gate_adds_only_its_own_parameters(name) -> None:
     plain, gated = make(name, gate="sigmoid"), make(name, gate=SubAttention(2))
     added = [key for key in gated.state_dict() if key not in plain.state_dict()]
     assert plain.state_dict().keys() <= gated.state_dict().keys()
-    # By channel, by group, by map: as many pairs w and b as there are channels of logits, an order.
+    # One pair w and b per order and channel of the logits: per channel, group or map.
     channels = {"cbam": 8 + 1, "coord": 8 + 8, "dia": 8, "sge": 4, "triplet": 3}.get(name)
     channels = channels or plain.logits(torch.randn(2, 8, 4, 4, dtype=torch.float64)).shape[1]
     assert sum(gated.state_dict()[key].numel() for key in added) == 2 * 2 * channels
@@ -128,7 +128,7 @@ def test_half_precision_and_copies(name) -> None:
 
 
 @pytest.mark.parametrize("name", attention.names())
-def test_features_keep_their_dtype_whatever_that_of_the_gate(name) -> None:
+def test_output_dtype_does_not_depend_on_the_gate(name) -> None:
     layer = make(name, gate=SubAttention(1)).bfloat16()
     for module in layer.modules():
         if isinstance(module, type(SubAttention(1).build(1))):
@@ -137,8 +137,8 @@ def test_features_keep_their_dtype_whatever_that_of_the_gate(name) -> None:
     output = layer(features)
     output.sum().backward()
     assert output.dtype == features.grad.dtype == torch.bfloat16
-    exact = copy.deepcopy(layer).float()(features.detach().float())
-    torch.testing.assert_close(output.float(), exact, rtol=0.1, atol=0.1)
+    expected = copy.deepcopy(layer).float()(features.detach().float())
+    torch.testing.assert_close(output.float(), expected, rtol=0.1, atol=0.1)
 
 
 @pytest.mark.parametrize("name", attention.names())
@@ -172,14 +172,14 @@ def test_empty_batches_and_maps_of_one_pixel(name, training) -> None:
 
 @pytest.mark.parametrize("name", attention.names())
 def test_constant_maps_have_gradients(name) -> None:
-    features = torch.zeros(2, 8, 3, 3, dtype=torch.float64, requires_grad=True)  # what ReLU leaves of dead channels
+    features = torch.zeros(2, 8, 3, 3, dtype=torch.float64, requires_grad=True)  # as after a ReLU with dead channels
     layer = make(name)
     layer(features).sum().backward()
     assert all(value.grad.isfinite().all() for value in (features, *layer.parameters()))
 
 
 @pytest.mark.parametrize("name", attention.names())
-def test_input_is_left_as_it_was(name) -> None:
+def test_inputs_are_unchanged(name) -> None:
     features = torch.randn(2, 8, 3, 3, dtype=torch.float64)
     before = features.clone()
     make(name)(features)
@@ -188,7 +188,7 @@ def test_input_is_left_as_it_was(name) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", attention.names())
-def test_compiles_and_exports_whole_with_any_batch(name) -> None:
+def test_modules_compile_and_export_with_dynamic_batches(name) -> None:
     layer = make(name, gate=SubAttention(1)).float().eval()
     batches = [torch.randn(n, 8, 4, 4) for n in (2, 3, 5)]
     program = torch.export.export(layer, (batches[0],), dynamic_shapes=({0: torch.export.Dim("batch")},)).module()
@@ -205,7 +205,8 @@ def test_feature_extractors_trace_networks(name) -> None:
     extractor = create_feature_extractor(network, ["0", "2"]).eval()
     features = extractor(images)
     torch.testing.assert_close(features["2"], network.eval()(images))
-    copied = copy.deepcopy(extractor).eval()(torch.cat((images, images)))  # what is traced holds for other sizes
+    # The traced network accepts other batch sizes.
+    copied = copy.deepcopy(extractor).eval()(torch.cat((images, images)))
     torch.testing.assert_close(copied["2"], torch.cat((features["2"], features["2"])))
     gradients = []
     for run in (lambda x: extractor(x)["2"], network):
@@ -215,33 +216,33 @@ def test_feature_extractors_trace_networks(name) -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_variants_are_traced(variant) -> None:
+def test_variants_can_be_traced(variant) -> None:
     name, options = VARIANTS[variant]
     layer, x = make(name, **options).eval(), torch.randn(2, 8, 3, 2, dtype=torch.float64)
     torch.testing.assert_close(torch.fx.symbolic_trace(layer)(x), layer(x))
 
 
 @pytest.mark.parametrize("name", attention.names())
-def test_timm_builds_our_layers(name) -> None:
-    made = type(make(name))
+def test_timm_builds_networks_with_regard_layers(name) -> None:
+    layer_type = type(make(name))
     options = {"groups": 4} if name in ("shuffle", "sge") else {}
     layer = attention.layer(name, gate=SubAttention(1) if name != "gc" else "sigmoid", **options)
     narrow = {"channels": (16, 32, 48, 64)}
     model = timm.create_model("resnet18", num_classes=3, block_args={"attn_layer": layer}, **narrow)
-    put_in = [module for module in model.modules() if isinstance(module, made)]
-    assert [module.channels for module in put_in] == 2 * [16] + 2 * [32] + 2 * [48] + 2 * [64]
+    modules = [module for module in model.modules() if isinstance(module, layer_type)]
+    assert [module.channels for module in modules] == 2 * [16] + 2 * [32] + 2 * [48] + 2 * [64]
     assert name in ("dia", "gc") or any(key.endswith(("gate.w", "gate_h.w")) for key in model.state_dict())
     model(torch.randn(2, 3, 32, 32)).sum().backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
-    for direct in (
-        timm_layers.create_attn(made, 64, **options, device="cpu", dtype=torch.float64),
+    for created in (
+        timm_layers.create_attn(layer_type, 64, **options, device="cpu", dtype=torch.float64),
         timm_layers.create_attn(layer, 64, device="cpu", dtype=torch.float64),
     ):
-        assert {p.dtype for p in direct.parameters()} <= {torch.float64}
+        assert {p.dtype for p in created.parameters()} <= {torch.float64}
 
 
 @pytest.mark.parametrize("name", ["se", "eca", "cbam", "spa"])
-def test_timm_s_block_keywords(name) -> None:
+def test_layers_accept_the_keywords_of_timm_blocks(name) -> None:
     layer = attention.layer(name)
     model = timm.create_model("test_efficientnet", num_classes=3, se_layer=layer)
     assert any(isinstance(module, type(layer(8))) for module in model.modules())
@@ -255,24 +256,24 @@ def test_timm_s_block_keywords(name) -> None:
     if name == "eca":
         with pytest.raises(TypeError, match="no rd_ratio"):
             layer(64, rd_ratio=0.25)
-    for wrong, words in (
+    for call, message in (
         (lambda: attention.layer("sea"), "unknown"),
         (lambda: attention.layer("se", groups=2)(8), "groups"),
     ):
-        with pytest.raises(InputError, match=words):
-            wrong()
+        with pytest.raises(InputError, match=message):
+            call()
 
 
-def test_modules_from_elsewhere() -> None:
+def test_custom_modules_are_created() -> None:
     features = torch.randn(2, 64, 4, 4, dtype=torch.float64)
-    for made, options in (
+    for module, options in (
         (timm_layers.EcaModule, {}),
         (timm_layers.EffectiveSEModule, {}),
         (partial(timm_layers.SEModule, rd_ratio=0.25), {"rd_divisor": 1}),
         (attention.SqueezeExcitation, {"gate": SubAttention(2), "reduction": 4}),
         (lambda channels: nn.BatchNorm2d(channels), {}),
     ):
-        layer = attention.create(made, 64, dtype=torch.float64, **options)
+        layer = attention.create(module, 64, dtype=torch.float64, **options)
         assert layer(features).shape == features.shape
         assert {p.dtype for p in layer.parameters()} == {torch.float64}
 
@@ -298,26 +299,26 @@ WRONG_FEATURES = {
 
 @pytest.mark.parametrize("path", [nullcontext, kernels.reference], ids=["kernels", "formula"])
 @pytest.mark.parametrize("name", attention.names())
-def test_features_that_a_module_was_not_made_for_are_refused_alike_on_every_path(monkeypatch, name, path) -> None:
+def test_wrong_features_fail_on_every_path(monkeypatch, name, path) -> None:
     monkeypatch.setattr(native, "SMALL", 0)
     layers = [make(name, gate=SubAttention(1))]
     if name == "shuffle":
         layers.append(layers[0].ordered())
     features = torch.randn(2, 8, 6, 5, dtype=torch.float64)
     for layer in layers:
-        for wrong, change in WRONG_FEATURES.items():
-            with path(), pytest.raises(InputError) as caught:
+        for case, change in WRONG_FEATURES.items():
+            with path(), pytest.raises(InputError) as error:
                 layer(change(features))
-            message = str(caught.value)
-            assert type(layer).__name__ in message and "\n" not in message, (wrong, message)
-        # Of another dtype than the parameters; those of a gate may have their own.
+            message = str(error.value)
+            assert type(layer).__name__ in message and "\n" not in message, (case, message)
+        # Features with another dtype than the parameters; a gate's parameters may have a different one.
         if any("gate" not in key for key, _ in layer.named_parameters()):
             with path(), pytest.raises(InputError, match="float64.*float32"):
                 layer(features.float())
 
 
-def test_wrong_input_is_said_in_a_line() -> None:
-    for call, words in (
+def test_wrong_options_fail_with_one_line() -> None:
+    for call, message in (
         (lambda: attention.create("sufle", 64), "did you mean 'shuffle'"),
         (lambda: attention.create("se", 0), "at least 1 channel"),
         (lambda: attention.create("se", 64, redaction=4), "did you mean 'reduction'"),
@@ -352,27 +353,27 @@ def test_wrong_input_is_said_in_a_line() -> None:
         (lambda: SubAttention(-1), "from 0 to 1000, not -1"),
         (lambda: attention.register("se")(torch.nn.Identity), "registered already"),
     ):
-        with pytest.raises(InputError) as caught:
+        with pytest.raises(InputError) as error:
             call()
-        assert words in str(caught.value)
-        assert "\n" not in str(caught.value)
+        assert message in str(error.value)
+        assert "\n" not in str(error.value)
 
 
-def test_gates_by_name() -> None:
+def test_gates_are_parsed_from_names() -> None:
     assert attention.parse_gate("hard-sigmoid") == HardSigmoid()
     assert attention.parse_gate("sub-attention") == SubAttention(1)
     assert attention.parse_gate("sub-attention-4") == SubAttention(4)
     assert attention.parse_gate(SubAttention(2)) == SubAttention(2)
 
 
-def test_the_hard_sigmoid_gate_is_its_formula() -> None:
+def test_the_hard_sigmoid_gate_agrees_with_its_formula() -> None:
     gate = HardSigmoid().build(3)
     logits = torch.tensor([-4.0, -3.0, -1.5, 0.0, 1.5, 3.0, 4.0])
     torch.testing.assert_close(gate(logits), torch.tensor([0, 0, 0.25, 0.5, 0.75, 1, 1]))
 
 
 @pytest.mark.parametrize("name", attention.names())
-def test_made_without_values_and_filled_from_a_state_dict(name) -> None:
+def test_modules_created_on_meta_load_state_dicts(name) -> None:
     layer = make(name, gate=SubAttention(1)).eval()
     with torch.device("meta"):
         empty = attention.create(name, 8, gate=SubAttention(1), dtype=torch.float64, **OPTIONS.get(name, {}))
@@ -385,7 +386,7 @@ def test_made_without_values_and_filled_from_a_state_dict(name) -> None:
 
 @pytest.mark.parametrize("gate", ["sigmoid", SubAttention(2)], ids=str)
 @pytest.mark.parametrize("name", [*attention.names(), "gather-excite theta-plus"])
-def test_parameters_start_anew(name, gate) -> None:
+def test_reset_parameters_restores_the_initial_values(name, gate) -> None:
     name, options = (
         (name, OPTIONS.get(name, {})) if name in attention.names() else VARIANTS["ge theta-plus of extent 2"]
     )
@@ -402,7 +403,7 @@ def test_parameters_start_anew(name, gate) -> None:
         assert torch.equal(other.state_dict()[key], value), key
 
 
-def test_a_network_on_meta_starts_anew() -> None:
+def test_reset_parameters_initialises_modules_created_on_meta() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
     for name in ("cbam", "coord"):
         with torch.device("meta"):

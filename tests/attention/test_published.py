@@ -45,76 +45,78 @@ def outcome(layer, features: Tensor, training: bool) -> tuple[Tensor, Tensor]:
     return output.detach(), gradient
 
 
-def assert_same(ours, theirs, training: bool = True, shape: tuple[int, ...] = (2, C, 5, 4)) -> None:
+def assert_same(module, reference, training: bool = True, shape: tuple[int, ...] = (2, C, 5, 4)) -> None:
     torch.manual_seed(1)
     features = torch.randn(shape, dtype=torch.float64)
-    for mine, other in zip(outcome(ours, features, training), outcome(theirs, features, training), strict=True):
-        torch.testing.assert_close(mine, other, rtol=1e-9, atol=1e-9)
+    for actual, expected in zip(
+        outcome(module, features, training), outcome(reference, features, training), strict=True
+    ):
+        torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
 
 
-# timm's modules: where they differ in a default, the test sets it to the published value.
+# timm's modules, with the published values where their defaults differ.
 
 
-def carry_over(theirs: nn.Module, ours: nn.Module, renamed: dict[str, str]) -> None:
-    """Copies the state of ours to theirs, `renamed` from their prefixes to ours."""
+def carry_over(reference: nn.Module, module: nn.Module, renamed: dict[str, str]) -> None:
+    """Copies the state of `module` to `reference`; `renamed` maps prefixes of the reference to prefixes of the module."""
     state = {}
-    for key, value in theirs.state_dict().items():
+    for key, value in reference.state_dict().items():
         prefix = max((prefix for prefix in renamed if key.startswith(prefix)), key=len)
-        state[key] = ours.state_dict()[renamed[prefix] + key.removeprefix(prefix)].reshape(value.shape)
-    theirs.load_state_dict(state)
+        state[key] = module.state_dict()[renamed[prefix] + key.removeprefix(prefix)].reshape(value.shape)
+    reference.load_state_dict(state)
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "inference"])
 class TestAgainstTimm:
     def test_squeeze_and_excitation(self, training) -> None:
-        ours, theirs = make("se", reduction=4), timm.layers.SEModule(C, rd_channels=4).double()
-        carry_over(theirs, ours, {"": ""})
-        assert_same(ours, theirs, training)
+        module, reference = make("se", reduction=4), timm.layers.SEModule(C, rd_channels=4).double()
+        carry_over(reference, module, {"": ""})
+        assert_same(module, reference, training)
 
     def test_effective_squeeze_and_excitation(self, training) -> None:
-        ours, theirs = make("ese", gate="hard-sigmoid"), timm.layers.EffectiveSEModule(C).double()
-        carry_over(theirs, ours, {"": ""})
-        assert_same(ours, theirs, training)
+        module, reference = make("ese", gate="hard-sigmoid"), timm.layers.EffectiveSEModule(C).double()
+        carry_over(reference, module, {"": ""})
+        assert_same(module, reference, training)
 
     @pytest.mark.parametrize("channels", [16, 64, 256])  # timm's kernel is never below 3, which the formula gives too
     def test_efficient_channel_attention(self, training, channels) -> None:
-        ours, theirs = make("eca", channels), timm.layers.EcaModule(channels).double()
-        carry_over(theirs, ours, {"": ""})
-        assert_same(ours, theirs, training, (2, channels, 2, 3))
+        module, reference = make("eca", channels), timm.layers.EcaModule(channels).double()
+        carry_over(reference, module, {"": ""})
+        assert_same(module, reference, training, (2, channels, 2, 3))
 
     def test_convolutional_block_attention(self, training) -> None:
-        ours = make("cbam", reduction=4)
-        theirs = CbamModule(C, rd_channels=4, mlp_bias=True).double()
-        carry_over(theirs, ours, {"channel.": "channel.", "spatial.conv.": "spatial."})
-        with torch.no_grad():  # timm lays the mean before the largest value, the authors the other way round
-            theirs.spatial.conv.conv.weight.copy_(ours.spatial.conv.weight.flip(1))
-        assert_same(ours, theirs, training)
+        module = make("cbam", reduction=4)
+        reference = CbamModule(C, rd_channels=4, mlp_bias=True).double()
+        carry_over(reference, module, {"channel.": "channel.", "spatial.conv.": "spatial."})
+        with torch.no_grad():  # timm stacks mean before maximum, the authors maximum before mean
+            reference.spatial.conv.conv.weight.copy_(module.spatial.conv.weight.flip(1))
+        assert_same(module, reference, training)
 
     @pytest.mark.parametrize("fusion", ["add", "scale"])
     def test_global_context(self, training, fusion) -> None:
-        ours = make("gc", reduction=4, fusion=fusion)
+        module = make("gc", reduction=4, fusion=fusion)
         add = fusion == "add"
-        theirs = timm.layers.GlobalContext(C, rd_channels=4, fuse_add=add, fuse_scale=not add).double()
-        carry_over(theirs, ours, {"conv_attn.": "attend.", f"mlp_{fusion}.": ""})
-        getattr(theirs, f"mlp_{fusion}").norm.eps = 1e-5  # that of the authors' nn.LayerNorm; timm's is 1e-6
-        assert_same(ours, theirs, training)
+        reference = timm.layers.GlobalContext(C, rd_channels=4, fuse_add=add, fuse_scale=not add).double()
+        carry_over(reference, module, {"conv_attn.": "attend.", f"mlp_{fusion}.": ""})
+        getattr(reference, f"mlp_{fusion}").norm.eps = 1e-5  # as in the authors' nn.LayerNorm; timm uses 1e-6
+        assert_same(module, reference, training)
 
     @pytest.mark.parametrize("extent", [0, 2, 4])
     def test_gather_excite_without_parameters(self, training, extent) -> None:
-        theirs = timm.layers.GatherExcite(C, extent=extent, use_mlp=False).double()
-        assert_same(make("ge", extent=extent), theirs, training, (2, C, 8, 4))
+        reference = timm.layers.GatherExcite(C, extent=extent, use_mlp=False).double()
+        assert_same(make("ge", extent=extent), reference, training, (2, C, 8, 4))
 
     def test_coordinate_attention(self, training) -> None:
-        ours, theirs = make("coord"), CoordAttn(C, rd_channels=8, bias=True).double()
-        carry_over(theirs, ours, {"": ""})
-        assert_same(ours, theirs, training)
+        module, reference = make("coord"), CoordAttn(C, rd_channels=8, bias=True).double()
+        carry_over(reference, module, {"": ""})
+        assert_same(module, reference, training)
 
 
-# The others, written out element by element.
+# The other modules, written out element by element.
 
 
 def convolved(maps: Tensor, weight: Tensor, bias: Tensor | None = None, dilation: int = 1, stride: int = 1) -> Tensor:
-    """The convolution of (N, C, H, W), padded so that the size stays before the stride."""
+    """The convolution of (N, C, H, W), with padding that keeps the size at stride 1."""
     n, _, h, w = maps.shape
     out, fan, side, _ = weight.shape
     reach = side // 2 * dilation
@@ -137,12 +139,12 @@ def normalised(values: Tensor, norm: nn.Module) -> Tensor:
     """The batch norm of (N, C, …), by channel."""
     channels = []
     for c in range(values.shape[1]):
-        own = values[:, c]
+        channel = values[:, c]
         mean, variance = norm.running_mean[c], norm.running_var[c]
         if norm.training:
-            mean = own.sum() / own.numel()
-            variance = ((own - mean) ** 2).sum() / own.numel()
-        channels.append((own - mean) / torch.sqrt(variance + 1e-5) * norm.weight[c] + norm.bias[c])
+            mean = channel.sum() / channel.numel()
+            variance = ((channel - mean) ** 2).sum() / channel.numel()
+        channels.append((channel - mean) / torch.sqrt(variance + 1e-5) * norm.weight[c] + norm.bias[c])
     return torch.stack(channels, 1)
 
 
@@ -154,7 +156,7 @@ def relu(values: Tensor) -> Tensor:
     return values * (values > 0)
 
 
-def layer_of(values: Tensor, layer: nn.Module) -> Tensor:
+def linear(values: Tensor, layer: nn.Module) -> Tensor:
     """A fully connected layer of a vector."""
     rows = [sum(w * v for w, v in zip(row, values, strict=True)) for row in layer.weight]
     return torch.stack(rows) + (layer.bias if getattr(layer, "bias", None) is not None else 0)
@@ -166,7 +168,7 @@ def planes(features: Tensor) -> list[tuple[int, int, Tensor]]:
 
 
 def by_plane(features: Tensor, logits) -> Tensor:
-    """Features whose planes are multiplied with the sigmoid of their logits."""
+    """Multiplies each plane of the features by the sigmoid of its logits."""
     return torch.stack([plane * sigmoid(logits(i, j, plane)) for i, j, plane in planes(features)]).reshape(
         features.shape
     )
@@ -180,8 +182,8 @@ def variance_of(plane: Tensor) -> Tensor:
     return sum((plane.flatten() - mean_of(plane)) ** 2) / (plane.numel() - 1)
 
 
-class StyleRecalibrationOfTheAuthors(nn.Module):
-    """Style pooling as their code has it: mean, and the root of the variance plus 1e-5."""
+class AuthorsStyleRecalibration(nn.Module):
+    """Style pooling as in the authors' code: mean, and the square root of the variance plus 1e-5."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -194,43 +196,43 @@ class StyleRecalibrationOfTheAuthors(nn.Module):
         return x * torch.sigmoid(self.bn(torch.sum(style * self.cfc, 2)[:, :, None, None]))
 
 
-@pytest.mark.parametrize("scale", [1.0, 1e-3])  # planes that vary little show what is under the root
+@pytest.mark.parametrize("scale", [1.0, 1e-3])  # planes with little variance depend on the 1e-5
 @pytest.mark.parametrize("training", [True, False], ids=["training", "inference"])
 def test_style_based_recalibration(training, scale) -> None:
-    ours, theirs = make("srm"), StyleRecalibrationOfTheAuthors(C)
-    theirs.load_state_dict(ours.state_dict())
-    assert_same(lambda x: ours.train(training)(scale * x), lambda x: theirs.train(training)(scale * x), training)
+    module, reference = make("srm"), AuthorsStyleRecalibration(C)
+    reference.load_state_dict(module.state_dict())
+    assert_same(lambda x: module.train(training)(scale * x), lambda x: reference.train(training)(scale * x), training)
 
 
 def test_simam() -> None:
-    def theirs(x: Tensor) -> Tensor:
+    def reference(x: Tensor) -> Tensor:
         return by_plane(x, lambda i, j, plane: (plane - mean_of(plane)) ** 2 / (4 * (variance_of(plane) + 1e-4)) + 0.5)
 
-    assert_same(make("simam"), theirs)
+    assert_same(make("simam"), reference)
 
 
 def test_spatial_group_wise_enhance() -> None:
-    ours = make("sge", groups=4)
+    module = make("sge", groups=4)
 
-    def theirs(x: Tensor) -> Tensor:
+    def reference(x: Tensor) -> Tensor:
         n, c, h, w = x.shape
         images = []
         for i in range(n):
             for g in range(4):
                 group = [x[i, j] for j in range(g * c // 4, (g + 1) * c // 4)]
-                likeness = sum(mean_of(plane) * plane for plane in group)
-                centred = (likeness - mean_of(likeness)) / (variance_of(likeness).sqrt() + 1e-5)
-                gate = sigmoid(ours.weight[0, g, 0, 0] * centred + ours.bias[0, g, 0, 0])
+                similarity = sum(mean_of(plane) * plane for plane in group)
+                centred = (similarity - mean_of(similarity)) / (variance_of(similarity).sqrt() + 1e-5)
+                gate = sigmoid(module.weight[0, g, 0, 0] * centred + module.bias[0, g, 0, 0])
                 images += [plane * gate for plane in group]
         return torch.stack(images).reshape(n, c, h, w)
 
-    assert_same(ours, theirs)
+    assert_same(module, reference)
 
 
 def test_spatial_pyramid_attention() -> None:
-    ours = make("spa", reduction=4)
+    module = make("spa", reduction=4)
 
-    def theirs(x: Tensor) -> Tensor:
+    def reference(x: Tensor) -> Tensor:
         n, c, h, w = x.shape
         factors = []
         for i in range(n):
@@ -242,95 +244,94 @@ def test_spatial_pyramid_attention() -> None:
                             top, bottom = a * h // side, math.ceil((a + 1) * h / side)
                             left, right = b * w // side, math.ceil((b + 1) * w / side)
                             pooled.append(mean_of(x[i, j, top:bottom, left:right]))
-            hidden = relu(layer_of(torch.stack(pooled), ours.fc1))
-            factors.append(sigmoid(layer_of(hidden, ours.fc2)))
+            hidden = relu(linear(torch.stack(pooled), module.fc1))
+            factors.append(sigmoid(linear(hidden, module.fc2)))
         return torch.stack([plane * factors[i][j] for i, j, plane in planes(x)]).reshape(x.shape)
 
-    assert_same(ours, theirs, shape=(1, C, 5, 6))
+    assert_same(module, reference, shape=(1, C, 5, 6))
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "inference"])
 def test_triplet_attention(training) -> None:
-    ours = make("triplet", 3)
+    module = make("triplet", 3)
 
     def step(x: Tensor, part: nn.Module) -> Tensor:
         pooled = torch.stack((x.max(1).values, x.sum(1) / x.shape[1]), 1)
         return x * sigmoid(normalised(convolved(pooled, part.conv.weight), part.bn))
 
-    def theirs(x: Tensor) -> Tensor:
-        turned_rows = step(x.permute(0, 2, 1, 3), ours.cw).permute(0, 2, 1, 3)
-        turned_columns = step(x.permute(0, 3, 2, 1), ours.hc).permute(0, 3, 2, 1)
-        return (step(x, ours.hw) + turned_rows + turned_columns) / 3
+    def reference(x: Tensor) -> Tensor:
+        over_rows = step(x.permute(0, 2, 1, 3), module.cw).permute(0, 2, 1, 3)
+        over_columns = step(x.permute(0, 3, 2, 1), module.hc).permute(0, 3, 2, 1)
+        return (step(x, module.hw) + over_rows + over_columns) / 3
 
-    assert_same(ours, theirs, training, (2, 3, 4, 3))
+    assert_same(module, reference, training, (2, 3, 4, 3))
 
 
 @pytest.mark.parametrize("combine", ["sum", "product"])
 @pytest.mark.parametrize("training", [True, False], ids=["training", "inference"])
 def test_bottleneck_attention(training, combine) -> None:
-    ours = make("bam", 4, reduction=2, dilation=2, combine=combine)
+    module = make("bam", 4, reduction=2, dilation=2, combine=combine)
 
-    def theirs(x: Tensor) -> Tensor:
-        first, norm, _, last = ours.channel
+    def reference(x: Tensor) -> Tensor:
+        first, norm, _, last = module.channel
         means = torch.stack([mean_of(plane) for _, _, plane in planes(x)]).reshape(x.shape[:2])
-        hidden = relu(normalised(torch.stack([layer_of(row, first) for row in means]), norm))
-        by_channel = torch.stack([layer_of(row, last) for row in hidden])
-        reduce, norm0, _, dilated1, norm1, _, dilated2, norm2, _, final = ours.spatial
+        hidden = relu(normalised(torch.stack([linear(row, first) for row in means]), norm))
+        by_channel = torch.stack([linear(row, last) for row in hidden])
+        reduce, norm0, _, dilated1, norm1, _, dilated2, norm2, _, final = module.spatial
         maps = relu(normalised(convolved(x, reduce.weight, reduce.bias), norm0))
         maps = relu(normalised(convolved(maps, dilated1.weight, dilated1.bias, 2), norm1))
         maps = relu(normalised(convolved(maps, dilated2.weight, dilated2.bias, 2), norm2))
-        by_place = convolved(maps, final.weight, final.bias)[:, 0]
-        both = {
-            "sum": lambda i, j: by_channel[i, j] + by_place[i],
-            "product": lambda i, j: by_channel[i, j] * by_place[i],
+        by_pixel = convolved(maps, final.weight, final.bias)[:, 0]
+        logits = {
+            "sum": lambda i, j: by_channel[i, j] + by_pixel[i],
+            "product": lambda i, j: by_channel[i, j] * by_pixel[i],
         }
-        images = [plane + plane * sigmoid(both[combine](i, j)) for i, j, plane in planes(x)]
+        images = [plane + plane * sigmoid(logits[combine](i, j)) for i, j, plane in planes(x)]
         return torch.stack(images).reshape(x.shape)
 
-    assert_same(ours, theirs, training, (2, 4, 4, 5))
+    assert_same(module, reference, training, (2, 4, 4, 5))
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "inference"])
 @pytest.mark.parametrize("variant", ["theta", "theta-plus"])
 def test_gather_excite_with_parameters(variant, training) -> None:
-    ours = make("ge", 4, extent=4, variant=variant, reduction=2)
+    module = make("ge", 4, extent=4, variant=variant, reduction=2)
 
-    def theirs(x: Tensor) -> Tensor:
-        conv1, norm1, _, conv2, norm2 = ours.gather
+    def reference(x: Tensor) -> Tensor:
+        conv1, norm1, _, conv2, norm2 = module.gather
         maps = x
         for conv, norm, last in ((conv1, norm1, False), (conv2, norm2, True)):
             maps = torch.cat([convolved(maps[:, j : j + 1], conv.weight[j : j + 1], stride=2) for j in range(4)], 1)
             maps = normalised(maps, norm)
             maps = maps if last else relu(maps)
         if variant == "theta-plus":
-            _, down, _, up = ours.excite
+            _, down, _, up = module.excite
             maps = convolved(relu(convolved(relu(maps), down.weight, down.bias)), up.weight, up.bias)
         n, c, h, w = x.shape
         nearest = [[maps[:, :, y * maps.shape[2] // h, u * maps.shape[3] // w] for u in range(w)] for y in range(h)]
         logits = torch.stack([torch.stack(row, 2) for row in nearest], 2)
         return x * sigmoid(logits)
 
-    assert_same(ours, theirs, training, (2, 4, 7, 8))
+    assert_same(module, reference, training, (2, 4, 7, 8))
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "inference"])
 def test_gather_excite_of_the_whole_map(training) -> None:
-    ours = make("ge", 4, variant="theta", size=(3, 2))
+    module = make("ge", 4, variant="theta", size=(3, 2))
 
-    def theirs(x: Tensor) -> Tensor:
-        conv, norm = ours.gather
+    def reference(x: Tensor) -> Tensor:
+        conv, norm = module.gather
         sums = torch.stack([(plane * conv.weight[j, 0]).sum() for _, j, plane in planes(x)])
         logits = normalised(sums.reshape(x.shape[:2]), norm)
         return by_plane(x, lambda i, j, plane: logits[i, j])
 
-    assert_same(ours, theirs, training, (2, 4, 3, 2))
+    assert_same(module, reference, training, (2, 4, 3, 2))
 
 
 def recurrent(cell: nn.Module, mean: Tensor, h: Tensor, c: Tensor, gate=sigmoid) -> tuple[Tensor, Tensor]:
     """The published cell, for one image: means, h, c of (C,)."""
     z = sum(
-        layer_of(relu(layer_of(values, layers[0])), layers[2])
-        for values, layers in ((mean, cell.input), (h, cell.hidden))
+        linear(relu(linear(values, layers[0])), layers[2]) for values, layers in ((mean, cell.input), (h, cell.hidden))
     )
     size = len(mean)
     enter, keep, candidate, out = (z[k * size : (k + 1) * size] for k in range(4))
@@ -339,54 +340,54 @@ def recurrent(cell: nn.Module, mean: Tensor, h: Tensor, c: Tensor, gate=sigmoid)
 
 
 class TestDIA:
-    """The recurrent module, which lives in a stage."""
+    """The recurrent module, which is shared within a stage."""
 
     def stage(self, blocks: int = 3, **options) -> nn.Sequential:
         torch.manual_seed(0)
         return nn.Sequential(*attention.DIA.for_stage([4] * blocks, dtype=torch.float64, **options))
 
-    def test_is_the_published_cell_along_a_stage(self) -> None:
-        ours = self.stage(reduction=2)
+    def test_a_stage_agrees_with_the_published_cell(self) -> None:
+        module = self.stage(reduction=2)
 
-        def theirs(x: Tensor) -> Tensor:
+        def reference(x: Tensor) -> Tensor:
             images = []
             for image in x:
                 h = c = image.new_zeros(4)
                 for _ in range(3):
-                    h, c = recurrent(ours[0].cell, torch.stack([mean_of(plane) for plane in image]), h, c)
+                    h, c = recurrent(module[0].cell, torch.stack([mean_of(plane) for plane in image]), h, c)
                     image = torch.stack([plane * factor for plane, factor in zip(image, h, strict=True)])
                 images.append(image)
             return torch.stack(images)
 
-        assert_same(ours, theirs, shape=(2, 4, 3, 2))
+        assert_same(module, reference, shape=(2, 4, 3, 2))
 
-    def test_another_gate_takes_the_place_of_the_sigmoid_of_the_state(self) -> None:
-        ours = make("dia", 4, gate=SubAttention(1))
+    def test_the_gate_replaces_the_sigmoid_of_the_state(self) -> None:
+        module = make("dia", 4, gate=SubAttention(1))
 
-        def theirs(x: Tensor) -> Tensor:
+        def reference(x: Tensor) -> Tensor:
             zero = x.new_zeros(4)
-            w, b = ours.cell.gate.w.flatten(), ours.cell.gate.b.flatten()
+            w, b = module.cell.gate.w.flatten(), module.cell.gate.b.flatten()
             images = []
             for image in x:
                 means = torch.stack([mean_of(plane) for plane in image])
-                h, _ = recurrent(ours.cell, means, zero, zero, lambda u: sigmoid(u) * sigmoid(w * u + b))
+                h, _ = recurrent(module.cell, means, zero, zero, lambda u: sigmoid(u) * sigmoid(w * u + b))
                 images.append(image * h[:, None, None])
             return torch.stack(images)
 
-        assert_same(ours, theirs, shape=(2, 4, 3, 2))
+        assert_same(module, reference, shape=(2, 4, 3, 2))
 
     def test_blocks_share_one_cell(self) -> None:
         stage = self.stage()
-        one = attention.create("dia", 4)
-        count = sum(p.numel() for p in one.parameters())
+        single = attention.create("dia", 4)
+        count = sum(p.numel() for p in single.parameters())
         assert sum(p.numel() for p in stage.parameters()) == count
         for block in stage:
             assert [id(p) for p in block.parameters()] == [id(p) for p in stage[0].parameters()]
 
-    def test_copies_and_files_share_among_themselves(self, tmp_path) -> None:
+    def test_copies_and_saved_stages_share_their_own_cell(self, tmp_path) -> None:
         stage, features = self.stage(), torch.randn(2, 4, 3, 3, dtype=torch.float64)
         expected = stage(features)
-        stage[0](features)  # leaves a state behind, which no copy may take along
+        stage[0](features)  # leaves a state, which copies must not contain
         torch.save(stage, tmp_path / "stage.pt")
         for other in (copy.deepcopy(stage), torch.load(tmp_path / "stage.pt", weights_only=False)):
             assert torch.equal(other(features), expected)
@@ -397,18 +398,18 @@ class TestDIA:
             assert torch.equal(other[0].cell.input[0].weight, other[1].cell.input[0].weight)
         assert torch.equal(stage(features), expected)
 
-    def test_every_pass_starts_anew_and_leaves_nothing(self) -> None:
+    def test_every_forward_pass_starts_and_ends_without_state(self) -> None:
         stage = self.stage()
         for n in (2, 5, 1):
             features = torch.randn(n, 4, 3, 3, dtype=torch.float64, requires_grad=True)
             first = stage(features)
             assert torch.equal(stage(features), first)
-        stage[0](features)  # a pass that was given up
+        stage[0](features)  # an aborted pass
         assert torch.equal(stage(features), first)
-        still_there = weakref.ref(features)  # as long as any part of the graph is
+        weak_reference = weakref.ref(features)  # alive as long as any part of the graph is
         del features, first
         gc.collect()
-        assert still_there() is None
+        assert weak_reference() is None
 
     def test_the_state_carries_gradients(self) -> None:
         stage = self.stage(2)
@@ -417,7 +418,7 @@ class TestDIA:
         stage[1](second).sum().backward()
         assert first.grad.abs().sum() > 0
 
-    def test_blocks_out_of_order_are_told(self) -> None:
+    def test_blocks_out_of_order_fail(self) -> None:
         stage, features = self.stage(), torch.randn(2, 4, 3, 3, dtype=torch.float64)
         with pytest.raises(InputError, match="block 2 of 3 .* without block 1"):
             stage[1](features)
@@ -429,7 +430,7 @@ class TestDIA:
             self.stage(redaction=2)
 
     @pytest.mark.slow
-    def test_a_stage_compiles_whole_and_exports(self) -> None:
+    def test_a_stage_compiles_and_exports_as_one_graph(self) -> None:
         stage = self.stage().eval()
         batches = [torch.randn(n, 4, 3, 3, dtype=torch.float64) for n in (2, 3)]
         program = torch.export.export(stage, (batches[0],), dynamic_shapes=({0: torch.export.Dim("batch")},)).module()
@@ -439,7 +440,7 @@ class TestDIA:
             torch.testing.assert_close(compiled(batch), stage(batch))
 
 
-# Parameters, counted by hand from the papers and the authors' codes: for 64 channels here, for 256 in the document.
+# Parameters for 64 channels (256 in the documentation), counted by hand from the papers and the authors' code.
 COUNTS = {
     "bam": 1173,
     "cbam": 580 + 100,
@@ -468,7 +469,7 @@ def test_parameter_counts(name) -> None:
     assert count(name, 64, **({"groups": 32} if name == "shuffle" else {})) == COUNTS[name]
 
 
-def test_the_documents_table_has_every_module_and_its_count() -> None:
+def test_the_documented_table_lists_all_parameter_counts() -> None:
     table = (Path(__file__).parents[2] / "docs" / "how-to" / "attention.md").read_text()
     rows = re.findall(r"^\| `([\w-]+)` \| .* \| (\d+)[^|]*\|$", table, re.MULTILINE)
     assert {name: int(number) for name, number in rows} == {name: count(name, 256) for name in attention.names()}
@@ -487,8 +488,8 @@ def test_parameter_counts_of_gather_excite(options, expected) -> None:
     assert sum(p.numel() for p in attention.create("ge", 64, **options).parameters()) == expected
 
 
-# Millions of parameters of ResNet-50 with each, in table 1 of SA-Net; without, it has 25.557. (The table's row of
-# shuffle attention, 25.557, is 25.557740 cut off; the others are rounded.)
+# Millions of parameters of ResNet-50 with each module, from table 1 of SA-Net; without attention it has 25.557. (The
+# table truncates 25.557740 of shuffle attention to 25.557; the other values are rounded.)
 @pytest.mark.parametrize(("name", "total"), [("se", 28.088), ("cbam", 28.090), ("sge", 25.559), ("eca", 25.557)])
 def test_published_totals_of_resnet50(name, total) -> None:
     added = 0
@@ -498,7 +499,7 @@ def test_published_totals_of_resnet50(name, total) -> None:
     assert round((25_557_032 + added) / 1e6, 3) == total
 
 
-# The start: what a module does before its first step.
+# Initial values.
 
 
 def test_kernel_sizes_of_efficient_channel_attention() -> None:
@@ -506,7 +507,7 @@ def test_kernel_sizes_of_efficient_channel_attention() -> None:
     assert sizes == {1: 1, 8: 3, 64: 3, 128: 5, 256: 5, 512: 5, 1024: 5, 2048: 7}
 
 
-def test_published_starts() -> None:
+def test_published_initial_values() -> None:
     torch.manual_seed(0)
     x = torch.randn(4, 64, 6, 5)
     assert torch.equal(attention.create("gc", 64)(x), x)
@@ -539,7 +540,7 @@ def test_published_starts() -> None:
         ("triplet", {"kernel_size": 31}, "cw.conv.weight", math.sqrt(2 / 31**2)),
     ],
 )
-def test_spread_of_the_published_starts(name, options, key, std) -> None:
+def test_standard_deviations_of_published_initial_values(name, options, key, std) -> None:
     torch.manual_seed(0)
     weight = attention.create(name, 1024, **options).get_parameter(key)
     assert (weight.std() / std).item() == pytest.approx(1, abs=3.5 / math.sqrt(2 * weight.numel()))

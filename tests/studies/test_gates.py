@@ -25,8 +25,8 @@ MODULES = [(name, {}) for name in attention.names()] + VARIANTS
 GATES = ["sigmoid", "hard-sigmoid", attention.SubAttention(order=2)]
 
 
-def moved(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Away from the start, where many gates are constant; in float64 and evaluation mode."""
+def randomized(model: nn.Module, seed: int = 0) -> nn.Module:
+    """The model in float64 and evaluation mode, with noise on the parameters: initially many gates are constant."""
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.double().parameters():
@@ -37,7 +37,7 @@ def moved(model: nn.Module, seed: int = 0) -> nn.Module:
 def network(name: str, gate="sigmoid", **options) -> nn.Module:
     options = {**OPTIONS.get(name, {}), **options}
     torch.manual_seed(0)
-    return moved(models.create("wrn-10-0.5", 5, attention=name, gate=gate, attention_options=options))
+    return randomized(models.create("wrn-10-0.5", 5, attention=name, gate=gate, attention_options=options))
 
 
 @pytest.fixture
@@ -64,15 +64,15 @@ def inputs_of(model: nn.Module, batches):
             model(images)
     for handle in handles:
         handle.remove()
-    joined = {name: tuple(torch.cat(parts) for parts in zip(*each, strict=True)) for name, each in pairs.items()}
+    joined = {name: tuple(torch.cat(parts) for parts in zip(*calls, strict=True)) for name, calls in pairs.items()}
     return joined, torch.cat([labels for _, labels, *_ in batches]).numpy()
 
 
 @pytest.mark.parametrize("gate", GATES, ids=str)
 @pytest.mark.parametrize(("name", "options"), MODULES, ids=str)
-def test_the_factors_are_what_the_module_multiplies_with(name, options, gate):
+def test_gate_values_are_the_factors_of_the_output(name, options, gate):
     torch.manual_seed(0)
-    module = moved(attention.create(name, 8, gate=gate, **{**OPTIONS.get(name, {}), **options}))
+    module = randomized(attention.create(name, 8, gate=gate, **{**OPTIONS.get(name, {}), **options}))
     x = torch.randn(3, 8, 6, 5, dtype=torch.float64)
     with torch.no_grad():
         factors = module.gate_values(x)
@@ -82,7 +82,7 @@ def test_the_factors_are_what_the_module_multiplies_with(name, options, gate):
 
 
 @pytest.mark.parametrize("name", attention.names())
-def test_moments_by_class_of_every_module_in_a_network(name, batches):
+def test_moments_by_class_of_every_module(name, batches):
     model = network(name, gate="sub-attention")
     result = gate_activations(model, batches)
     inputs, labels = inputs_of(model, batches)
@@ -91,13 +91,15 @@ def test_moments_by_class_of_every_module_in_a_network(name, batches):
     assert result.images == tuple((labels == k).sum() for k in (1, 3, 4))
     for layer, (x, output) in inputs.items():
         y = output[:, torch.argsort(result.layers[layer].order)]
-        factors = torch.where(x.abs() > 1e-9, y / x, torch.nan)  # read off the product itself
+        factors = torch.where(x.abs() > 1e-9, y / x, torch.nan)  # computed from the product itself
         gates = factors.nanmean((2, 3)).numpy()[:, result.layers[layer].order]
         moments = result.layers[layer].by_class
         for k, label in enumerate(result.classes):
-            mine = gates[labels == label]
-            np.testing.assert_allclose(moments.mean[k], mine.mean(0), rtol=1e-6)
-            np.testing.assert_allclose(moments.squares[k], ((mine - mine.mean(0)) ** 2).sum(0), rtol=1e-5, atol=1e-12)
+            class_gates = gates[labels == label]
+            np.testing.assert_allclose(moments.mean[k], class_gates.mean(0), rtol=1e-6)
+            np.testing.assert_allclose(
+                moments.squares[k], ((class_gates - class_gates.mean(0)) ** 2).sum(0), rtol=1e-5, atol=1e-12
+            )
             np.testing.assert_array_equal(moments.row(label), moments.mean[k])
         counted = gates[labels >= 0]
         np.testing.assert_allclose(moments.overall, counted.mean(0), rtol=1e-6)
@@ -121,8 +123,8 @@ def test_eta_squared_of_a_layer(batches):
     np.testing.assert_allclose(levels, np.quantile(gates.mean(0), (0, 0.5, 1)), rtol=1e-9)
 
 
-def test_gates_that_know_the_class_have_a_share_of_one():
-    model = moved(nn.Sequential(attention.create("ese", 4), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+def test_class_dependent_gates_have_eta_squared_one():
+    model = randomized(nn.Sequential(attention.create("ese", 4), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
     labels = torch.arange(12) % 3
     images = torch.ones(12, 4, 2, 2, dtype=torch.float64) * labels[:, None, None, None]
     result = gate_activations(model, [(images, labels)])
@@ -130,7 +132,7 @@ def test_gates_that_know_the_class_have_a_share_of_one():
     assert result.layers["0"].constant_channels == 0
 
 
-def test_constant_gates_and_single_classes_have_no_share(batches):
+def test_constant_gates_and_single_classes_have_no_eta_squared(batches):
     start = models.create("wrn-10-0.5", 5, attention="shuffle", attention_options={"groups": 2}).double()
     for layer in gate_activations(start, batches).layers.values():
         assert np.isnan(layer.eta_squared) and layer.constant_channels == layer.channels
@@ -140,7 +142,7 @@ def test_constant_gates_and_single_classes_have_no_share(batches):
     assert all(np.isnan(layer.eta_squared) for layer in result.layers.values())
 
 
-def test_the_shuffle_and_the_folded_network_agree_channel_by_channel(batches):
+def test_shuffled_and_folded_networks_agree_by_channel(batches):
     model = network("shuffle")
     folded = attention.fold(model)
     first, second = gate_activations(model, batches).layers, gate_activations(folded, batches).layers
@@ -149,14 +151,14 @@ def test_the_shuffle_and_the_folded_network_agree_channel_by_channel(batches):
         assert second[name].module == "OrderedShuffleAttention"
         assert first[name].shuffled and not second[name].shuffled
         torch.testing.assert_close(first[name].by_class.mean, second[name].by_class.mean)
-        back = first[name].before_shuffle
-        torch.testing.assert_close(back.mean[:, first[name].order], first[name].by_class.mean, rtol=0, atol=0)
-    without = gate_activations(network("shuffle", shuffle=False), batches).layers
-    early = "group0.block0.attention"  # before it the two networks are one
-    torch.testing.assert_close(without[early].by_class.mean, first[early].before_shuffle.mean)
+        unshuffled = first[name].before_shuffle
+        torch.testing.assert_close(unshuffled.mean[:, first[name].order], first[name].by_class.mean, rtol=0, atol=0)
+    no_shuffle = gate_activations(network("shuffle", shuffle=False), batches).layers
+    first_layer = "group0.block0.attention"  # up to here both networks compute the same
+    torch.testing.assert_close(no_shuffle[first_layer].by_class.mean, first[first_layer].before_shuffle.mean)
 
 
-def test_the_output_by_channel(batches):
+def test_output_moments_by_channel(batches):
     for name in ("shuffle", "gc"):
         model = network(name, **({"fusion": "add"} if name == "gc" else {}))
         result = gate_activations(model, batches, quantity="output")
@@ -166,27 +168,27 @@ def test_the_output_by_channel(batches):
             np.testing.assert_allclose(result.layers[layer].by_class.row(3), expected, rtol=1e-9)
 
 
-def test_layers_by_name_by_what_they_are_in_and_as_modules(batches):
+def test_layers_are_chosen_by_name_parent_or_module(batches):
     model = network("se")
-    every = list(gate_activations(model, batches).layers)
-    assert every == [f"group{i}.block0.attention" for i in range(3)]
-    assert list(gate_activations(model, batches, layers="group1").layers) == every[1:2]
-    assert list(gate_activations(model, batches, layers=[every[2], model.group0]).layers) == [every[0], every[2]]
-    # CBAM and triplet attention are one module each, whatever is in them
-    assert list(attention_layers(network("cbam"))) == every
+    names = list(gate_activations(model, batches).layers)
+    assert names == [f"group{i}.block0.attention" for i in range(3)]
+    assert list(gate_activations(model, batches, layers="group1").layers) == names[1:2]
+    assert list(gate_activations(model, batches, layers=[names[2], model.group0]).layers) == [names[0], names[2]]
+    # CBAM counts as one module, whatever it contains
+    assert list(attention_layers(network("cbam"))) == names
 
 
 @pytest.mark.parametrize("name", ["se", "sge"])
-def test_the_gates_of_modules_that_start_as_the_identity(name, batches):
-    model = moved(attention.attach(models.create("wrn-10-1", 4), name, start="identity", **OPTIONS.get(name, {})))
-    for layer, starts in zip(
+def test_gates_of_identity_starts(name, batches):
+    model = randomized(attention.attach(models.create("wrn-10-1", 4), name, start="identity", **OPTIONS.get(name, {})))
+    for layer, start in zip(
         gate_activations(model, batches).layers.values(), attention.attached(model).values(), strict=True
     ):
         assert layer.name.endswith("attention.module")
-        assert layer.channels == starts.module.channels and layer.by_class.overall.min() >= 0
+        assert layer.channels == start.module.channels and layer.by_class.overall.min() >= 0
 
 
-def test_the_order_is_that_of_the_forward(batches):
+def test_layers_are_in_forward_order(batches):
     class Backwards(nn.Module):
         def __init__(self):
             super().__init__()
@@ -195,13 +197,13 @@ def test_the_order_is_that_of_the_forward(batches):
         def forward(self, x):
             return self.late(x=self.early(x)).mean((2, 3))
 
-    result = gate_activations(moved(Backwards()), batches)
+    result = gate_activations(randomized(Backwards()), batches)
     assert list(result.layers) == ["early", "late"]
     with pytest.raises(InputError, match="'idle' did not run"):
-        gate_activations(moved(Backwards()), batches, layers=["idle", "late"])
+        gate_activations(randomized(Backwards()), batches, layers=["idle", "late"])
 
 
-def test_the_model_is_left_as_it_was(batches):
+def test_the_model_is_unchanged(batches):
     model = network("dia").train()
     model.group1.eval()
     before = {key: value.clone() for key, value in model.state_dict().items()}
@@ -215,7 +217,7 @@ def test_the_model_is_left_as_it_was(batches):
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
 
 
-def test_a_compiled_model(batches):
+def test_compiled_models(batches):
     model = network("se")
     compiled = torch.compile(model, backend="eager")
     expected = gate_activations(model, batches).layers
@@ -225,8 +227,8 @@ def test_a_compiled_model(batches):
         torch.testing.assert_close(result[name].by_class.mean, expected[name].by_class.mean)
 
 
-def test_modules_of_your_own(batches):
-    class Own(nn.Module):
+def test_custom_modules(batches):
+    class Custom(nn.Module):
         def __init__(self, channels):
             super().__init__()
             self.weight = nn.Parameter(torch.linspace(0.1, 0.9, channels))
@@ -237,28 +239,28 @@ def test_modules_of_your_own(batches):
         def forward(self, x):
             return x * self.gate_values(x)
 
-    class Silent(Own):
+    class Gateless(Custom):
         gate_values = None
 
         def forward(self, x):
             return x * self.weight[:, None, None]
 
-    class Lies(attention.GatedAttention):
+    class WrongGate(attention.GatedAttention):
         def logits(self, x):
             return x.mean((2, 3), keepdim=True)
 
         def forward(self, x):
             return 2 * super().forward(x)
 
-    model = attention.attach(models.create("wrn-10-0.5", 5), Own)
-    assert len(gate_activations(moved(model), batches).layers) == 3
-    silent = attention.attach(models.create("wrn-10-0.5", 5), Silent)
-    with pytest.raises(InputError, match=r"\(Silent\) have no gate, or no method gate_values"):
-        gate_activations(moved(silent), batches)
-    assert len(gate_activations(moved(silent), batches, quantity="output").layers) == 3
-    lies = attention.attach(models.create("wrn-10-0.5", 5), Lies)
-    with pytest.raises(InputError, match="output of Lies is not its input times"):
-        gate_activations(moved(lies), batches)
+    model = attention.attach(models.create("wrn-10-0.5", 5), Custom)
+    assert len(gate_activations(randomized(model), batches).layers) == 3
+    gateless = attention.attach(models.create("wrn-10-0.5", 5), Gateless)
+    with pytest.raises(InputError, match=r"\(Gateless\) have no gate, or no method gate_values"):
+        gate_activations(randomized(gateless), batches)
+    assert len(gate_activations(randomized(gateless), batches, quantity="output").layers) == 3
+    wrong_gate = attention.attach(models.create("wrn-10-0.5", 5), WrongGate)
+    with pytest.raises(InputError, match="output of WrongGate is not its input times"):
+        gate_activations(randomized(wrong_gate), batches)
 
 
 def test_progress_counts_images(batches):
@@ -267,8 +269,8 @@ def test_progress_counts_images(batches):
     assert counts == [1, 10, 23]
 
 
-def test_memory_does_not_grow_and_numbers_do_not_drift():
-    """100,000 values near 1 that differ in the 7th digit, one batch after another."""
+def test_moments_are_accurate_over_many_batches():
+    """100,000 values near 1 that differ in the 7th digit, in batches of 1,000."""
     draw = np.random.default_rng(0)
     values = 1 + 1e-7 * draw.standard_normal((100_000, 2))
     labels = draw.integers(0, 40, 100_000)
@@ -279,9 +281,9 @@ def test_memory_does_not_grow_and_numbers_do_not_drift():
     result = moments.result()
     assert result.mean.shape == (40, 2)
     for k in (0, 17, 39):
-        of_class = values[labels == k]
-        np.testing.assert_allclose(result.mean[k], of_class.mean(0), rtol=1e-14)
-        np.testing.assert_allclose(result.standard_deviation[k], of_class.std(0, ddof=1), rtol=1e-6)
+        class_values = values[labels == k]
+        np.testing.assert_allclose(result.mean[k], class_values.mean(0), rtol=1e-14)
+        np.testing.assert_allclose(result.standard_deviation[k], class_values.std(0, ddof=1), rtol=1e-6)
 
 
 def test_moments_of_few_values():
@@ -307,24 +309,24 @@ def test_records_of_layers_and_channels(batches):
         assert record["median"] == pytest.approx(float(layer.by_class.overall.quantile(0.5)), rel=1e-6)
         assert (record["channels"], record["module"]) == (layer.channels, "ShuffleAttention")
         channels = layer.channel_records([3, 4])
-        assert [one["input_channel"] for one in channels] == layer.order.tolist()
+        assert [channel["input_channel"] for channel in channels] == layer.order.tolist()
         for key, values in (
             ("mean", layer.by_class.overall),
             ("eta_squared", layer.by_class.eta_squared),
             ("mean of same (3)", layer.by_class.row(3)),
             ("standard deviation of same (4)", layer.by_class.standard_deviation[2]),
         ):
-            known = [None if np.isnan(value) else pytest.approx(value, rel=1e-6) for value in values.tolist()]
-            assert [one[key] for one in channels] == known
+            expected = [None if np.isnan(value) else pytest.approx(value, rel=1e-6) for value in values.tolist()]
+            assert [channel[key] for channel in channels] == expected
     (line, chance) = result.plot().axes[0].get_lines()
     assert list(line.get_ydata()) == [layer.eta_squared for layer in result.layers.values()]
     assert set(chance.get_ydata()) == {result.chance}
 
 
-def test_lines_of_many_channels_are_means_of_neighbours():
+def test_lines_average_neighbouring_channels():
     model = nn.Sequential(attention.create("ese", 130), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     batches = [(torch.randn(6, 130, 2, 2).double(), torch.arange(6) % 2)]
-    layer = gate_activations(moved(model), batches, class_names=("cat", "dog")).layers["0"]
+    layer = gate_activations(randomized(model), batches, class_names=("cat", "dog")).layers["0"]
     lines = layer.lines([1])
     assert list(lines) == ["all classes", "dog"] and {len(line) for line in lines.values()} == {64}
     assert lines["dog"][0] == pytest.approx(float(layer.by_class.row(1)[:3].mean()))
@@ -332,7 +334,7 @@ def test_lines_of_many_channels_are_means_of_neighbours():
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         (lambda model, batches: (models.create("wrn-10-0.5", 5).double(), batches, {}), "has no attention module"),
         (lambda model, batches: (network("gc", fusion="add"), batches, {}), r"\(GlobalContext\) have no gate"),
@@ -348,13 +350,13 @@ def test_lines_of_many_channels_are_means_of_neighbours():
         (lambda model, batches: (model, [(batches[0][0].byte(), torch.tensor([1]))], {}), "images are torch.uint8"),
     ],
 )
-def test_wrong_input(batches, change, words):
-    model, given, options = change(network("se"), batches)
-    with pytest.raises(InputError, match=words):
-        gate_activations(model, given, **options)
+def test_wrong_input_fails(batches, change, message):
+    model, data, options = change(network("se"), batches)
+    with pytest.raises(InputError, match=message):
+        gate_activations(model, data, **options)
 
 
-def test_factors_that_there_are_not():
+def test_missing_gate_values_fail():
     x = torch.randn(2, 8, 4, 4)
     with pytest.raises(InputError, match="fusion='add' has no gate"):
         attention.create("gc", 8).gate_values(x)

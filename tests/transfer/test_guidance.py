@@ -32,15 +32,15 @@ BY_HAND = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_values_by_hand(form) -> None:
+def test_losses_by_hand(form) -> None:
     assert guidance_loss(MAP, LEFT, form).item() == pytest.approx(BY_HAND[form])
     scaled = BY_HAND[form] * (100 if form == "rrr" else 1)  # only rrr depends on the scale
     assert guidance_loss(MAP * 10, LEFT, form).item() == pytest.approx(scaled)
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_the_losses_are_those_of_the_formulas(form) -> None:
-    """Written once more, image by image, as Rao et al. and Ross et al. define them."""
+def test_losses_agree_with_the_formulas(form) -> None:
+    """Written image by image, as Rao et al. and Ross et al. define them."""
     generator = torch.Generator().manual_seed(0)
     cams = torch.randn(6, 5, 7, generator=generator, dtype=torch.float64)
     regions = torch.rand(6, 5, 7, generator=generator) < 0.4
@@ -64,7 +64,7 @@ QUARTER, NONE, ALL = region("xx..", "xx..", "....", "...."), region(*["...."] * 
 
 
 @pytest.mark.parametrize(
-    ("cam", "where", "values"),
+    ("cam", "mask", "values"),
     [
         (CONSTANT, QUARTER, (0.75, 0.75, 0, 12 * 9)),
         (ZERO, QUARTER, (1, 0.25, 100, 0)),
@@ -76,14 +76,14 @@ QUARTER, NONE, ALL = region("xx..", "xx..", "....", "...."), region(*["...."] * 
         (1e-30 * CONSTANT, QUARTER, (1, 0.25, 100, 0)),
     ],
 )
-def test_odd_maps_and_regions_have_a_value_and_a_finite_gradient(cam, where, values) -> None:
+def test_degenerate_maps_and_regions_have_finite_gradients(cam, mask, values) -> None:
     for form, value in zip(FORMS, values, strict=True):
         cam = cam.clone().requires_grad_()
-        loss = guidance_loss(cam, where, form)
+        loss = guidance_loss(cam, mask, form)
         assert loss.item() == pytest.approx(value, abs=1e-6)
         (gradient,) = torch.autograd.grad(loss, cam)
         assert gradient.isfinite().all() and gradient.abs().max() < 1e3
-        assert where.any() or not gradient.any()
+        assert mask.any() or not gradient.any()
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -98,7 +98,7 @@ def test_images_without_a_region_contribute_nothing(form) -> None:
 
 
 def test_regions_are_pooled_to_the_grid_of_the_map() -> None:
-    """A pixel of the map that is covered by three quarters counts so; as if the map were enlarged pixel by pixel."""
+    """A partly covered map pixel counts by its share, as if each map pixel were repeated."""
     large = region("xxx.", "xxx.", "xx..", "x...")
     cam = torch.tensor([[[1.0, 2.0], [3.0, 4.0]]])
     energy = 1 - (1 * 1 + 2 * 0.5 + 3 * 0.75) / 10
@@ -110,7 +110,7 @@ def test_regions_are_pooled_to_the_grid_of_the_map() -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_gradients_of_the_losses(form) -> None:
+def test_numeric_gradients_of_the_losses(form) -> None:
     generator = torch.Generator().manual_seed(2)
     cams = torch.randn(3, 3, 4, generator=generator, dtype=torch.float64).requires_grad_()
     regions = torch.rand(3, 6, 8, generator=generator) < 0.5
@@ -134,17 +134,17 @@ def test_half_precision_is_computed_in_float32() -> None:
         (MAP, LEFT, "energie"),
     ],
 )
-def test_wrong_input_is_one_line(cams, regions, form) -> None:
-    with pytest.raises(InputError) as caught:
+def test_wrong_input_fails_with_one_line(cams, regions, form) -> None:
+    with pytest.raises(InputError) as error:
         guidance_loss(cams, regions, form)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(error.value)
 
 
 # Maps
 
 
 def network(name: str = "wrn-10-0.25", **options) -> nn.Module:
-    """In float64, with batch norms and gates that are not as they start."""
+    """A network in float64, with randomised batch norms and gates."""
     torch.manual_seed(0)
     model = models.create(name, num_classes=5, **options).double()
     for module in model.modules():
@@ -165,7 +165,7 @@ def batch(size: int = 16) -> tuple[Tensor, Tensor, Tensor]:
     return images, torch.tensor([0, 3, 3, 1]), regions
 
 
-def trained_through(model: nn.Module, kind: str, **options) -> dict[str, Tensor]:
+def guide_maps(model: nn.Module, kind: str, **options) -> dict[str, Tensor]:
     images, labels, _ = batch()
     images.requires_grad_(kind == "input_gradient")
     guide = make_guide(model, kind, size=(16, 16), **options)
@@ -185,7 +185,7 @@ GUIDED = {
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("kind", GUIDED)
-def test_numeric_gradients_through_the_maps_of_a_network_in_training(kind, form) -> None:
+def test_numeric_gradients_through_maps_in_training(kind, form) -> None:
     gates = {"attention": "shuffle", "attention_options": {"groups": 1}} if kind == "gate" else {}
     model = network(**gates)
     objective = transfer.Objective(model, None, guidance=3.0, guidance_maps=kind, guidance_form=form, **GUIDED[kind])
@@ -201,19 +201,19 @@ def test_numeric_gradients_through_the_maps_of_a_network_in_training(kind, form)
     directions = [torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in parameters]
     slope = sum((p.grad * d).sum() for p, d in zip(parameters, directions, strict=True))
 
-    def moved(by: float) -> Tensor:
+    def loss_after_step(size: float) -> Tensor:
         with torch.no_grad():
             for p, d in zip(parameters, directions, strict=True):
-                p.add_(d, alpha=by)
+                p.add_(d, alpha=size)
         return objective(images, labels, regions=regions).total.detach()
 
-    ahead, behind = moved(step), moved(-2 * step)
+    ahead, behind = loss_after_step(step), loss_after_step(-2 * step)
     torch.testing.assert_close((ahead - behind) / (2 * step), slope, rtol=2e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["cifar-resnet11", "resnet10t"])
-def test_cams_are_grad_cams_by_double_backward(name) -> None:
-    """Of the features that are pooled, with the same gradients to all parameters."""
+def test_cams_equal_grad_cams_with_double_backward(name) -> None:
+    """Both kinds of maps of the pooled features have the same gradients for all parameters."""
     model = network(name).eval()
     layer = pooled_features(model, (48, 48)).layer
     images, labels, regions = batch(48)
@@ -234,7 +234,7 @@ def test_cams_are_grad_cams_by_double_backward(name) -> None:
 
 
 @pytest.mark.parametrize(("name", "pooled"), [("wrn-10-0.25", "bn"), ("mobilenetv2-cifar", "bn2")])
-def test_cams_where_the_network_itself_rectifies_before_the_pooling(name, pooled) -> None:
+def test_cams_of_networks_with_relu_before_pooling(name, pooled) -> None:
     model = network(name).eval()
     layer, activation, classifier = pooled_features(model, (48, 48))
     assert (layer, activation) == (pooled, "relu")
@@ -248,42 +248,42 @@ def test_cams_where_the_network_itself_rectifies_before_the_pooling(name, pooled
     torch.testing.assert_close(guide.maps(logits, labels, images)[layer], expected)
 
 
-def test_kinds_of_maps_are_those_of_their_definitions() -> None:
+def test_maps_agree_with_their_definitions() -> None:
     model = network().eval()
     images, labels, _ = batch()
-    (attended,) = trained_through(model, "attention", layers=["group1"]).values()
+    (attended,) = guide_maps(model, "attention", layers=["group1"]).values()
     expected = maps.ActivationMap(model, "group1")(images, upsample=False)
     torch.testing.assert_close(attended, expected)
-    (cam,) = trained_through(model, "gradcam", layers=["group1"]).values()
+    (cam,) = guide_maps(model, "gradcam", layers=["group1"]).values()
     torch.testing.assert_close(cam, maps.GradCAM(model, "group1")(images, labels, upsample=False))
     images.requires_grad_()
     (slope,) = torch.autograd.grad(model(images).log_softmax(1).sum(), images)
-    (gradient,) = trained_through(model, "input_gradient").values()
+    (gradient,) = guide_maps(model, "input_gradient").values()
     torch.testing.assert_close(gradient, slope.square().sum(1).sqrt())
 
 
-def test_detached_weights_get_no_gradient_and_leave_the_map() -> None:
+def test_detached_weights_get_no_gradient_and_keep_the_map() -> None:
     model = network()
-    plain, detached = ([*trained_through(model, "cam", detach=one).values()][0] for one in (False, True))
+    plain, detached = ([*guide_maps(model, "cam", detach=detach).values()][0] for detach in (False, True))
     assert torch.equal(plain, detached)
-    (none,) = torch.autograd.grad(detached.sum(), model.fc.weight, allow_unused=True)
-    assert none is None and torch.autograd.grad(plain.sum(), model.fc.weight)[0].any()
+    (weight_gradient,) = torch.autograd.grad(detached.sum(), model.fc.weight, allow_unused=True)
+    assert weight_gradient is None and torch.autograd.grad(plain.sum(), model.fc.weight)[0].any()
 
 
-def test_the_label_of_a_binary_network_and_shares_of_classes() -> None:
+def test_binary_labels_and_class_shares() -> None:
     torch.manual_seed(0)
     model = models.create("wrn-10-0.25", num_classes=1).double().eval()
     images, _, _ = batch()
     guide = make_guide(model, size=(16, 16))
     with guide:
         logits = model(images)
-    one = guide.maps(logits, torch.tensor([1, 0, 1, 0]), images)["bn"]
-    two = guide.maps(logits, torch.tensor([[0.0, 1], [1, 0], [0, 1], [1, 0]]), images)["bn"]
-    torch.testing.assert_close(one, two)
-    several = network().eval()
-    guide = make_guide(several, size=(16, 16))
+    by_index = guide.maps(logits, torch.tensor([1, 0, 1, 0]), images)["bn"]
+    by_one_hot = guide.maps(logits, torch.tensor([[0.0, 1], [1, 0], [0, 1], [1, 0]]), images)["bn"]
+    torch.testing.assert_close(by_index, by_one_hot)
+    multiclass = network().eval()
+    guide = make_guide(multiclass, size=(16, 16))
     with guide:
-        logits = several(images)
+        logits = multiclass(images)
     shares = torch.tensor([[0.0, 1, 0, 0, 0]] * 4)
     by_share, by_label = (guide.maps(logits, labels, images)["bn"] for labels in (shares, torch.ones(4).long()))
     torch.testing.assert_close(by_share, by_label)
@@ -303,7 +303,7 @@ def test_spatial_gates_of_the_last_stage(name) -> None:
     assert gates["layer3.0.attention"].std((1, 2)).min() > 1e-4
     other = network("cifar-resnet11", attention=name, attention_options=options)
     assert all(torch.equal(value, state[key]) for key, value in other.state_dict().items())
-    assert torch.equal(other(images), logits)  # and the running statistics have one update, not two
+    assert torch.equal(other(images), logits)  # the running statistics were updated once only
     assert all(torch.equal(value, model.state_dict()[key]) for key, value in other.state_dict().items())
     everywhere = make_guide(model, "gate", layers=["layer1", "layer3.0.attention"], size=(16, 16))
     assert everywhere.taps.layers == ("layer1.0.attention", "layer3.0.attention")
@@ -319,21 +319,21 @@ def test_the_second_half_of_shuffle_attention_is_gated_by_pixel() -> None:
 # The objective
 
 
-def test_guidance_is_the_mean_over_the_images_that_have_a_region_however_they_are_divided() -> None:
+def test_guidance_averages_over_images_with_regions_in_any_split() -> None:
     model = network().eval()
     objective = transfer.Objective(model, None, guidance=1.0, image_size=16)
     images, labels, regions = batch()
     regions[0] = False
-    whole = objective(images, labels, regions=regions).terms["guidance"]
-    torch.testing.assert_close(whole, objective(images[1:3], labels[1:3], regions=regions[1:3]).terms["guidance"])
+    expected = objective(images, labels, regions=regions).terms["guidance"]
+    torch.testing.assert_close(expected, objective(images[1:3], labels[1:3], regions=regions[1:3]).terms["guidance"])
     parts = [
         objective(images[i : i + 2], labels[i : i + 2], regions=regions[i : i + 2], guided=2 / 4).terms["guidance"]
         for i in (0, 2)
     ]
-    torch.testing.assert_close(whole, (parts[0] + parts[1]) / 2)
-    nothing = objective(images, labels, regions=torch.zeros_like(regions))
-    nothing.total.backward()
-    assert nothing.terms["guidance"] == 0 and all(p.grad.isfinite().all() for p in model.parameters())
+    torch.testing.assert_close(expected, (parts[0] + parts[1]) / 2)
+    unguided = objective(images, labels, regions=torch.zeros_like(regions))
+    unguided.total.backward()
+    assert unguided.terms["guidance"] == 0 and all(p.grad.isfinite().all() for p in model.parameters())
 
 
 def test_guidance_composes_with_a_teacher_and_follows_its_schedule() -> None:
@@ -341,7 +341,7 @@ def test_guidance_composes_with_a_teacher_and_follows_its_schedule() -> None:
     weight = transfer.Weight(0, 2, until=0.5)
     objective = transfer.Objective(student, teacher, beta=10, alpha=0.5, guidance=weight, image_size=16)
     images, labels, regions = batch()
-    assert "guidance" not in objective(images, labels).terms  # its weight is 0 so far
+    assert "guidance" not in objective(images, labels).terms  # its weight is still 0
     losses = objective(images, labels, progress=0.25, regions=regions)
     assert list(losses.terms) == ["task", "distillation", "attention", "guidance"]
     terms = losses.terms
@@ -386,15 +386,15 @@ def test_copies_layouts_and_half_precision(kind) -> None:
     ],
     ids=str,
 )
-def test_what_cannot_be_guided_is_one_line(options) -> None:
+def test_wrong_guidance_options_fail_with_one_line(options) -> None:
     images, labels, regions = batch()
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError) as error:
         objective = transfer.Objective(network(), None, image_size=16, **{"guidance": 1.0, **options})
         objective(images, labels, regions=regions)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(error.value)
 
 
-def test_networks_without_spatial_maps_or_linear_classifiers_are_refused() -> None:
+def test_networks_without_spatial_maps_or_linear_classifiers_fail() -> None:
     flat = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 5))
     for kind in ("cam", "gradcam", "attention", "gate"):
         with pytest.raises(InputError):

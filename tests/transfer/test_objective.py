@@ -26,64 +26,66 @@ def batch(size: int = 32, count: int = 4, dtype: torch.dtype = torch.float32) ->
 
 
 def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
-    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    result = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
-    return found
+    return result
 
 
 @pytest.mark.parametrize("power", [1, 2, 4])
 @pytest.mark.parametrize("form", ["code", "paper"])
-def test_maps_made_on_the_way_have_the_loss_and_gradients_of_the_plain_formula(power, form) -> None:
+def test_attention_term_agrees_with_the_plain_formula(power, form) -> None:
     student, teacher = (network.double() for network in networks("wrn-10-1", "wrn-10-2"))
     images, labels = batch(dtype=torch.float64)
     losses = transfer.Objective(student, teacher, beta=100, power=power, form=form)(images, labels)
     losses.total.backward()
-    ours = gradients(student)
+    actual = gradients(student)
     names = ["group0", "group1", "group2"]
-    with maps.Taps(student, names) as own, maps.Taps(teacher, names) as other:
+    with maps.Taps(student, names) as student_taps, maps.Taps(teacher, names) as teacher_taps:
         with torch.no_grad():
             teacher(images)
         logits = student(images)
         total = F.cross_entropy(logits, labels)
         for name in names:
-            s, t = (F.normalize(x.features[name].abs().pow(power).mean(1).flatten(1)) for x in (own, other))
+            s, t = (
+                F.normalize(x.features[name].abs().pow(power).mean(1).flatten(1)) for x in (student_taps, teacher_taps)
+            )
             distance = (s - t).square().sum(1)
             total = total + (100 * distance.mean() / s.shape[1] if form == "code" else 50 * distance.sqrt().mean())
     torch.testing.assert_close(losses.total, total)
     total.backward()
-    plain = gradients(student)
-    assert ours.keys() == plain.keys()
-    for name in ours:
-        torch.testing.assert_close(ours[name], plain[name])
+    expected = gradients(student)
+    assert actual.keys() == expected.keys()
+    for name in actual:
+        torch.testing.assert_close(actual[name], expected[name])
 
 
-def test_nothing_of_the_size_of_features_is_kept_for_attention() -> None:
+def test_attention_saves_no_tensors_of_feature_size() -> None:
     student, teacher = networks("wrn-10-1", "wrn-10-2")
     images, labels = batch()
 
-    def kept(beta: float) -> dict[int, int]:
+    def saved_sizes(beta: float) -> dict[int, int]:
         storages: dict[int, int] = {}
 
-        def keep(tensor):
+        def save(tensor):
             storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
             return tensor
 
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
             losses = transfer.Objective(student, teacher, beta=beta, alpha=0.5)(images, labels)
             del losses
         return storages
 
-    without, with_attention = kept(0), kept(1e3)
-    more = sum(with_attention.values()) - sum(without.values())
-    of_maps = 4 * len(images) * (32**2 + 16**2 + 8**2)
-    assert 0 < more <= 8 * of_maps  # some maps (N, H, W) and what normalising them keeps
+    without, with_attention = saved_sizes(0), saved_sizes(1e3)
+    difference = sum(with_attention.values()) - sum(without.values())
+    map_bytes = 4 * len(images) * (32**2 + 16**2 + 8**2)
+    assert 0 < difference <= 8 * map_bytes  # some maps (N, H, W) and what is saved to normalise them
     assert max(with_attention.values()) == max(without.values())
-    assert len([size for size in with_attention.values() if size > of_maps]) == len(
-        [size for size in without.values() if size > of_maps]
+    assert len([size for size in with_attention.values() if size > map_bytes]) == len(
+        [size for size in without.values() if size > map_bytes]
     )
 
 
-def test_every_term_with_its_weight_at_its_time() -> None:
+def test_terms_are_weighted_by_their_schedules() -> None:
     student, teacher = networks("wrn-10-1", "wrn-10-2")
     images, labels = batch()
     objective = transfer.Objective(
@@ -111,19 +113,19 @@ def test_every_term_with_its_weight_at_its_time() -> None:
     losses.total.backward()
     assert all(p.grad is not None for p in objective.parameters())
     assert len(list(objective.regressors.parameters())) == 6  # three convolutions, weight and bias
-    at_the_end = objective(images, labels, progress=1.0)
-    assert "attention" not in at_the_end.pairs and "distillation" in at_the_end.terms
+    final = objective(images, labels, progress=1.0)
+    assert "attention" not in final.pairs and "distillation" in final.terms
 
 
-def test_it_is_a_module_of_what_learns() -> None:
+def test_parameters_are_those_of_student_and_regressors() -> None:
     student, teacher = networks("wrn-10-1", "wrn-10-2")
     weights = {"beta": 100, "full_activation": 0.1, "image_size": 32}
     fast = transfer.Teacher(
         teacher, fold=True, mean=(0, 0, 0), std=(2, 2, 2), images_mean=(1, 1, 1), images_std=(1, 1, 1)
     )
     objective = transfer.Objective(student, [teacher, fast], **weights)
-    learning = [*student.parameters(), *objective.regressors.parameters()]
-    assert {id(p) for p in objective.parameters()} == {id(p) for p in learning}
+    expected = [*student.parameters(), *objective.regressors.parameters()]
+    assert {id(p) for p in objective.parameters()} == {id(p) for p in expected}
     other = transfer.Objective(models.create("wrn-10-1"), [teacher, fast], **weights)
     other.load_state_dict(objective.state_dict())
     images, labels = batch()
@@ -131,14 +133,14 @@ def test_it_is_a_module_of_what_learns() -> None:
     objective.train()
     assert student.training and not teacher.training
     single = objective(images, labels).total
-    objective.double()  # the teachers go along, and the copy of the one that is folded
+    objective.double()  # also converts the teachers, and the folded copy
     losses = objective(images.double(), labels)
     assert losses.total.dtype == torch.float64 and next(teacher.parameters()).dtype == torch.float64
     torch.testing.assert_close(losses.total.float(), single, rtol=1e-4, atol=1e-4)
     assert objective.to("meta").teachers[0].device.type == "meta"
 
 
-def test_a_term_without_weight_is_not_computed() -> None:
+def test_terms_with_zero_weight_are_not_computed() -> None:
     student, teacher = networks("wrn-10-1", "wrn-10-2")
     calls = []
     teacher.register_forward_hook(lambda *_: calls.append(1))
@@ -148,33 +150,37 @@ def test_a_term_without_weight_is_not_computed() -> None:
     assert len(objective(*batch(), progress=0.4).pairs["attention"]) == 3 and len(calls) == 1
     losses = objective(*batch(), progress=0.6)
     assert not losses.pairs and len(calls) == 1 and losses.total == losses.terms["task"]
-    alone = transfer.Objective(student, None)(*batch())
-    assert list(alone.terms) == ["task"] and not alone.pairs
+    without_teacher = transfer.Objective(student, None)(*batch())
+    assert list(without_teacher.terms) == ["task"] and not without_teacher.pairs
 
 
-def test_several_teachers_teach_their_mean() -> None:
-    student, one, other = (n.double() for n in networks("wrn-10-1", "wrn-10-2", "wrn-16-1"))
+def test_several_teachers_are_averaged() -> None:
+    student, first, second = (n.double() for n in networks("wrn-10-1", "wrn-10-2", "wrn-16-1"))
     images, labels = batch(dtype=torch.float64)
     settings = {"beta": 100, "alpha": 0.5, "gradient": 0.1}
-    each = [transfer.Objective(student, teacher, **settings)(images, labels) for teacher in (one, other)]
-    both = transfer.Objective(student, [one, transfer.Teacher(other)], **settings)(images, labels)
+    single = [transfer.Objective(student, teacher, **settings)(images, labels) for teacher in (first, second)]
+    combined = transfer.Objective(student, [first, transfer.Teacher(second)], **settings)(images, labels)
     torch.testing.assert_close(
-        both.terms["distillation"], (each[0].terms["distillation"] + each[1].terms["distillation"]) / 2
+        combined.terms["distillation"], (single[0].terms["distillation"] + single[1].terms["distillation"]) / 2
     )
-    torch.testing.assert_close(both.terms["gradient"], (each[0].terms["gradient"] + each[1].terms["gradient"]) / 2)
-    assert len(both.pairs["attention"]) == 6
-    torch.testing.assert_close(sum(both.pairs["attention"]), sum(sum(losses.pairs["attention"]) for losses in each) / 2)
-    torch.testing.assert_close(both.total, (each[0].total + each[1].total) / 2)
-    # The gradient is that of the loss to the mean of the soft labels.
-    both.terms["distillation"].backward()
-    found = gradients(student)
+    torch.testing.assert_close(
+        combined.terms["gradient"], (single[0].terms["gradient"] + single[1].terms["gradient"]) / 2
+    )
+    assert len(combined.pairs["attention"]) == 6
+    torch.testing.assert_close(
+        sum(combined.pairs["attention"]), sum(sum(losses.pairs["attention"]) for losses in single) / 2
+    )
+    torch.testing.assert_close(combined.total, (single[0].total + single[1].total) / 2)
+    # The gradient equals the gradient of the loss to the mean of the soft labels.
+    combined.terms["distillation"].backward()
+    actual = gradients(student)
     logits = student(images)
     with torch.no_grad():
-        soft = sum(F.softmax(teacher(images) / 4, 1) for teacher in (one, other)) / 2
+        soft = sum(F.softmax(teacher(images) / 4, 1) for teacher in (first, second)) / 2
     (16 * F.kl_div(F.log_softmax(logits / 4, 1), soft, reduction="batchmean")).backward()
     expected = gradients(student)
-    for name in found:
-        torch.testing.assert_close(found[name], expected[name])
+    for name in actual:
+        torch.testing.assert_close(actual[name], expected[name])
 
 
 @pytest.mark.slow
@@ -189,29 +195,29 @@ def test_several_teachers_teach_their_mean() -> None:
         ("wrn-10-1", "resnet18", 32),
     ],
 )
-def test_any_pair(student, teacher, size) -> None:
+def test_pairs_of_architectures_train(student, teacher, size) -> None:
     torch.manual_seed(0)
-    own = models.create(student, 10)
-    objective = transfer.Objective(own, timm.create_model(teacher), beta=1e3, image_size=size)
+    network = models.create(student, 10)
+    objective = transfer.Objective(network, timm.create_model(teacher), beta=1e3, image_size=size)
     losses = objective(*batch(size, 2))
     losses.total.backward()
     assert len(losses.pairs["attention"]) == len(objective.pairs) >= 3
     assert all(loss.isfinite() and loss > 0 for loss in losses.pairs["attention"])
-    before = [p.grad for p in own.parameters() if p.grad is not None]
+    before = [p.grad for p in network.parameters() if p.grad is not None]
     assert len(before) > 10 and all(grad.isfinite().all() for grad in before)
 
 
-def test_teachers_of_another_size_and_normalisation() -> None:
-    """The same teacher, told that it sees images twice as large, looks at the same places."""
+def test_teachers_with_another_image_size() -> None:
+    """The maps of a teacher on enlarged images are pooled to the size of the student's."""
     student, teacher = networks("wrn-10-1", "wrn-10-2")
     images, labels = batch()
     larger = transfer.Teacher(teacher, size=64)
     losses = transfer.Objective(student, larger, beta=1e3)(images, labels)
-    with maps.MapTaps(teacher) as taps, torch.no_grad():
+    with maps.MapTaps(teacher) as teacher_taps, torch.no_grad():
         teacher(larger.images(images))
-    with maps.MapTaps(student) as own:
+    with maps.MapTaps(student) as student_taps:
         student(images)
-    expected = transfer.map_loss(own.maps["group0"], F.adaptive_avg_pool2d(taps.maps["group0"], 32))
+    expected = transfer.map_loss(student_taps.maps["group0"], F.adaptive_avg_pool2d(teacher_taps.maps["group0"], 32))
     torch.testing.assert_close(losses.pairs["attention"][0], expected)
 
 
@@ -219,29 +225,29 @@ def test_teachers_of_another_size_and_normalisation() -> None:
     ("name", "gate"), [("se", attention.SubAttention(1)), ("shuffle", "sigmoid"), ("cbam", "sigmoid")]
 )
 @pytest.mark.parametrize("gradient", [0.0, 1.0])
-def test_attention_modules_on_either_side(name, gate, gradient) -> None:
+def test_attention_modules_in_student_or_teacher(name, gate, gradient) -> None:
     options = {"groups": 4} if name == "shuffle" else {}
     plain, with_attention = networks("wrn-10-1")[0], networks("wrn-10-1")[0]
     attention.attach(with_attention, name, gate=gate, **options)
     images, labels = batch()
     for student, teacher in ((with_attention, plain), (plain, with_attention)):
-        fast = transfer.Teacher(teacher, fold=True, precision="auto")
-        losses = transfer.Objective(student, fast, beta=100, alpha=0.5, gradient=gradient)(images, labels)
+        folded = transfer.Teacher(teacher, fold=True, precision="auto")
+        losses = transfer.Objective(student, folded, beta=100, alpha=0.5, gradient=gradient)(images, labels)
         losses.total.backward()
         assert all(p.grad is None or p.grad.isfinite().all() for p in student.parameters())
         assert sum(p.grad is not None for p in student.parameters()) == len(list(student.parameters()))
 
 
-def test_gradient_transfer_is_a_double_backward() -> None:
-    """Its gradient by the parameters, against numeric differences of the whole objective, batch norms and all."""
+def test_gradient_terms_agree_with_numeric_differences() -> None:
+    """The gradients of parameters against numeric differences of the whole objective."""
     student, teacher = (network.double() for network in networks("wrn-10-1", "wrn-10-1"))
     with torch.no_grad():
         teacher.fc.weight.mul_(2)
     images, labels = batch(8, 2, torch.float64)
-    student.eval()  # so that no statistics move between the evaluations
+    student.eval()  # so that the statistics do not change between evaluations
     objective = transfer.Objective(student, teacher, beta=0, gradient=1.0, symmetry=0.5, input_gradient=0.25)
     objective(images, labels).total.backward()
-    found = gradients(student)
+    grads = gradients(student)
     for name in ("conv0.weight", "group1.block0.bn0.weight", "group2.block0.conv1.weight", "fc.weight"):
         parameter = student.get_parameter(name)
         values = []
@@ -251,12 +257,12 @@ def test_gradient_transfer_is_a_double_backward() -> None:
             values.append(objective(images, labels).total.item())
             with torch.no_grad():
                 parameter.view(-1)[3] -= step
-        assert (values[0] - values[1]) / 2e-6 == pytest.approx(found[name].view(-1)[3].item(), rel=1e-4, abs=1e-8), name
+        assert (values[0] - values[1]) / 2e-6 == pytest.approx(grads[name].view(-1)[3].item(), rel=1e-4, abs=1e-8), name
 
 
 @pytest.mark.slow
-def test_compiled_it_is_the_same(monkeypatch) -> None:
-    # Tracing and the gradients as ever; only kernels are not generated, which takes minutes.
+def test_compiled_objectives_give_equal_results(monkeypatch) -> None:
+    # Traces and differentiates as usual, but generates no kernels, which would take minutes.
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     student, teacher = (network.double() for network in networks("wrn-10-1", "wrn-10-2"))
     images, labels = batch(dtype=torch.float64)
@@ -276,28 +282,28 @@ def test_compiled_it_is_the_same(monkeypatch) -> None:
     for _ in range(2):  # the second call runs what the first compiled
         losses = compiled(images, labels)
         losses.total.backward()
-        found = gradients(student)
+        actual = gradients(student)
         for name in expected:
-            torch.testing.assert_close(found[name], expected[name])
+            torch.testing.assert_close(actual[name], expected[name])
         for parameter, grad in zip(compiled.regressors.parameters(), regressed, strict=True):
             torch.testing.assert_close(parameter.grad, grad)
             parameter.grad = None
-    # Objectives of the same networks with other taps, or none, do not run one another's code, in whatever order.
+    # Objectives of the same networks with different taps do not share compiled code, in any order.
     settings = {"image_size": 32, "compile": True}
-    alone, again = (
+    distillation_only, single_pair = (
         transfer.Objective(student, transfer.Teacher(teacher, compile=True), alpha=0.5, **settings, **other)
         for other in ({"beta": 0}, {"layers": [0]})
     )
-    torch.testing.assert_close(alone(images, labels).terms["distillation"], losses.terms["distillation"])
-    torch.testing.assert_close(again(images, labels).pairs["attention"][0], losses.pairs["attention"][0])
-    for objective, terms in ((alone, 0), (compiled, 3), (alone, 0), (again, 1)):
+    torch.testing.assert_close(distillation_only(images, labels).terms["distillation"], losses.terms["distillation"])
+    torch.testing.assert_close(single_pair(images, labels).pairs["attention"][0], losses.pairs["attention"][0])
+    for objective, terms in ((distillation_only, 0), (compiled, 3), (distillation_only, 0), (single_pair, 1)):
         assert len(objective(images, labels).pairs.get("attention", ())) == terms
     with pytest.raises(InputError, match="double backward"):
         transfer.Objective(student, teacher, gradient=1.0, compile=True)
 
 
 class Rectified(nn.Module):
-    """A network that changes what its stage gave, in place."""
+    """A network that changes the output of its stage in place."""
 
     stage_names = ("conv",)
 
@@ -309,12 +315,12 @@ class Rectified(nn.Module):
         return self.fc(self.act(self.conv(x)).mean((2, 3)))
 
 
-def test_wrong_input_is_one_line() -> None:
+def test_wrong_input_fails_with_one_line() -> None:
     student, teacher = networks("wrn-10-1", "wrn-10-2")
     other = models.create("wrn-10-1", 100)
     on_meta = models.create("wrn-10-1").to("meta")
     images, labels = batch()
-    for make, words in (
+    for make, message in (
         (lambda: transfer.Objective(student, other, alpha=0.5, image_size=32), "10 logits and the teacher 100"),
         (lambda: transfer.Objective(student, other, gradient=1, image_size=32), "10 classes and the teacher 100"),
         (lambda: transfer.Objective(student, on_meta), "on cpu and a teacher on meta"),
@@ -336,10 +342,10 @@ def test_wrong_input_is_one_line() -> None:
         (lambda: transfer.Objective(student, teacher, full_activation=1), "give image_size"),
         (lambda: transfer.Objective(Rectified(), Rectified())(images, labels), "in place"),
     ):
-        with pytest.raises(InputError) as caught:
+        with pytest.raises(InputError) as error:
             make()
-        assert words in str(caught.value) and "\n" not in str(caught.value), str(caught.value)
-    assert transfer.Objective(student, other, image_size=32)(images, labels).pairs["attention"]  # attention alone may
+        assert message in str(error.value) and "\n" not in str(error.value), str(error.value)
+    assert transfer.Objective(student, other, image_size=32)(images, labels).pairs["attention"]  # attention alone works
 
 
 TASKS = {
@@ -350,7 +356,7 @@ TASKS = {
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_labels_are_whole_numbers_of_any_dtype(task) -> None:
+def test_labels_may_have_any_integer_dtype(task) -> None:
     student, teacher = (network.eval() for network in networks("wrn-10-0.5", "wrn-10-1"))
     images, labels = batch()
     objective = transfer.Objective(student, teacher, **TASKS[task])
@@ -358,9 +364,9 @@ def test_labels_are_whole_numbers_of_any_dtype(task) -> None:
     for dtype in (torch.int32, torch.int16, torch.uint8):
         assert torch.equal(objective(images, labels.to(dtype)).total, expected)
     with torch.no_grad():
-        logits, taught = student(images), teacher(images)
-    loss = transfer.distillation_loss(logits, taught, labels)
-    assert torch.equal(transfer.distillation_loss(logits, taught, labels.int()), loss)
+        logits, teacher_logits = student(images), teacher(images)
+    loss = transfer.distillation_loss(logits, teacher_logits, labels)
+    assert torch.equal(transfer.distillation_loss(logits, teacher_logits, labels.int()), loss)
 
 
 WRONG_LABELS = {
@@ -375,21 +381,21 @@ WRONG_LABELS = {
 }
 
 
-@pytest.mark.parametrize("wrong", WRONG_LABELS)
-def test_labels_that_are_none_are_said(wrong) -> None:
+@pytest.mark.parametrize("case", WRONG_LABELS)
+def test_wrong_labels_fail_with_one_line(case) -> None:
     student, teacher = networks("wrn-10-0.5", "wrn-10-1")
     images, _ = batch()
-    labels, found = WRONG_LABELS[wrong]
+    labels, message = WRONG_LABELS[case]
     for options in TASKS.values():
-        with pytest.raises(InputError, match=found) as caught:
+        with pytest.raises(InputError, match=message) as error:
             transfer.Objective(student, teacher, **options)(images, labels)
-        assert "\n" not in str(caught.value)
-    with pytest.raises(InputError, match=found):
+        assert "\n" not in str(error.value)
+    with pytest.raises(InputError, match=message):
         transfer.distillation_loss(student(images), teacher(images), labels)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_a_teacher_in_another_precision_says_nearly_the_same(dtype) -> None:
+def test_teachers_in_another_precision_give_similar_losses(dtype) -> None:
     student, teacher = networks("wrn-10-0.5", "wrn-10-1")
     images, labels = batch()
     weights = {"beta": 10, "alpha": 0.5, "full_activation": 0.1, "gradient": 0.1}
@@ -397,12 +403,12 @@ def test_a_teacher_in_another_precision_says_nearly_the_same(dtype) -> None:
     exact = transfer.Objective(student, teacher, **weights, image_size=32)
     other = transfer.Objective(student, copy.deepcopy(teacher).to(dtype), **weights, image_size=32)
     other.regressors.load_state_dict(exact.regressors.state_dict())
-    ours, theirs = other(images, labels), exact(images, labels)
+    actual, expected = other(images, labels), exact(images, labels)
     for name in ("task", "distillation", "gradient"):
-        torch.testing.assert_close(ours.terms[name].float(), theirs.terms[name], rtol=0.05, atol=1e-3, msg=name)
-    torch.testing.assert_close(ours.total.float(), theirs.total, rtol=0.05, atol=1e-3)
+        torch.testing.assert_close(actual.terms[name].float(), expected.terms[name], rtol=0.05, atol=1e-3, msg=name)
+    torch.testing.assert_close(actual.total.float(), expected.total, rtol=0.05, atol=1e-3)
     torch.testing.assert_close(
-        torch.stack(ours.pairs["attention"]).float(), torch.stack(theirs.pairs["attention"]), rtol=0.05, atol=1e-6
+        torch.stack(actual.pairs["attention"]).float(), torch.stack(expected.pairs["attention"]), rtol=0.05, atol=1e-6
     )
-    ours.total.backward()
+    actual.total.backward()
     assert all(p.grad.isfinite().all() for p in student.parameters() if p.grad is not None)

@@ -11,8 +11,8 @@ from regard import InputError, models, transfer
 from regard.transfer.teacher import frozen
 
 
-def trained_looking(name: str = "wrn-10-1", **options) -> nn.Module:
-    """A network whose norms do something."""
+def randomized_network(name: str = "wrn-10-1", **options) -> nn.Module:
+    """A network with randomised batch norms."""
     torch.manual_seed(3)
     model = models.create(name, **options)
     for module in model.modules():
@@ -24,27 +24,34 @@ def trained_looking(name: str = "wrn-10-1", **options) -> nn.Module:
     return model
 
 
-def test_it_sees_images_as_it_knows_them() -> None:
+def test_images_are_renormalised_and_resized() -> None:
     raw = torch.rand(2, 3, 12, 16)
-    here, there = ((0.4, 0.5, 0.6), (0.2, 0.25, 0.3)), ((0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
+    student_statistics, teacher_statistics = ((0.4, 0.5, 0.6), (0.2, 0.25, 0.3)), ((0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
 
     def normalised(mean, std):
         return (raw - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
 
     teacher = transfer.Teacher(
-        trained_looking(), mean=there[0], std=there[1], images_mean=here[0], images_std=here[1], size=(24, 32)
+        randomized_network(),
+        mean=teacher_statistics[0],
+        std=teacher_statistics[1],
+        images_mean=student_statistics[0],
+        images_std=student_statistics[1],
+        size=(24, 32),
     )
-    resized = F.interpolate(normalised(*there), (24, 32), mode="bilinear", antialias=True, align_corners=False)
-    torch.testing.assert_close(teacher.images(normalised(*here)), resized)
-    assert transfer.Teacher(trained_looking()).images(raw) is raw
+    resized = F.interpolate(
+        normalised(*teacher_statistics), (24, 32), mode="bilinear", antialias=True, align_corners=False
+    )
+    torch.testing.assert_close(teacher.images(normalised(*student_statistics)), resized)
+    assert transfer.Teacher(randomized_network()).images(raw) is raw
     with pytest.raises(InputError, match="all of them or none"):
-        transfer.Teacher(trained_looking(), mean=(0, 0, 0), std=(1, 1, 1))
+        transfer.Teacher(randomized_network(), mean=(0, 0, 0), std=(1, 1, 1))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["wrn-10-1", "resnet18", "preact-resnet18"])
-def test_folded_it_gives_the_same_maps_and_logits(name) -> None:
-    model, student = trained_looking(name).double(), trained_looking(name).double()
+def test_folded_teachers_give_equal_maps_and_logits(name) -> None:
+    model, student = randomized_network(name).double(), randomized_network(name).double()
     images, labels = torch.randn(2, 3, 64, 64, dtype=torch.float64), torch.tensor([0, 1])
     plain = transfer.Objective(student, transfer.Teacher(model), alpha=0.5)(images, labels)
     teacher = transfer.Teacher(model, fold=True)
@@ -52,12 +59,12 @@ def test_folded_it_gives_the_same_maps_and_logits(name) -> None:
     folded = objective(images, labels)
     torch.testing.assert_close(folded.total, plain.total, rtol=1e-9, atol=0)
     network = objective._paired_teachers[0].network.model
-    norms = [sum(isinstance(m, nn.BatchNorm2d) for m in each.modules()) for each in (network, model)]
+    norms = [sum(isinstance(m, nn.BatchNorm2d) for m in net.modules()) for net in (network, model)]
     assert norms[0] < norms[1] and network is not model
 
 
-def test_in_half_precision_it_says_nearly_the_same() -> None:
-    model, student = trained_looking(), trained_looking()
+def test_half_precision_teachers_give_similar_losses() -> None:
+    model, student = randomized_network(), randomized_network()
     images, labels = torch.randn(4, 3, 32, 32), torch.arange(4)
     exact = transfer.Objective(student, transfer.Teacher(model), alpha=0.5)(images, labels)
     for fold in (False, True):
@@ -73,17 +80,17 @@ def test_in_half_precision_it_says_nearly_the_same() -> None:
         kinds = {type(m): m.weight.dtype for m in running.modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)}
         assert kinds[nn.Conv2d] == torch.bfloat16 and kinds.get(nn.BatchNorm2d, torch.float32) == torch.float32
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
-    assert transfer.Teacher(trained_looking().double(), precision="auto").dtype() is None
+    assert transfer.Teacher(randomized_network().double(), precision="auto").dtype() is None
     assert transfer.Teacher(model, precision="auto").dtype() in (None, torch.bfloat16)
 
 
-def test_it_is_never_changed_and_keeps_nothing_for_backward() -> None:
-    model, student = trained_looking("wrn-16-2"), trained_looking()
+def test_teachers_are_unchanged_and_save_nothing_for_backward() -> None:
+    model, student = randomized_network("wrn-16-2"), randomized_network()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    kept: list[torch.Tensor] = []
+    saved: list[torch.Tensor] = []
 
-    def keep(tensor):
-        kept.append(tensor)
+    def save(tensor):
+        saved.append(tensor)
         return tensor
 
     images, labels = torch.randn(4, 3, 32, 32), torch.arange(4)
@@ -92,15 +99,15 @@ def test_it_is_never_changed_and_keeps_nothing_for_backward() -> None:
     assert not model.training and all(parameter.grad is None for parameter in model.parameters())
     assert all(parameter.requires_grad for parameter in model.parameters())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
         transfer.Objective(student, model, alpha=0.5)(images, labels)
-    sizes = {tuple(tensor.shape[1:]) for tensor in kept}
+    sizes = {tuple(tensor.shape[1:]) for tensor in saved}
     assert (16, 32, 32) in sizes  # the student's
     assert not {(32, 32, 32), (64, 16, 16), (128, 8, 8)} & sizes  # the teacher's
 
 
-def test_frozen_for_a_while() -> None:
-    model = trained_looking()
+def test_frozen_restores_the_model() -> None:
+    model = randomized_network()
     model.fc.bias.requires_grad_(False)
     model.group1.eval()
     with frozen(model):

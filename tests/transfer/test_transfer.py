@@ -59,7 +59,7 @@ def test_golden_trajectory_of_lsas(goldens, relative_error) -> None:
 
 @pytest.mark.parametrize("form", ["code", "paper"])
 @pytest.mark.parametrize("power", [1, 2, 3, 4])
-def test_attention_loss_is_its_formula_and_its_gradient(form, power) -> None:
+def test_attention_loss_agrees_with_formula_and_gradient(form, power) -> None:
     torch.manual_seed(0)
     student = torch.randn(3, 4, 5, 2, dtype=torch.float64, requires_grad=True)
     teacher = torch.randn(3, 6, 5, 2, dtype=torch.float64)
@@ -69,12 +69,12 @@ def test_attention_loss_is_its_formula_and_its_gradient(form, power) -> None:
     assert torch.autograd.gradcheck(lambda x: transfer.attention_loss(x, teacher, power, form), student)
 
 
-def test_the_same_attention_costs_nothing_whatever_its_scale() -> None:
+def test_attention_loss_is_zero_for_scaled_features() -> None:
     features = torch.randn(2, 4, 6, 6)
     assert transfer.attention_loss(features, 3 * features).item() < 1e-10
 
 
-def test_maps_of_different_size_meet_at_the_smaller() -> None:
+def test_larger_maps_are_pooled_to_the_smaller_size() -> None:
     large, small = torch.rand(2, 4, 8, 8), torch.rand(2, 3, 4, 4)
     pooled = F.adaptive_avg_pool2d(large.square().mean(1), 4)
     expected = (F.normalize(pooled.flatten(1)) - F.normalize(small.square().mean(1).flatten(1))).square().mean()
@@ -102,11 +102,11 @@ def test_the_total_is_the_weighted_sum() -> None:
     assert not student._forward_hooks and not student.group0._forward_hooks
 
 
-def test_wrong_input() -> None:
+def test_wrong_input_fails_with_one_line() -> None:
     student = models.create("wrn-10-1")
     images, labels = torch.randn(2, 3, 32, 32), torch.arange(2)
     other = models.create("wrn-10-1", 100)
-    for call, words in (
+    for call, message in (
         (
             lambda: transfer.Objective(student, other, beta=0, alpha=0.5)(images, labels),
             "10 logits and the teacher 100",
@@ -120,7 +120,7 @@ def test_wrong_input() -> None:
         (lambda: transfer.attention_loss(torch.rand(1, 3, 4, 4), torch.rand(2, 3, 4, 4)), "features of 1 images"),
         (lambda: transfer.soft_label_loss(torch.rand(2, 3), torch.rand(2, 3), 0), "(0, inf)"),
     ):
-        with pytest.raises(InputError) as caught:
+        with pytest.raises(InputError) as error:
             call()
-        assert words in str(caught.value), str(caught.value)
-        assert "\n" not in str(caught.value)
+        assert message in str(error.value), str(error.value)
+        assert "\n" not in str(error.value)

@@ -21,12 +21,12 @@ from regard.transfer import Weight, as_weight, check_range
         (Weight(0, 8), (0, 2, 4, 8)),
     ],
 )
-def test_shapes(weight, expected) -> None:
+def test_schedule_shapes(weight, expected) -> None:
     assert [weight.at(share) for share in (0, 0.25, 0.5, 1)] == pytest.approx(expected)
     assert weight.used
 
 
-def test_numbers_and_fields() -> None:
+def test_weights_from_numbers_and_fields() -> None:
     assert as_weight(3).at(0.7) == 3 and not as_weight(0).used and not Weight(0).used
     assert as_weight({"start": 1000, "end": 0, "shape": "cosine"}) == Weight(1000.0, 0.0, "cosine")
     assert as_weight({"start": 1, "shape": "step", "milestones": [0.5]}) == Weight(1.0, 0.0, "step", milestones=(0.5,))
@@ -38,7 +38,7 @@ def test_numbers_and_fields() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "words"),
+    ("value", "message"),
     [
         ({"start": 1, "shape": "round"}, "known: constant, cosine, linear, step"),
         ({"end": 1}, "without a start"),
@@ -54,16 +54,16 @@ def test_numbers_and_fields() -> None:
         ("1000", "has to be a number"),
     ],
 )
-def test_wrong_ones_are_one_line(value, words) -> None:
-    with pytest.raises(InputError) as caught:
+def test_wrong_weights_fail_with_one_line(value, message) -> None:
+    with pytest.raises(InputError) as error:
         as_weight(value)
-    assert words in str(caught.value) and "\n" not in str(caught.value)
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
-def test_ranges_hold_over_the_whole_run() -> None:
+def test_ranges_are_checked_over_the_whole_run() -> None:
     check_range("alpha", Weight(0.9, 0.1), 0, 1)
-    there_and_back = Weight(0.5, shape="step", milestones=(0.25, 0.5), factor=-1)
-    beyond = Weight(0.1, shape="step", milestones=(0.5, 0.25, 1.0), factor=-4)
-    for weight in (Weight(0.5, 2), Weight(-1, 0), there_and_back, beyond):
+    oscillating = Weight(0.5, shape="step", milestones=(0.25, 0.5), factor=-1)
+    overshooting = Weight(0.1, shape="step", milestones=(0.5, 0.25, 1.0), factor=-4)
+    for weight in (Weight(0.5, 2), Weight(-1, 0), oscillating, overshooting):
         with pytest.raises(InputError, match="alpha is .* has to be in"):
             check_range("alpha", weight, 0, 1)
