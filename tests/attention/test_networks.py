@@ -70,8 +70,8 @@ def torchvision_resnet_case(**options: int) -> Case:
     return Case(lambda: torchvision.ResNet(block, FOUR_BLOCKS, num_classes=5, **options), 4, 4, 4)
 
 
-# The numbers of insertion points at branches, blocks and stages, counted in the papers' tables. Large networks have fewer
-# blocks or a smaller head here.
+# The numbers of insertion points at branches, blocks and stages, counted in the papers' tables. Large networks have
+# fewer blocks or a smaller head here.
 NETWORKS = {
     "timm resnet18": timm_case("resnet18", 8, 8, 4),
     "timm resnext50_32x4d": timm_case("resnext50_32x4d", 4, 4, 4, layers=FOUR_BLOCKS),
@@ -192,11 +192,11 @@ def test_plain_weights_load_and_copies_are_independent(network) -> None:
     model, images = network.model, network.images
     plain_state, plain_output = copy.deepcopy(model.state_dict()), model(images)
     with with_attention(network):
-        modules = tuple(f"{name}." for name in attention.attached(model))
+        prefixes = tuple(f"{name}." for name in attention.attached(model))
         missing, unexpected = model.load_state_dict(plain_state, strict=False)
         assert not unexpected
-        assert missing and all(name.startswith(modules) for name in missing)
-        assert {name for name in model.state_dict() if not name.startswith(modules)} == set(plain_state)
+        assert missing and all(name.startswith(prefixes) for name in missing)
+        assert {name for name in model.state_dict() if not name.startswith(prefixes)} == set(plain_state)
 
         copied, output = copy.deepcopy(model), model(images)
         assert torch.equal(copied(images), output)

@@ -58,7 +58,7 @@ def assert_same(module, reference, training: bool = True, shape: tuple[int, ...]
 
 
 def carry_over(reference: nn.Module, module: nn.Module, renamed: dict[str, str]) -> None:
-    """Copies the state of `module` to `reference`; `renamed` maps prefixes of the reference to prefixes of the module."""
+    """Copies the state of `module` to `reference`; `renamed` maps reference prefixes to module prefixes."""
     state = {}
     for key, value in reference.state_dict().items():
         prefix = max((prefix for prefix in renamed if key.startswith(prefix)), key=len)

@@ -75,9 +75,8 @@ def test_outputs_are_bitwise_unchanged(name) -> None:
                 where = [attention.insertion_points(model, where=where)[-1].name.rpartition(".")[0]]
             attention.attach(model, module, where=where, start="identity", **GROUPS.get(module, {}))
             modules = attention.attached(model)
-            kind = (
-                attention.GlobalContext if module == "gc" else attention.IdentityStart
-            )  # it is the identity at first anyway
+            # Global context is the identity at first anyway.
+            kind = attention.GlobalContext if module == "gc" else attention.IdentityStart
             assert modules and all(isinstance(attached, kind) for attached in modules.values())
             assert torch.equal(bits(model.eval()(images())), expected), module
             attention.detach(model)
