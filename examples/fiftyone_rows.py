@@ -1,4 +1,4 @@
-"""The images of `regard bias` in FiftyOne: its Parquet file, one row per image, as FiftyOne's CSV format.
+"""Shows the images of `regard bias` in FiftyOne: converts its Parquet file, one row per image, to a CSV file.
 
     regard bias resnet50 --data masks:pictures --out bias
     python examples/fiftyone_rows.py bias/resnet50.json pictures/images --out labels.csv
@@ -11,7 +11,7 @@ Then, where FiftyOne is installed:
     dataset = fo.Dataset.from_dir(dataset_type=fo.types.CSVDataset, labels_path="labels.csv", fields=FIELDS)
     session = fo.launch_app(dataset)   # sort by spill, filter by bias
 
-Label Studio, CVAT and spreadsheets read such a file, too.
+Label Studio, CVAT and spreadsheets read this file too.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from pathlib import Path
 from regard import bias
 
 MEASURES = ("spill", "miss", "iou", "energy_inside", "auc", "focus_area", "region_area", "probability")
-# Column -> what parses it, as `fiftyone.utils.csv.CSVDatasetImporter` wants it. Empty cells become no field.
+# Column -> function that parses its cells, for `fiftyone.utils.csv.CSVDatasetImporter`. Empty cells become no field.
 FIELDS = {**dict.fromkeys(("label", "predicted", "bias"), str), **dict.fromkeys(MEASURES, float)}
 
 
 def rows(results: bias.Results, images: Path) -> list[dict[str, object]]:
-    """One dict per image: the absolute path, labels by name, which bias it has, and the measures; None for NaN."""
+    """One dict per image: absolute path, names of the labels, kind of bias, and measures; None for NaN."""
     names = dict(enumerate(results.classes))
     records = []
     for row in results.to_arrow().to_pylist():
@@ -54,8 +54,8 @@ def write(records: list[dict[str, object]], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="results of `regard bias` as a CSV file that FiftyOne imports")
-    parser.add_argument("results", type=Path, help="the JSON file of a network, which has its Parquet file beside it")
-    parser.add_argument("images", type=Path, help="the folder that the images are named from")
+    parser.add_argument("results", type=Path, help="the JSON file of a network, with the Parquet file in its folder")
+    parser.add_argument("images", type=Path, help="the folder that contains the images")
     parser.add_argument("--out", type=Path, default=Path("labels.csv"))
     options = parser.parse_args()
     records = rows(bias.Results.load(options.results), options.images)

@@ -1,4 +1,4 @@
-"""Attention transfer and guidance with the Trainer of Hugging Face.
+"""Attention transfer and guidance with the Hugging Face Trainer.
 
 pip install transformers accelerate
 python examples/huggingface_trainer.py
@@ -18,7 +18,7 @@ from regard import models, transfer
 
 
 class Rows(Dataset):
-    """Images, labels and regions under the names that the model takes."""
+    """Images, labels and regions by the names of the model's arguments."""
 
     def __init__(self, tensors: TensorDataset) -> None:
         self.tensors = tensors
@@ -31,7 +31,7 @@ class Rows(Dataset):
 
 
 class Student(nn.Module):
-    """A network under the names that the Trainer knows."""
+    """A network with the argument and output names that the Trainer uses."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Student(nn.Module):
 
 
 class TransferTrainer(Trainer):
-    """A Trainer whose loss is that of an objective."""
+    """A Trainer with the loss of a `transfer.Objective`."""
 
     def __init__(self, *args: Any, teacher: nn.Module, weights: dict[str, float], **options: Any) -> None:
         super().__init__(*args, **options)

@@ -18,7 +18,7 @@ from regard import models, transfer
 class Transfer(lightning.LightningModule):
     """Trains a student on batches of images, labels and regions.
 
-    Teachers are no submodules of the objective, so checkpoints hold the student alone; `objective.to` moves both.
+    The teacher is not a submodule of the objective, so checkpoints contain only the student; `objective.to` moves both.
     """
 
     def __init__(self, student: nn.Module, teacher: nn.Module, lr: float = 0.05, **weights: float) -> None:

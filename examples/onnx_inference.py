@@ -1,4 +1,4 @@
-"""A network with attention as an ONNX file, run by onnxruntime without torch and without regard.
+"""Exports a network with attention to ONNX, and runs it by onnxruntime without torch and regard.
 
 pip install "regard[export]"
 python examples/onnx_inference.py network.onnx
@@ -16,14 +16,14 @@ from regard import export, models
 
 
 def write(path: Path) -> None:
-    """Exports a small network; a run or an imported file goes the same way: `regard export runs/NAME --out FILE`."""
+    """Exports a small network; for a run or an imported file use `regard export runs/NAME --out FILE`."""
     model = models.create("wrn-10-1", 10, attention="se", gate="sub-attention")
     exported = export.to_onnx(model, path, image_size=32)
     print(f"{path}: opset {exported.opset}, deviation {exported.difference:.1e}")
 
 
 def logits(path: Path, images: np.ndarray) -> np.ndarray:
-    """The logits (N, K) of normalised images, float32 (N, 3, H, W), of any N."""
+    """The logits (N, K) of normalised images, float32 (N, 3, H, W), with any N."""
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     return session.run(["logits"], {"images": images})[0]
 

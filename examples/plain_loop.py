@@ -1,4 +1,4 @@
-"""Attention transfer and guidance in a training loop of your own: any student, any teacher, any DataLoader.
+"""Attention transfer and guidance in a plain training loop, for any student, teacher and DataLoader.
 
 python examples/plain_loop.py
 """
@@ -15,7 +15,7 @@ from regard import data, models, transfer
 def training_set(count: int = 1000) -> TensorDataset:
     """Images (normalised), labels and regions of the built-in data, as tensors."""
     train, _ = data.load("clutter", train=count, test=10)
-    mean, std = (torch.tensor(one)[:, None, None] for one in (train.mean, train.std))
+    mean, std = (torch.tensor(values)[:, None, None] for values in (train.mean, train.std))
     return TensorDataset((train.images / 255 - mean) / std, train.labels, train.regions)
 
 

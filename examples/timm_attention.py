@@ -1,4 +1,4 @@
-"""regard's attention in networks of timm: while timm builds them, and in networks that are trained already.
+"""regard's attention in timm's networks: passed to timm's builder, or attached to a pretrained network.
 
 python examples/timm_attention.py resnet18
 """
@@ -15,7 +15,7 @@ from regard import attention
 
 
 def built_by_timm(name: str = "resnet18", **options: object) -> nn.Module:
-    """A ResNet that timm builds with LSAS-SE as the attention layer of its blocks."""
+    """A ResNet built by timm with LSAS-SE as the attention layer of its blocks."""
     layer = attention.layer("se", gate="sub-attention")
     return timm.create_model(name, block_args={"attn_layer": layer}, **options)
 
@@ -26,7 +26,7 @@ def in_place_of_se(name: str = "efficientnet_b0", **options: object) -> nn.Modul
 
 
 def trained_already(name: str = "resnet18", pretrained: bool = True, **options: object) -> nn.Module:
-    """A trained network with attention in its last two stages, which changes nothing before the first step."""
+    """A pretrained network with attention in its last two stages, whose outputs are unchanged until the first step."""
     model = timm.create_model(name, pretrained=pretrained, **options)
     return attention.attach(model, "coord", stages=(3, 4), start="identity")
 

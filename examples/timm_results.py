@@ -1,4 +1,4 @@
-"""Results as CSV with the columns of timm's results folder: a model per row, top1, top1_err, param_count in millions.
+"""Writes results as CSV with the columns of timm's results: one model per row, top1, top1_err, param_count in millions.
 
     regard complexity resnet50 --attention all --no-latency --json > complexity.json
     python examples/timm_results.py complexity.json --out results-complexity.csv
@@ -9,8 +9,7 @@
     regard table builtin --out builtin.md
     python examples/timm_results.py builtin.md --out results-tables.csv
 
-What a file holds decides on the columns; files of one kind go together. Rates are in %, intervals are those of the
-records.
+The columns depend on the kind of the files; convert files of one kind at a time. Rates and their intervals are in %.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ RATES = ("position_bias", "range_bias", "pointing")
 MEANS = ("energy_inside", "spill", "miss", "auc")
 
 
-def of_complexity(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of the records of `regard complexity`: gmacs are multiply-adds."""
+def complexity_rows(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows from the records of `regard complexity`; gmacs counts multiply-adds."""
     return [
         {
             "model": record["network"],
@@ -45,9 +44,9 @@ def of_complexity(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def of_bias(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """The row of a network's JSON file of `regard bias`: all images, each measure with its interval."""
-    overall = {one["measure"]: one for one in results["summary"] if one["part"] == "all"}
+def bias_rows(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """The row of a network from its JSON file of `regard bias`: each measure over all images, with its interval."""
+    overall = {record["measure"]: record for record in results["summary"] if record["part"] == "all"}
     accuracy = overall["accuracy"]["value"]
     row = {
         "model": results["model"].removesuffix(".safetensors"),
@@ -71,8 +70,8 @@ def of_bias(results: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def of_table(document: str) -> list[dict[str, Any]]:
-    """Rows of a Markdown document of `regard table`: a cell that has runs each, with the mean over its seeds."""
+def table_rows(document: str) -> list[dict[str, Any]]:
+    """Rows from a Markdown document of `regard table`: one per cell with runs, with the mean over its seeds."""
     heading = re.search(r"^## (.+)$", document, re.MULTILINE)
     numbers = re.search(r"^- numbers: (?:test )?(accuracy|error), % ", document, re.MULTILINE)
     if heading is None or numbers is None:
@@ -95,7 +94,7 @@ def of_table(document: str) -> list[dict[str, Any]]:
                 "model": fields.model.name,
                 **{name: round(value, 2) for name, value in top1.items()},
                 "top1_err": round(100 - top1["top1"], 2),
-                "param_count": round(sum(one.numel() for one in model.parameters()) / 1e6, 3),
+                "param_count": round(sum(parameter.numel() for parameter in model.parameters()) / 1e6, 3),
                 "img_size": fields.data.size or 32,
                 "seeds": by_seed.count(":"),
                 "epochs": epochs,
@@ -107,14 +106,14 @@ def of_table(document: str) -> list[dict[str, Any]]:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file; the kind of its records decides on the columns."""
+    """The rows of a file of any kind."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".md":
-        return of_table(text)
+        return table_rows(text)
     records = json.loads(text)
     if isinstance(records, list):
-        return of_complexity(records)
-    return of_bias(records) if records.get("format") == "regard bias" else []
+        return complexity_rows(records)
+    return bias_rows(records) if records.get("format") == "regard bias" else []
 
 
 def main(arguments: list[str] | None = None) -> None:
