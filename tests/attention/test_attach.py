@@ -135,7 +135,7 @@ class CustomBlock(nn.Module):
         super().__init__()
         self.first = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-        self.conv.attention = "a name that is taken"
+        self.conv.attention = "an existing attribute"
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu(x + 0.5 * self.conv(self.first(x)))

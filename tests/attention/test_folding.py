@@ -148,8 +148,8 @@ def also_returning(net: Any, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def also_remembering(net: Any, x: Tensor) -> Tensor:
-    net.seen = net.conv(x)
-    return net.norm(net.seen)
+    net.features = net.conv(x)
+    return net.norm(net.features)
 
 
 def also_adding(net: Any, x: Tensor) -> Tensor:

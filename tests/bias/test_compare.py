@@ -121,8 +121,8 @@ def test_images_are_matched_in_any_order():
     first, second = rows(1), rows(2)
     order = np.random.default_rng(0).permutation(N)
     expected = compare(results(columns=first, keys=KEYS), results("second", second, keys=KEYS))
-    moved = results("second", select(second, order), keys=tuple(KEYS[i] for i in order))
-    actual = compare(results(columns=first, keys=KEYS), moved)
+    reordered = results("second", select(second, order), keys=tuple(KEYS[i] for i in order))
+    actual = compare(results(columns=first, keys=KEYS), reordered)
     assert actual == expected
 
 

@@ -119,7 +119,7 @@ def test_score_threshold_and_limit_choose_the_detections() -> None:
 
 
 def test_results_are_saved_and_resume_from_shards(tmp_path: Path) -> None:
-    whole = evaluate(Boxes(BOXES, LABELS))
+    expected = evaluate(Boxes(BOXES, LABELS))
     counts: list[int] = []
     for _ in range(2):
         results = evaluate(
@@ -128,8 +128,8 @@ def test_results_are_saved_and_resume_from_shards(tmp_path: Path) -> None:
     assert counts == [1, 2, 3, 4] * 2
     results.save(tmp_path / "bias.json")
     loaded = bias.Results.load(tmp_path / "bias.json")
-    assert loaded.keys == whole.keys and loaded.of_detections
-    for name, values in whole.rows.items():
+    assert loaded.keys == expected.keys and loaded.of_detections
+    for name, values in expected.rows.items():
         np.testing.assert_array_equal(loaded.rows[name], values)
     assert loaded.by_size["small"].images == 7
     assert loaded.at(0.9).rows["spill"].tolist() == loaded.rows["spill"].tolist()

@@ -150,8 +150,8 @@ def test_custom_methods():
     np.testing.assert_allclose(results.rows["auc"], expected.auc, atol=1e-5)
     assert (results.method, results.layer) == (f"{__name__}:{by_red.__qualname__}", "")
     assert np.array_equal(received[0], results.rows["predicted"]) and model.training
-    again = evaluate(model, images, method=GradCAM(model, "layer1"))
-    assert (again.method, again.layer) == ("gradcam", "layer1")
+    by_layer = evaluate(model, images, method=GradCAM(model, "layer1"))
+    assert (by_layer.method, by_layer.layer) == ("gradcam", "layer1")
 
 
 def test_labels_are_mapped_to_other_outputs():

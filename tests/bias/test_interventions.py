@@ -175,7 +175,7 @@ def test_lost_predictions_are_compared_by_position_bias():
         for part in (rows["position_bias"], ~rows["position_bias"])
     ]
     effect = bias.effects(results)["lost_mixed_other"]
-    shares = [lost / (lost + kept) for lost, kept in table]
+    shares = [lost / (lost + retained) for lost, retained in table]
     assert effect.value == pytest.approx(shares[0] - shares[1]) and effect.n == counted.sum()
     assert effect.p == pytest.approx(fisher_exact(table).pvalue)
     assert effect.low < effect.value < effect.high
@@ -190,12 +190,12 @@ def test_lost_predictions_are_compared_by_position_bias():
 
 def test_interventions_are_saved_in_results_and_shards(tmp_path):
     images = squares(30, agree=0.5)
-    whole = evaluate(Mean(), images)
+    results = evaluate(Mean(), images)
     sharded = evaluate(Mean(), images, batch_size=4, shard=9, folder=tmp_path / "shards")
     for name in bias.VARIANTS:
-        np.testing.assert_array_equal(sharded.rows[name], whole.rows[name])
-    loaded = bias.Results.load(whole.save(tmp_path / "results.json"))
-    assert loaded.to_records() == whole.to_records()
+        np.testing.assert_array_equal(sharded.rows[name], results.rows[name])
+    loaded = bias.Results.load(results.save(tmp_path / "results.json"))
+    assert loaded.to_records() == results.to_records()
     measures = {record["measure"] for record in loaded.to_records() if record["part"] == "class"}
     assert set(bias.VARIANTS) <= measures
     with pytest.raises(InputError, match="another evaluation: interventions differs"):

@@ -59,29 +59,29 @@ def slow(map_, region, threshold, thresholds, k):
 
     def sizes(level):
         """|F|, |R|, |F and R|."""
-        size = both = 0
+        size = overlap = 0
         for v, i in zip(values, inside, strict=True):
             if low < high and (v - low) / (high - low) >= number(level):
                 size += 1
-                both += i
-        return size, sum(inside), both
+                overlap += i
+        return size, sum(inside), overlap
 
-    def share(part, whole):
-        return part / whole if whole else math.nan
+    def share(part, total):
+        return part / total if total else math.nan
 
     def iou(level):
-        f, r, both = sizes(level)
-        return share(both, f + r - both)
+        f, r, overlap = sizes(level)
+        return share(overlap, f + r - overlap)
 
-    f, r, both = sizes(threshold)
+    f, r, overlap = sizes(threshold)
     constant = low == high
     energies = [float(v) / float(high) if high else 0.0 for v in values]
     ious = [iou(level) for level in thresholds]
     return {
-        "position_bias": both == 0,
-        "range_bias": 0 < both < f,
-        "spill": share(f - both, f),
-        "miss": share(r - both, r),
+        "position_bias": overlap == 0,
+        "range_bias": 0 < overlap < f,
+        "spill": share(f - overlap, f),
+        "miss": share(r - overlap, r),
         "iou": iou(threshold),
         "mean_iou": sum(ious) / len(ious),
         "best_iou": max(ious),
@@ -131,8 +131,8 @@ def test_iou_over_thresholds():
     # By default 0.05, 0.1, …, 0.95: five of them up to 1/4, five more up to 1/2, five up to 3/4, four above.
     default = measure_one(grid("8642 0000"), grid("##.. ...."))
     assert default["mean_iou"] == pytest.approx((5 * 2 / 4 + 5 * 2 / 3 + 5 * 2 / 2 + 4 * 1 / 2) / 19)
-    alone = measure_one(grid("8642 0000"), grid("##.. ...."), thresholds=[0.5])
-    assert alone["mean_iou"] == alone["best_iou"] == alone["iou"]
+    single = measure_one(grid("8642 0000"), grid("##.. ...."), thresholds=[0.5])
+    assert single["mean_iou"] == single["best_iou"] == single["iou"]
 
 
 def test_negative_values_count_as_zero():
@@ -431,8 +431,10 @@ def test_scale_and_pixel_order_do_not_matter(case, scale, random):
     m = measure_one(map_, region)
     order = list(range(map_.numel()))
     random.shuffle(order)
-    moved = measure_one(scale * map_.flatten()[order].reshape(map_.shape), region.flatten()[order].reshape(map_.shape))
-    assert moved == pytest.approx(m, nan_ok=True)
+    shuffled = measure_one(
+        scale * map_.flatten()[order].reshape(map_.shape), region.flatten()[order].reshape(map_.shape)
+    )
+    assert shuffled == pytest.approx(m, nan_ok=True)
 
 
 @settings(max_examples=50, deadline=None)

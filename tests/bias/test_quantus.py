@@ -110,9 +110,9 @@ def test_ties_are_averaged_unlike_in_quantus(quantus_values, metric):
     actual = []
     for _ in range(400):
         order = random.permutation(144)
-        moved = map_.reshape(-1)[order].reshape(1, 12, 12), region.reshape(-1)[order].reshape(1, 12, 12)
-        assert regard_values(metric, *moved) == pytest.approx(regard_values(metric, map_[None], region[None]))
-        actual.append(quantus_values(metric, *moved)[0])
+        shuffled = map_.reshape(-1)[order].reshape(1, 12, 12), region.reshape(-1)[order].reshape(1, 12, 12)
+        assert regard_values(metric, *shuffled) == pytest.approx(regard_values(metric, map_[None], region[None]))
+        actual.append(quantus_values(metric, *shuffled)[0])
     assert np.std(actual) > 0.01
     error = np.std(actual) / len(actual) ** 0.5
     assert np.mean(actual) == pytest.approx(regard_values(metric, map_[None], region[None])[0], abs=4 * error)

@@ -83,11 +83,11 @@ def test_interrupted_evaluations_resume(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(Work(stop_after=2), tmp_path)
     counts: list[tuple[int, int | None]] = []
-    again = Work()
+    resumed = Work()
     shard = in_shards(
-        23, 5, again, folder=tmp_path, plan={"a": [1, 2]}, progress=lambda done, total: counts.append((done, total))
+        23, 5, resumed, folder=tmp_path, plan={"a": [1, 2]}, progress=lambda done, total: counts.append((done, total))
     )
-    assert [images.start for images in again.done] == [10, 15, 20]
+    assert [images.start for images in resumed.done] == [10, 15, 20]
     assert counts == [(5, 23), (10, 23), (15, 23), (20, 23), (23, 23)]
     assert_equal(shard, rows_of(range(23)))
     assert shard.skipped == tuple(f"{i}: broken" for i in range(0, 23, 5))
@@ -97,9 +97,9 @@ def test_broken_and_missing_shards_are_evaluated_again(tmp_path: Path) -> None:
     run(Work(), tmp_path)
     (tmp_path / "000001.parquet").write_bytes((tmp_path / "000001.parquet").read_bytes()[:100])
     (tmp_path / "000003.parquet").unlink()
-    again = Work()
-    assert_equal(run(again, tmp_path), rows_of(range(23)))
-    assert [images.start for images in again.done] == [5, 15]
+    resumed = Work()
+    assert_equal(run(resumed, tmp_path), rows_of(range(23)))
+    assert [images.start for images in resumed.done] == [5, 15]
 
 
 def test_a_different_plan_fails(tmp_path: Path) -> None:

@@ -34,8 +34,8 @@ def test_functions_are_methods(model, x):
     expected = brightness(model, x, method.classes)
     torch.testing.assert_close(method(x, upsample=False), expected)
     assert torch.equal(result, maps.method.resized(expected, (16, 16)))
-    several = method(x, [[0, 1]] * 4, upsample=False)
-    torch.testing.assert_close(several[:, 1], several[:, 0] + 1)
+    per_class = method(x, [[0, 1]] * 4, upsample=False)
+    torch.testing.assert_close(per_class[:, 1], per_class[:, 0] + 1)
     assert torch.equal(method(x, top=2, upsample=False)[:, 0], expected)
 
 

@@ -121,8 +121,8 @@ def test_layers_are_fused(model, x, name, fuse):
         parts = torch.stack([enlarged(scaled(map_), size) for map_ in single_maps])
         expected = parts.mean(0) if fuse == "mean" else parts.amax(0)
         torch.testing.assert_close(method(x, 1, upsample=upsample), expected, rtol=1e-9, atol=1e-12)
-    several = method(x, [[1, 0]] * 4)
-    torch.testing.assert_close(several[:, 0], method(x, 1), rtol=1e-9, atol=1e-12)
+    per_class = method(x, [[1, 0]] * 4)
+    torch.testing.assert_close(per_class[:, 0], method(x, 1), rtol=1e-9, atol=1e-12)
     by_layer = method.by_layer(x, 1, upsample=False)
     assert list(by_layer) == list(method.layers)
     for result, expected in zip(by_layer.values(), single_maps, strict=True):

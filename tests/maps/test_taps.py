@@ -128,8 +128,8 @@ def test_features_come_from_the_last_forward_only(x):
             super().__init__()
             self.a, self.b = nn.Identity(), nn.Identity()
 
-        def forward(self, x, both):
-            return self.b(self.a(x)) if both else self.a(x)
+        def forward(self, x, run_b):
+            return self.b(self.a(x)) if run_b else self.a(x)
 
     model = Sometimes()
     with Taps(model, ["a", "b"]) as taps:
