@@ -55,7 +55,7 @@ def test_without_augmentation_images_are_unchanged_and_in_order():
     assert torch.allclose(pixels, (images.images / 255 - mean) / std, atol=1e-5)
 
 
-def test_mean_and_std_can_be_given():
+def test_mean_and_std_can_be_overridden():
     images = next(iter(make(noise(), 8, mean=ZERO, std=ONE).epoch(0))).images
     assert torch.allclose(images, noise().images[:8] / 255, atol=1e-6)
 
@@ -186,7 +186,7 @@ RESIZED = Augmentation(padding=0, scale=(0.08, 1.0))
         ((32, 32), None, (0.08, 1.0)),
         ((40, 70), 64, (0.08, 1.0)),  # crops smaller and larger than the image, along either side
         ((90, 60), 7, (0.3, 0.9)),
-        ((5, 200), 16, (0.5, 1.0)),  # hardly a box fits
+        ((5, 200), 16, (0.5, 1.0)),  # very few boxes fit
     ],
 )
 def test_resized_crops_match_torchvision(size, crop, scale):
@@ -214,7 +214,7 @@ def test_resized_crops_match_torchvision(size, crop, scale):
         if flip:
             expected, exact = expected.flip(2), exact.flip(2)
         assert (pixels.int() - expected.int()).abs().max() <= 1
-        assert (pixels - exact).abs().max() < 0.75  # rounding alone makes it 0.5
+        assert (pixels - exact).abs().max() < 0.75  # rounding alone gives up to 0.5
 
 
 def test_a_uniform_image_stays_uniform():
@@ -278,8 +278,8 @@ def test_batches_are_the_same_on_a_gpu(augmentation):
     on_cpu, on_gpu = (
         make(noise(), 10, augmentation=augmentation, shuffle=True, device=device).epoch(1) for device in ("cpu", "cuda")
     )
-    for one, other in zip(on_cpu, on_gpu, strict=True):
-        assert other.images.is_cuda and equal(one, [part.cpu() for part in other])
+    for expected, batch in zip(on_cpu, on_gpu, strict=True):
+        assert batch.images.is_cuda and equal(expected, [part.cpu() for part in batch])
 
 
 @pytest.mark.parametrize(
@@ -375,7 +375,7 @@ def test_repeats_yield_each_image_several_times_in_a_row():
         make(noise(), 9, augmentation=Augmentation(3, repeats=3))
 
 
-def test_a_last_batch_smaller_than_the_number_of_processes_is_refused():
+def test_a_last_batch_smaller_than_the_world_size_is_refused():
     with pytest.raises(InputError, match="the last batch of an epoch of 64 images has 1, .* such as 8"):
         make(noise(), 9, shuffle=True, rank=0, world_size=3)
     with pytest.raises(InputError, match="the 9 processes that share it; .* such as 11 "):
@@ -386,7 +386,7 @@ def test_a_last_batch_smaller_than_the_number_of_processes_is_refused():
     assert sorted(index.tolist()) == list(range(64))
 
 
-def test_a_data_set_too_large_for_the_device_is_one_line(monkeypatch):
+def test_data_sets_too_large_for_the_device_are_refused(monkeypatch):
     def refuse(self, device):
         raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate")
 

@@ -45,7 +45,7 @@ def coco(tmp_path, write_image, write_json):
 
 
 @pytest.fixture
-def own(tmp_path, write_image, write_json):
+def write_coco(tmp_path, write_image, write_json):
     """Writes an annotation file for four images in images/ and returns its path."""
     for i in range(4):
         write_image(tmp_path / "images" / f"{i:012}.jpg", seed=i)
@@ -82,34 +82,34 @@ def test_region_label_keeps_only_objects_of_the_label(coco):
     assert data.open_regions(coco, region="all").fingerprint() == data.open_regions(coco).fingerprint()
 
 
-def test_stated_areas_decide_the_label(own):
+def test_stated_areas_decide_the_label(write_coco):
     annotations = content()["annotations"]
     annotations[0]["area"] = 25.0
-    assert data.open_regions(own(annotations=annotations)).labels[0] == 0
+    assert data.open_regions(write_coco(annotations=annotations)).labels[0] == 0
     annotations[0]["area"] = 0  # counts as missing
-    assert data.open_regions(own(annotations=annotations)).labels[0] == 1
+    assert data.open_regions(write_coco(annotations=annotations)).labels[0] == 1
 
 
-def test_equal_areas_give_the_first_class(own):
+def test_equal_areas_give_the_first_class(write_coco):
     annotations = [annotation(10, 7, [SQUARE]), annotation(10, 3, [SQUARE])]
-    assert data.open_regions(own(annotations=annotations)).labels[0] == 0
+    assert data.open_regions(write_coco(annotations=annotations)).labels[0] == 0
 
 
-def test_objects_without_segmentation_use_their_boxes(own):
+def test_objects_without_segmentation_use_their_boxes(write_coco):
     boxes = [
         {"image_id": 10, "category_id": 3, "bbox": [2, 1, 4, 3]},
         {"image_id": 11, "category_id": 3, "bbox": [-5, 2.4, 100, 2], "segmentation": []},
         {"image_id": 12, "category_id": 3, "bbox": [2, 2, 0, 5], "segmentation": []},
     ]
     with pytest.warns(UserWarning, match="1 boxes in .* such as annotation None"):
-        dataset = data.open_regions(own(annotations=boxes))
+        dataset = data.open_regions(write_coco(annotations=boxes))
     assert np.array_equal(dataset.mask(0), read_mask([2, 1, 6, 1, 6, 4, 2, 4]))
     assert dataset.mask(1)[2:4].all() and dataset.mask(1).sum() == 24
     assert not dataset.mask(2).any() and dataset.labels.tolist() == [0, 0, 0, -1]
 
 
-def test_a_single_annotation_file_can_be_opened(own, tmp_path):
-    path = own()
+def test_a_single_annotation_file_can_be_opened(write_coco, tmp_path):
+    path = write_coco()
     dataset = data.open_regions(path)
     assert (dataset.name, dataset.split, len(dataset)) == ("coco", "", 4)
     assert data.open_regions(f"coco:{path}").fingerprint() == dataset.fingerprint()
@@ -117,22 +117,22 @@ def test_a_single_annotation_file_can_be_opened(own, tmp_path):
     assert data.open_regions(path, images=elsewhere).fingerprint() == before
 
 
-def test_file_names_may_include_folders_and_sizes_are_optional(own):
+def test_file_names_may_include_folders_and_sizes_are_optional(write_coco):
     images = [{"id": 10 + i, "file_name": f"images/{i:012}.jpg"} for i in range(4)]
-    dataset = data.open_regions(own(images=images))
+    dataset = data.open_regions(write_coco(images=images))
     assert dataset.keys[0] == "images/000000000000.jpg"
     assert dataset.mask(0).shape == (8, 12) and dataset.mask(1).sum() == 4
 
 
-def test_a_byte_order_mark_is_accepted(own):
-    path = own()
+def test_a_byte_order_mark_is_accepted(write_coco):
+    path = write_coco()
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert len(data.open_regions(path)) == 4
 
 
-def test_files_without_categories_have_no_labels(own, refused):
+def test_files_without_categories_have_no_labels(write_coco, refused):
     annotations = [{"image_id": 10, "segmentation": [SQUARE]}]
-    path = own(annotations=annotations, categories=[])
+    path = write_coco(annotations=annotations, categories=[])
     dataset = data.open_regions(path)
     assert dataset.classes == () and dataset.labels.tolist() == [-1] * 4 and dataset.mask(0).sum() == 16
     assert "no categories" in refused(path, region="label")
@@ -167,11 +167,11 @@ def test_missing_images_are_counted_and_named(coco, refused):
     assert "('000000000000.jpg', '000000000002.jpg')" in message and "val2017" in message
 
 
-def test_images_of_another_size_than_annotated_are_unreadable(own):
+def test_images_of_another_size_than_annotated_are_unreadable(write_coco):
     images = content()["images"]
     images[0] |= {"width": 13}
     images[1] |= {"width": 24, "height": 16}
-    dataset = data.open_regions(own(images=images, annotations=[annotation(10, 3, [SQUARE])]))
+    dataset = data.open_regions(write_coco(images=images, annotations=[annotation(10, 3, [SQUARE])]))
     with pytest.raises(data.Unreadable, match=r"000000000000.jpg' has 12 x 8 pixels, but .*own.json' is for 13 x 8"):
         dataset.mask(0)
     with pytest.raises(data.Unreadable, match="24 x 16"):
@@ -180,33 +180,33 @@ def test_images_of_another_size_than_annotated_are_unreadable(own):
 
 
 @pytest.mark.parametrize("side", [2_000_000_000, 10**30])
-def test_huge_image_sizes_are_refused(own, side):
+def test_huge_image_sizes_are_refused(write_coco, side):
     images = content()["images"]
     images[0] |= {"width": side, "height": side}
     with pytest.raises(InputError, match=f"000000000000.jpg.*own.json.*width {side}"):
-        data.open_regions(own(images=images, annotations=[annotation(10, 3, [SQUARE])]))
+        data.open_regions(write_coco(images=images, annotations=[annotation(10, 3, [SQUARE])]))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_masks_follow_the_exif_orientation(own, tmp_path, write_image, orientation):
+def test_masks_follow_the_exif_orientation(write_coco, tmp_path, write_image, orientation):
     """The annotations refer to the stored pixels, which are white inside the region."""
     mask = read_mask(SQUARE)
     pixels = np.repeat(mask[:, :, None], 3, axis=2).astype(np.uint8) * 255
     write_image(
         tmp_path / "images" / "000000000003.jpg", pixels=pixels, orientation=orientation, quality=95, subsampling=0
     )
-    dataset = data.open_regions(own())
+    dataset = data.open_regions(write_coco())
     assert np.array_equal(dataset.mask(3), np.asarray(dataset.image(3))[:, :, 0] > 128)
 
 
-def test_annotations_may_refer_to_the_upright_image(own, tmp_path, write_image):
+def test_annotations_may_refer_to_the_upright_image(write_coco, tmp_path, write_image):
     write_image(tmp_path / "images" / "000000000003.jpg", (8, 12), orientation=6)
-    assert np.array_equal(data.open_regions(own()).mask(3), read_mask(SQUARE))
+    assert np.array_equal(data.open_regions(write_coco()).mask(3), read_mask(SQUARE))
 
 
-def test_files_without_annotations_have_no_regions(own, tmp_path, capsys):
-    assert data.open_regions(own()).has_masks
-    path = own(annotations=[])
+def test_files_without_annotations_have_no_regions(write_coco, tmp_path, capsys):
+    assert data.open_regions(write_coco()).has_masks
+    path = write_coco(annotations=[])
     assert not data.open_regions(path).has_masks
     torch.save(models.create("test_resnet", num_classes=2).state_dict(), tmp_path / "net.pt")
     arguments = [f"test_resnet={tmp_path / 'net.pt'}", f"--data=coco:{path}", f"--out={tmp_path / 'bias'}"]
@@ -216,13 +216,13 @@ def test_files_without_annotations_have_no_regions(own, tmp_path, capsys):
     assert not (tmp_path / "bias").exists()
 
 
-def test_the_fingerprint_covers_the_annotations(own):
-    first = data.open_regions(own()).fingerprint()
-    assert data.open_regions(own(info={"year": 1999})).fingerprint() == first
+def test_the_fingerprint_covers_the_annotations(write_coco):
+    first = data.open_regions(write_coco()).fingerprint()
+    assert data.open_regions(write_coco(info={"year": 1999})).fingerprint() == first
     annotations = content()["annotations"]
     annotations[3]["segmentation"] = [[1, 1, 5, 1, 5, 5, 1, 7]]
-    assert data.open_regions(own(annotations=annotations)).fingerprint() != first
-    assert data.open_regions(own(categories=[*CATEGORIES, {"id": 9, "name": "cow"}])).fingerprint() != first
+    assert data.open_regions(write_coco(annotations=annotations)).fingerprint() != first
+    assert data.open_regions(write_coco(categories=[*CATEGORIES, {"id": 9, "name": "cow"}])).fingerprint() != first
 
 
 def run_lengths(mask):
@@ -248,31 +248,33 @@ def run_lengths(mask):
         "",
     ],
 )
-def test_shapes_without_area_use_the_box(own, shape):
+def test_shapes_without_area_use_the_box(write_coco, shape):
     annotations = [annotation(10, 3, shape, bbox=[2, 1, 4, 3]), annotation(10, 7, [[7, 4, 9, 4, 9, 6, 7, 6]])]
-    dataset = data.open_regions(own(annotations=annotations))
+    dataset = data.open_regions(write_coco(annotations=annotations))
     box, square = [2, 1, 6, 1, 6, 4, 2, 4], [7, 4, 9, 4, 9, 6, 7, 6]
     assert np.array_equal(dataset.mask(0), read_mask(box, square)) and dataset.classes[dataset.labels[0]] == "cat"
 
 
-def test_integers_may_be_written_as_floats(own):
+def test_integers_may_be_written_as_floats(write_coco):
     """Tables with gaps are exported this way."""
     images = [{"id": 10.0, "file_name": "000000000000.jpg", "width": 12.0, "height": 8.0}]
     categories = [{"id": 7.0, "name": "dog"}, {"id": 3.0, "name": "cat"}]
-    dataset = data.open_regions(own(images=images, annotations=[annotation(10, 3.0, [SQUARE])], categories=categories))
+    dataset = data.open_regions(
+        write_coco(images=images, annotations=[annotation(10, 3.0, [SQUARE])], categories=categories)
+    )
     assert np.array_equal(dataset.mask(0), read_mask(SQUARE)) and dataset.classes[dataset.labels[0]] == "cat"
 
 
-def test_self_intersecting_polygons_are_shapes(own):
+def test_self_intersecting_polygons_are_shapes(write_coco):
     bow_tie = [1, 1, 9, 7, 9, 1, 1, 7]
-    dataset = data.open_regions(own(annotations=[annotation(10, 3, [bow_tie], bbox=[1, 1, 8, 6])]))
+    dataset = data.open_regions(write_coco(annotations=[annotation(10, 3, [bow_tie], bbox=[1, 1, 8, 6])]))
     assert np.array_equal(dataset.mask(0), read_mask(bow_tie)) and 0 < dataset.mask(0).sum() < 48
 
 
 @pytest.mark.parametrize("sized", [True, False])
 @pytest.mark.parametrize("form", ["list", "string"])
 @pytest.mark.parametrize("orientation", [1, 3, 6, 7])
-def test_run_length_codes_have_the_size_they_state(own, tmp_path, write_image, orientation, form, sized):
+def test_run_length_codes_have_the_size_they_state(write_coco, tmp_path, write_image, orientation, form, sized):
     """Codes refer to the upright image if it is rotated by 90 degrees, otherwise to the stored pixels."""
     write_image(tmp_path / "images" / "000000000000.jpg", (12, 8), orientation=orientation)
     image = {"id": 10, "file_name": "000000000000.jpg"}
@@ -282,7 +284,7 @@ def test_run_length_codes_have_the_size_they_state(own, tmp_path, write_image, o
     stored = upright[::-1, ::-1] if orientation == 3 else upright
     packed = pycocotools.mask.encode(np.asfortranarray(stored.astype(np.uint8)))["counts"].decode()
     code = {"size": list(stored.shape), "counts": run_lengths(stored) if form == "list" else packed}
-    dataset = data.open_regions(own(images=[image], annotations=[annotation(10, 3, code)]))
+    dataset = data.open_regions(write_coco(images=[image], annotations=[annotation(10, 3, code)]))
     assert np.array_equal(dataset.mask(0), upright)
 
 
@@ -300,14 +302,14 @@ def test_run_length_codes_have_the_size_they_state(own, tmp_path, write_image, o
         ('{"images": []}', "no images"),
     ],
 )
-def test_malformed_files_are_refused(own, refused, text, expected):
-    assert expected in refused(own(text))
+def test_malformed_files_are_refused(write_coco, refused, text, expected):
+    assert expected in refused(write_coco(text))
 
 
-def test_unused_categories_with_a_duplicate_name_are_ignored(own):
-    images = data.open_regions(own(categories=[{"id": 0, "name": "cat"}, *CATEGORIES]))
+def test_unused_categories_with_a_duplicate_name_are_ignored(write_coco):
+    images = data.open_regions(write_coco(categories=[{"id": 0, "name": "cat"}, *CATEGORIES]))
     assert images.classes == ("cat", "dog")
-    assert images.labels.tolist() == data.open_regions(own()).labels.tolist()
+    assert images.labels.tolist() == data.open_regions(write_coco()).labels.tolist()
 
 
 @pytest.mark.parametrize(
@@ -353,84 +355,86 @@ def test_unused_categories_with_a_duplicate_name_are_ignored(own):
         ({"annotations": [annotation(10, 3, {"size": [8, 12], "counts": "~~~~"})]}, "run-length code"),
     ],
 )
-def test_malformed_content_is_named(own, refused, changed, expected):
-    message = refused(own(**changed))
+def test_malformed_content_is_named(write_coco, refused, changed, expected):
+    message = refused(write_coco(**changed))
     assert expected in message and "own.json" in message
 
 
-def test_degenerate_polygons_mark_nothing(own):
-    dataset = data.open_regions(own(annotations=[annotation(10, 3, [[], [1, 2], [1, 2, 5, 6], [3, 3] * 4])]))
+def test_degenerate_polygons_give_empty_masks(write_coco):
+    dataset = data.open_regions(write_coco(annotations=[annotation(10, 3, [[], [1, 2], [1, 2, 5, 6], [3, 3] * 4])]))
     assert not dataset.mask(0).any() and dataset.labels[0] == 0
 
 
-def test_run_length_codes_must_match_images_of_unknown_size(own):
+def test_run_length_codes_must_match_images_of_unknown_size(write_coco):
     images = [{"id": 10 + i, "file_name": f"{i:012}.jpg"} for i in range(4)]
     with pytest.raises(InputError, match=r"annotation 1 of image 10 in .*own.json'.* size \[5, 5\], its image 12 x 8"):
-        data.open_regions(own(images=images, annotations=[annotation(10, 3, {"size": [5, 5], "counts": [25]})]))
+        data.open_regions(write_coco(images=images, annotations=[annotation(10, 3, {"size": [5, 5], "counts": [25]})]))
 
 
-def test_an_unknown_region_is_refused(own, refused):
-    assert "unknown region of data set 'coco' 'labels' (did you mean 'label'?)" in refused(own(), region="labels")
+def test_an_unknown_region_is_refused(write_coco, refused):
+    assert "unknown region of data set 'coco' 'labels' (did you mean 'label'?)" in refused(
+        write_coco(), region="labels"
+    )
 
 
-def test_a_single_file_has_no_splits(own, refused):
-    assert "is one split" in refused(own(), split="val")
+def test_a_single_file_has_no_splits(write_coco, refused):
+    assert "is one split" in refused(write_coco(), split="val")
 
 
 # Inputs that could exhaust memory or time
 
 
 @pytest.mark.parametrize("area", [10**19, 10**400, float("inf"), -1, "9", True])
-def test_impossible_areas_are_ignored(own, area):
+def test_impossible_areas_are_ignored(write_coco, area):
     annotations = [annotation(10, 3, [SQUARE], area=area), annotation(10, 7, [[0, 0, 12, 0, 12, 8, 0, 8]], area=96)]
-    dataset = data.open_regions(own(annotations=annotations))
+    dataset = data.open_regions(write_coco(annotations=annotations))
     assert dataset.mask(0).all() and dataset.classes[dataset.labels[0]] == "dog"
 
 
-def test_polygons_with_many_corners_are_exact(own, tmp_path, write_image):
+def test_polygons_with_many_corners_are_exact(write_coco, tmp_path, write_image):
     write_image(tmp_path / "images" / "000000000000.jpg", (400, 300))
     image = {"id": 10, "file_name": "000000000000.jpg", "width": 400, "height": 300}
     angle = np.linspace(0, 2 * np.pi, 50_000, endpoint=False)
     circle = np.stack([200 + 100 * np.cos(angle), 150 + 100 * np.sin(angle)], axis=1)
-    dataset = data.open_regions(own(images=[image], annotations=[annotation(10, 3, [circle.ravel().tolist()])]))
+    dataset = data.open_regions(write_coco(images=[image], annotations=[annotation(10, 3, [circle.ravel().tolist()])]))
     y, x = np.indices((300, 400)) + 0.5
     assert np.array_equal(dataset.mask(0), np.hypot(x - 200, y - 150) < 100)
 
 
-def test_extremely_long_polygons_are_refused(own):
+def test_extremely_long_polygons_are_refused(write_coco):
     across = [[0, 0, 1_000_000, 1_000_000] * 1000]
     with pytest.raises(InputError, match="annotation 1 of image 10 in .*own.json.* pixels long"):
-        data.open_regions(own(annotations=[annotation(10, 3, across)]))
+        data.open_regions(write_coco(annotations=[annotation(10, 3, across)]))
 
 
-def test_deeply_nested_lists_are_one_line(own):
+def test_deeply_nested_lists_are_one_line(write_coco):
     text = json.dumps(content(annotations=[annotation(10, 3, "shape", area=5)]))
     for depth in (100, 100_000):
-        path = own(text.replace('"shape"', "[" * depth + "]" * depth))
+        path = write_coco(text.replace('"shape"', "[" * depth + "]" * depth))
         with pytest.raises((InputError, data.Unreadable), match="own.json") as caught:
             data.open_regions(path).mask(0)
         assert "\n" not in str(caught.value)
 
 
-def test_many_objects_in_one_image_are_read(own, tmp_path, write_image):
+def test_many_objects_in_one_image_are_read(write_coco, tmp_path, write_image):
     write_image(tmp_path / "images" / "000000000000.jpg", (400, 300))
     image = {"id": 10, "file_name": "000000000000.jpg", "width": 400, "height": 300}
     square = [0, 0, 40, 0, 40, 40, 0, 40]
     code = {"size": [300, 400], "counts": [40 * 300, 300, 359 * 300]}
     annotations = [annotation(10, 3, [square]), annotation(10, 3, code)] * 1000
-    region = data.open_regions(own(images=[image], annotations=annotations)).mask(0)
+    region = data.open_regions(write_coco(images=[image], annotations=annotations)).mask(0)
     assert region[:40, :40].all() and region[:, 40].all() and region.sum() == 1600 + 300
 
 
-def test_a_missing_coco_library_is_named(own, refused, monkeypatch):
+def test_a_missing_coco_library_is_named(write_coco, refused, monkeypatch):
     monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
     codes.library.cache_clear()
-    assert 'pip install "regard[coco]"' in refused(own())
+    assert 'pip install "regard[coco]"' in refused(write_coco())
 
 
-def test_shapes_of_objects_with_a_stated_area_are_read_lazily(own):
+def test_shapes_of_objects_with_a_stated_area_are_read_lazily(write_coco):
     annotations = [annotation(10, 3, [SQUARE[:-1]], area=5), annotation(11, 3, [SQUARE], area=16)]
-    dataset = data.open_regions(own(annotations=annotations))
+    dataset = data.open_regions(write_coco(annotations=annotations))
     assert dataset.labels.tolist() == [0, 0, -1, -1] and np.array_equal(dataset.mask(1), read_mask(SQUARE))
     with pytest.raises(data.Unreadable, match=r"annotation 1 of image 10 in .*own.json' cannot be used: .* 7 numbers"):
         dataset.mask(0)

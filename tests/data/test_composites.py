@@ -73,15 +73,15 @@ def test_the_cue_affects_backgrounds_and_not_objects(root):
 
 
 def test_images_depend_only_on_the_seed(root):
-    first, again, other = (load(root, seed=seed).train for seed in (3, 3, 4))
-    assert first.fingerprint() == again.fingerprint() != other.fingerprint()
+    first, repeated, other = (load(root, seed=seed).train for seed in (3, 3, 4))
+    assert first.fingerprint() == repeated.fingerprint() != other.fingerprint()
 
 
 def test_train_and_test_use_different_backgrounds(root):
     train, test = _photographs(root / "backgrounds", 32, 3)
-    seen = {image.tobytes() for part in train for image in part}
+    training_backgrounds = {image.tobytes() for part in train for image in part}
     assert [len(part) for part in train] == [8, 8, 8] and [len(part) for part in test] == [2, 2, 2]
-    assert not any(image.tobytes() in seen for part in test for image in part)
+    assert not any(image.tobytes() in training_backgrounds for part in test for image in part)
 
 
 def test_classes_can_be_chosen_and_merged(root):

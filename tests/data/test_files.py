@@ -88,9 +88,9 @@ def test_rotated_and_grey_images_become_upright_rgb(root, write_image):
 
 def test_batches_do_not_depend_on_workers(root):
     batches = training(root, workers=2)
-    for epoch in (0, 2):  # by the same processes
+    for epoch in (0, 2):  # with the same workers
         assert same(list(training(root).epoch(epoch)), list(batches.epoch(epoch)))
-    next(batches.epoch(0))  # left in the middle
+    next(batches.epoch(0))  # abandoned after one batch
     assert same(list(training(root).epoch(1, 1)), list(batches.epoch(1, 1)))
 
 
@@ -302,9 +302,9 @@ def test_augmentation_fields_for_sets_in_memory_are_refused(root):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_are_the_same_on_a_gpu(root, workers):
     on_cpu, on_gpu = (list(training(root, 5, workers=workers, device=device).epoch(0)) for device in ("cpu", "cuda"))
-    for one, other in zip(on_cpu, on_gpu, strict=True):
-        assert other.images.is_cuda and torch.equal(one.images, other.images.cpu())
-        assert torch.equal(one.labels, other.labels.cpu()) and torch.equal(one.index, other.index.cpu())
+    for expected, batch in zip(on_cpu, on_gpu, strict=True):
+        assert batch.images.is_cuda and torch.equal(expected.images, batch.images.cpu())
+        assert torch.equal(expected.labels, batch.labels.cpu()) and torch.equal(expected.index, batch.index.cpu())
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -134,20 +134,20 @@ def numbers(batch: Seen) -> list[list[float]]:
     return torch.cat([images.mean((2, 3)), (images * slope).mean((1, 2, 3))[:, None]], 1).tolist()
 
 
-def record_of(batches_seen: list[Seen], detailed: int) -> dict[str, Any]:
+def record_of(recorded: list[Seen], detailed: int) -> dict[str, Any]:
     """The record of some batches; the first `detailed` include the numbers of their images."""
     return {
-        "index": [batch.index.tolist() for batch in batches_seen],
-        "labels": [batch.labels.tolist() for batch in batches_seen],
-        "total": [batch.total for batch in batches_seen],
-        "shape": list(batches_seen[0].images.shape[1:]),
-        "numbers": [numbers(batch) for batch in batches_seen[:detailed]],
+        "index": [batch.index.tolist() for batch in recorded],
+        "labels": [batch.labels.tolist() for batch in recorded],
+        "total": [batch.total for batch in recorded],
+        "shape": list(recorded[0].images.shape[1:]),
+        "numbers": [numbers(batch) for batch in recorded[:detailed]],
     }
 
 
-def rank_record(batches_seen: list[Seen], detailed: int = 1) -> list[Any]:
+def rank_record(recorded: list[Seen], detailed: int = 1) -> list[Any]:
     """The record of one rank's batches: indices, and the numbers of the first `detailed` batches."""
-    return [[batch.index.tolist() for batch in batches_seen], [numbers(batch) for batch in batches_seen[:detailed]]]
+    return [[batch.index.tolist() for batch in recorded], [numbers(batch) for batch in recorded[:detailed]]]
 
 
 def training_record(folder: Path, case: str, workers: int = 0) -> dict[str, Any]:
@@ -167,9 +167,9 @@ def training_record(folder: Path, case: str, workers: int = 0) -> dict[str, Any]
         assert torch.equal(batch.images, other.images) and torch.equal(batch.index, other.index)
     ranks = () if case in ALONE else range(PROCESSES)
     rank_batches = [batches(config, rank=rank, world_size=PROCESSES) for rank in ranks]
-    for rank, seen in enumerate(rank_batches):
-        assert len(first) - len(seen) in (0, 1)  # a last batch that cannot be shared is left out
-        for batch, part in zip(first, seen, strict=False):
+    for rank, slices in enumerate(rank_batches):
+        assert len(first) - len(slices) in (0, 1)  # a last batch that cannot be shared is dropped
+        for batch, part in zip(first, slices, strict=False):
             rows = rank_rows(len(batch.labels), rank, PROCESSES)
             assert part.total == batch.total == len(batch.labels)
             assert all(torch.equal(values, other[rows]) for values, other in zip(part[:3], batch[:3], strict=True))
@@ -178,9 +178,9 @@ def training_record(folder: Path, case: str, workers: int = 0) -> dict[str, Any]
         "epoch 0": record_of(first, 2),
         "epoch 3": rank_record(later),
         "test": record_of(test, 1),
-        "ranks": [rank_record(seen) for seen in rank_batches],
-        "test of ranks": [rank_record(seen, 0) for seen in tests],
-        "skipped": [len(seen[-1].skipped) for seen in (first, later, test)],
+        "ranks": [rank_record(slices) for slices in rank_batches],
+        "test of ranks": [rank_record(slices, 0) for slices in tests],
+        "skipped": [len(run[-1].skipped) for run in (first, later, test)],
     }
 
 
@@ -188,13 +188,13 @@ def mixing_record(case: str) -> dict[str, Any]:
     """The record of the first batch of a run, mixed as at several steps."""
     fields = in_memory("clutter", None, MIXING[case], options=CLUTTER)
     config = recipe(**fields, schedule={"batch_size": 4}, seed=11, label_smoothing=0.1)
-    (seen, *others) = batches(config)
-    assert all(len(batch.labels) == 4 for batch in others)  # mixing takes full batches alone
-    mixed_batches = [mixed(config, seen, 10, step) for step in (0, 1, 50)]
+    (batch, *others) = batches(config)
+    assert all(len(other.labels) == 4 for other in others)  # mixing needs full batches
+    mixed_batches = [mixed(config, batch, 10, step) for step in (0, 1, 50)]
     halves = [batches(config, rank=rank, world_size=PROCESSES)[0] for rank in range(PROCESSES)]
     return {
-        "numbers": [numbers(batch) for batch in mixed_batches],
-        "labels": [batch.labels[:, seen.labels.unique()].tolist() for batch in mixed_batches],
+        "numbers": [numbers(mixed_batch) for mixed_batch in mixed_batches],
+        "labels": [mixed_batch.labels[:, batch.labels.unique()].tolist() for mixed_batch in mixed_batches],
         "numbers of ranks": [numbers(mixed(config, half, 10, 1)) for half in halves],
     }
 
@@ -203,26 +203,26 @@ def evaluation_record(folder: Path, case: str, workers: int = 0) -> dict[str, An
     """The record of an evaluation: for each mask its pixel count and the sums of row and column indices."""
     if case == "clutter":
         images = data.load("clutter", **CLUTTER).test
-        seen = evaluation_batches(images, 4)
+        run_batches = evaluation_batches(images, 4)
     elif case.startswith("drawn"):
         inner = folder / "masks"
         named = {"mask": inner / "masks"} if case == "drawn masks" else {"box": (3, 4, 17, 15)}
         images = data.open_pictures([inner / "images" if case == "drawn masks" else inner / "images/a/0.png"], **named)
-        seen = evaluation_batches(images, 4, workers=workers, fit=CENTER)
+        run_batches = evaluation_batches(images, 4, workers=workers, fit=CENTER)
     else:
         source, choices, fit = REGIONS[case]
         kind = ":" if source == "folder/test" else ""
         images = data.open_regions(f"folder:{folder / source}" if kind else folder / source, **choices)
-        seen = evaluation_batches(images, 4, workers=workers, fit=fit)
+        run_batches = evaluation_batches(images, 4, workers=workers, fit=fit)
     masks = []
-    for batch in seen:
+    for batch in run_batches:
         assert batch.images.dtype == torch.float32
         if batch.masks is not None:
             assert batch.masks.dtype == torch.bool and batch.masks.shape == batch.images[:, 0].shape
             rows, columns = (torch.arange(length) for length in batch.masks.shape[1:])
             sums = (batch.masks.sum((1, 2)), (batch.masks.sum(2) * rows).sum(1), (batch.masks.sum(1) * columns).sum(1))
             masks.append(torch.stack(sums, 1).tolist())
-    return {**record_of(seen, 2), "masks": masks}
+    return {**record_of(run_batches, 2), "masks": masks}
 
 
 def clutter_digests() -> dict[str, str]:
@@ -336,22 +336,22 @@ def test_unreadable_files_are_named(folder):
 
 def _record(cases: list[str]) -> None:
     """Writes the current batches into the record, one case per line."""
-    known = json.loads(RECORD.read_text()) if RECORD.exists() else {}
+    previous = json.loads(RECORD.read_text()) if RECORD.exists() else {}
     with tempfile.TemporaryDirectory() as temporary, sources.made(Path(temporary)) as root:
-        now = {
-            "versions": {name: lambda found=found: found for name, found in VERSIONS.items()},
+        sections = {
+            "versions": {name: lambda entry=entry: entry for name, entry in VERSIONS.items()},
             "training": {case: lambda case=case: training_record(root, case) for case in TRAINING},
             "mixing": {case: lambda case=case: mixing_record(case) for case in MIXING},
             "evaluation": {case: lambda case=case: evaluation_record(root, case) for case in EVALUATED},
             "clutter": {name: lambda digest=digest: digest for name, digest in clutter_digests().items()},
         }
         parts = []
-        for part, by_case in now.items():
+        for part, by_case in sections.items():
             lines = []
             for case, call in by_case.items():
-                old = known.get(part, {}).get(case)
-                found = rounded(call()) if old is None or not cases or case in cases or part == "versions" else old
-                lines.append(f"  {json.dumps(case)}: {json.dumps(found, separators=(',', ':'))}")
+                old = previous.get(part, {}).get(case)
+                entry = rounded(call()) if old is None or not cases or case in cases or part == "versions" else old
+                lines.append(f"  {json.dumps(case)}: {json.dumps(entry, separators=(',', ':'))}")
             parts.append(f" {json.dumps(part)}: {{\n" + ",\n".join(lines) + "\n }")
         RECORD.write_text("{\n" + ",\n".join(parts) + "\n}\n")
 

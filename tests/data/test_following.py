@@ -69,7 +69,7 @@ def test_regions_in_memory_follow_augmentation(changes) -> None:
 
 
 @pytest.fixture
-def drawn(tmp_path):
+def dataset(tmp_path):
     """Files of different sizes whose pixels are their regions."""
     for i in range(12):
         region = blobs(12, 20 + i, 41 - i)[i].numpy()
@@ -90,20 +90,20 @@ def drawn(tmp_path):
     ],
     ids=str,
 )
-def test_streamed_regions_follow_augmentation(drawn, changes) -> None:
+def test_streamed_regions_follow_augmentation(dataset, changes) -> None:
     options = {"augmentation": Augmentation(**changes), "shuffle": True, "masks": True, **PLAIN}
     for epoch in range(2):
-        batches = list(streamed(drawn, 5, seed=4, **options).epoch(epoch))
+        batches = list(streamed(dataset, 5, seed=4, **options).epoch(epoch))
         for batch in batches:
             assert torch.equal(batch.masks, bright(batch))
         assert 0.1 < torch.cat([batch.masks for batch in batches]).float().mean() < 0.9
 
 
-def test_colour_jitter_and_erasing_do_not_change_the_region(drawn) -> None:
+def test_colour_jitter_and_erasing_do_not_change_the_region(dataset) -> None:
     options = {"shuffle": True, "masks": True, "seed": 4, **PLAIN}
-    changed = streamed(drawn, 12, augmentation=Augmentation(color_jitter=0.4, erasing=1.0), **options)
+    changed = streamed(dataset, 12, augmentation=Augmentation(color_jitter=0.4, erasing=1.0), **options)
     (plain,), (other,) = (
-        list(loader.epoch(0)) for loader in (streamed(drawn, 12, augmentation=Augmentation(), **options), changed)
+        list(loader.epoch(0)) for loader in (streamed(dataset, 12, augmentation=Augmentation(), **options), changed)
     )
     assert torch.equal(plain.masks, other.masks) and not torch.equal(plain.images, other.images)
 
@@ -135,9 +135,9 @@ def test_stl10_can_be_trained_on_with_its_annotations(tmp_path) -> None:
         assert torch.equal(part.regions[3], expected) and int(part.regions.flatten(1).any(1).sum()) == 1
 
 
-def test_policies_that_move_pixels_are_refused(drawn) -> None:
+def test_policies_that_move_pixels_are_refused(dataset) -> None:
     policy = Augmentation(policy="rand-m7-mstd0.5")
-    assert "policy" in error_of(streamed, drawn, 4, augmentation=policy, shuffle=True, masks=True, **PLAIN)
+    assert "policy" in error_of(streamed, dataset, 4, augmentation=policy, shuffle=True, masks=True, **PLAIN)
 
 
 def small(regions: torch.Tensor, labels: torch.Tensor | None = None) -> data.InMemoryDataset:
@@ -161,12 +161,16 @@ def test_regions_can_become_boxes_and_be_dilated(tmp_path) -> None:
     regions[1, 0, 8] = True
     box = torch.zeros_like(regions)
     box[0, 2:5, 3:7] = box[1, 0, 8] = True
-    wide = torch.zeros_like(regions)
-    wide[0, 1:4, 2:5] = wide[0, 3:6, 5:8] = wide[1, :2, 7:] = True
-    both = torch.zeros_like(regions)
-    both[0, 1:6, 2:8] = both[1, :2, 7:] = True
+    dilated = torch.zeros_like(regions)
+    dilated[0, 1:4, 2:5] = dilated[0, 3:6, 5:8] = dilated[1, :2, 7:] = True
+    boxes_and_dilated = torch.zeros_like(regions)
+    boxes_and_dilated[0, 1:6, 2:8] = boxes_and_dilated[1, :2, 7:] = True
     images = small(regions)
-    for expected, options in ((box, {"box": True}), (wide, {"dilate": 1}), (both, {"box": True, "dilate": 1})):
+    for expected, options in (
+        (box, {"box": True}),
+        (dilated, {"dilate": 1}),
+        (boxes_and_dilated, {"box": True, "dilate": 1}),
+    ):
         assert torch.equal(annotated(images, **options).regions, expected)
         for i in range(3):  # from files, one by one
             for folder, pixels in (("images", regions[i]), ("masks", regions[i])):

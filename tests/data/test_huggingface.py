@@ -58,7 +58,7 @@ def error_of(*arguments, **options):
     return str(caught.value)
 
 
-def test_batches_of_parquet_files_do_not_depend_on_workers_or_ranks(home):
+def test_parquet_batches_do_not_depend_on_workers_or_ranks(home):
     train, test = load(write(home, [0, 1, 2], datasets.ClassLabel(names=["x", "y", "z"])))
     assert (len(train), len(test), train.classes, train.name) == (14, 9, ("x", "y", "z"), "hfds")
     test_batches = list(streamed(test, 4).epoch(0))

@@ -43,7 +43,7 @@ def test_subsets_by_count_are_balanced_and_nested(labels, data):
     assert chosen == images.subset(len(labels)).images[:count, 0, 0, 0].tolist()
     counts = {label: chosen_labels.count(label) for chosen_labels in [part.labels.tolist()] for label in set(labels)}
     for label, number in counts.items():
-        # As many as any other class, or one less, or all it has.
+        # Each class has as many images as any other, or one fewer, or all of its images.
         assert number >= max(counts.values()) - 1 or number == labels.count(label)
 
 

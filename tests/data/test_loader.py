@@ -116,8 +116,8 @@ def test_skipped_images_are_listed_with_their_batch(masks):
     (masks / "masks" / images.keys[4]).write_text("no mask")
     epoch = batches(images, size=2, unreadable="skip")
     assert [batch.index.tolist() for batch in epoch] == [[], [2, 3], [], [6, 7], [8], []]
-    named = [[reason.partition(": ")[0] for reason in batch.skipped] for batch in epoch]
-    assert named == [["a/00.png", "a/02.png"], [], ["a/08.png", "a/10.png"], [], ["b/07.png"], ["b/09.png"]]
+    skipped = [[reason.partition(": ")[0] for reason in batch.skipped] for batch in epoch]
+    assert skipped == [["a/00.png", "a/02.png"], [], ["a/08.png", "a/10.png"], [], ["b/07.png"], ["b/09.png"]]
     assert "masks/a/08.png' is not an image" in epoch[2].skipped[0]
     assert epoch[0].images.shape[:2] == (0, 3) and len(epoch[0].masks) == 0
 
@@ -260,9 +260,9 @@ def test_ctrl_c_ends_all_processes(masks):
         torch.set_num_threads(1)
         from regard import data
         images = data.open_regions({str(masks)!r}).subset(list(range(11)) * 10_000)
-        how = dict(transform=data.Transform((16, 16)), mean=(0.5,) * 3, std=(0.5,) * 3, workers=2)
+        options = dict(transform=data.Transform((16, 16)), mean=(0.5,) * 3, std=(0.5,) * 3, workers=2)
         try:
-            for batch in data.create_loader(images, 1, **how).epoch(0):
+            for batch in data.create_loader(images, 1, **options).epoch(0):
                 print("batch", flush=True)
                 time.sleep(0.01)
         except KeyboardInterrupt:

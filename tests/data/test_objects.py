@@ -17,7 +17,7 @@ def annotation(number, image, category=7, **fields):
 
 
 @pytest.fixture
-def own(tmp_path, write_image, write_json):
+def open_coco(tmp_path, write_image, write_json):
     """Writes a COCO file for three images of 12 x 8, ids 10 to 12, and opens the data set."""
 
     def write(annotations, *, orientation=None, sized=True, categories=CATEGORIES, split="val", **options):
@@ -32,9 +32,9 @@ def own(tmp_path, write_image, write_json):
     return write
 
 
-def test_objects_of_coco(own):
+def test_coco_objects_have_boxes_labels_masks_and_ids(open_coco):
     run_lengths = {"size": [8, 12], "counts": [8, 4, 84]}
-    dataset = own(
+    dataset = open_coco(
         [
             annotation(5, 12, bbox=[1.5, 2, 3, 4.25], segmentation=[TRIANGLE], area=19, iscrowd=0),
             annotation(8, 12, 90, bbox=[-2, 6, 5, 9], iscrowd=0),
@@ -58,57 +58,59 @@ def test_objects_of_coco(own):
     assert dataset.objects(0, masks=False).masks is None and dataset.subset([2, 0]).objects(1).ids.tolist() == [5, 8, 9]
     # Evaluation uses the boxes as annotated, unclipped.
     assert dataset.instances(0).boxes[1].tolist() == [-2, 6, 5, 9] and dataset.instances(0).counts[2] is not None
-    assert own([annotation(2**64, 12, bbox=[1, 1, 4, 4], iscrowd=0)]).objects(0).ids.tolist() == [0]
+    assert open_coco([annotation(2**64, 12, bbox=[1, 1, 4, 4], iscrowd=0)]).objects(0).ids.tolist() == [0]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_boxes_follow_the_exif_orientation(own, orientation):
+def test_boxes_follow_the_exif_orientation(open_coco, orientation):
     shapes = [[3, 1, 7, 1, 7, 4, 3, 4], [0, 5, 2, 5, 2, 8, 0, 8]]
     boxes = [annotation(i, 12, bbox=box) for i, box in enumerate([[3, 1, 4, 3], [0, 5, 2, 3]], 1)]
     segmentations = [annotation(i, 12, segmentation=[shape]) for i, shape in enumerate(shapes, 1)]
     for sized in (True, False):
-        by_box, by_mask = (own(objects, orientation=orientation, sized=sized) for objects in (boxes, segmentations))
+        by_box, by_mask = (
+            open_coco(objects, orientation=orientation, sized=sized) for objects in (boxes, segmentations)
+        )
         objects = by_mask.objects(0)
         assert objects.masks.shape[1:] == by_mask.image(0).size[::-1]
         assert objects.boxes.tolist() == by_box.objects(0).boxes.tolist() == mask_boxes(objects.masks.numpy()).tolist()
 
 
-def test_data_sets_unfit_for_detectors_are_refused(own):
-    boxes = own([annotation(1, 12, bbox=[1, 1, 4, 4])])
+def test_data_sets_unfit_for_detectors_are_refused(open_coco):
+    boxes = open_coco([annotation(1, 12, bbox=[1, 1, 4, 4])])
     assert not boxes.has_object_masks and boxes.objects(0).masks is None
     with pytest.raises(InputError, match="boxes without masks; give segmentations"):
         data.create_loader(boxes, objects=True, masks=True)
-    without = own([annotation(1, 12, None, bbox=[1, 1, 4, 4])], categories=[])
-    assert without.objects(0) is None
+    unlabelled = open_coco([annotation(1, 12, None, bbox=[1, 1, 4, 4])], categories=[])
+    assert unlabelled.objects(0) is None
     with pytest.raises(InputError, match="'coco' has no objects with a class; expected annotations of COCO with"):
-        data.create_loader(without, objects=True)
+        data.create_loader(unlabelled, objects=True)
     with pytest.raises(data.Unreadable, match="annotation 1 of image 12 in .* bbox is -3 wide"):
-        own([annotation(1, 12, bbox=[5, 5, -3, 4], segmentation=[TRIANGLE], area=5)]).objects(0)
+        open_coco([annotation(1, 12, bbox=[5, 5, -3, 4], segmentation=[TRIANGLE], area=5)]).objects(0)
     with pytest.raises(InputError, match="create the loader with objects=True"):
         data.create_loader(boxes, transform=data.DetectionTransform())
     with pytest.raises(InputError, match="must be a DetectionTransform"):
         data.create_loader(boxes, transform=data.Transform(), objects=True)
 
 
-def test_boxes_outside_their_image_are_counted(own):
+def test_boxes_outside_their_image_are_counted(open_coco):
     boxes = [[1, 1, 4, 4], [12, 1, 4, 4], [-5, 0, 4, 8], [0.1, 0.2, 0.5, 0.5], [3, 3, 0, 4]]
     with pytest.warns(UserWarning, match="4 boxes in .* such as annotation 1: detectors do not learn them"):
-        dataset = own([annotation(i, 12, bbox=box) for i, box in enumerate(boxes)])
+        dataset = open_coco([annotation(i, 12, bbox=box) for i, box in enumerate(boxes)])
     image, objects = dataset.image(0), dataset.objects(0)
     assert objects.boxes[1].tolist() == [12, 1, 12, 5] and len(objects.ids) == 5
     _, learned = data.DetectionTransform((8,), 12)(image, objects, 0, 0, 0)
     assert learned.ids.tolist() == [0]
 
 
-def test_load_reads_train_and_test_splits(own, tmp_path):
+def test_load_reads_train_and_test_splits(open_coco, tmp_path):
     annotations = [annotation(1, 12, bbox=[1, 1, 4, 4])]
-    own(annotations, split="train"), own(annotations)
+    open_coco(annotations, split="train"), open_coco(annotations)
     with pytest.warns(UserWarning, match="2 of the 3 images of split 'train' of 'coco' have no objects"):
         train, test = data.load("coco", tmp_path, objects=True)
     assert (len(train), len(test)) == (1, 3)
 
 
-def test_objects_of_voc(tmp_path, write_image):
+def test_voc_objects_have_boxes_and_labels(tmp_path, write_image):
     write_image(tmp_path / "JPEGImages" / "a.jpg")
     xml = "<annotation><size><width>12</width><height>8</height></size>{}</annotation>"
     item = "<object><name>{}</name><bndbox><xmin>2</xmin><ymin>1</ymin><xmax>{}</xmax><ymax>3</ymax></bndbox></object>"
@@ -125,7 +127,7 @@ def test_objects_of_voc(tmp_path, write_image):
 
 
 @pytest.mark.parametrize("folder", ["", "person/"])
-def test_objects_of_a_folder_of_label_maps(tmp_path, write_image, write_mask, folder):
+def test_label_map_objects_have_boxes_and_masks(tmp_path, write_image, write_mask, folder):
     numbers = np.zeros((8, 12), np.uint8)
     numbers[1:4, 2:5], numbers[5:, 9:] = 7, 2
     write_image(tmp_path / "images" / f"{folder}a.jpg")

@@ -102,7 +102,7 @@ def test_paths_may_contain_a_colon(masks):
     assert len(data.open_regions(path)) == len(data.open_regions(f"masks:{path}")) == 10
 
 
-def test_a_folder_of_unknown_layout_lists_the_expected_files(tmp_path, refused):
+def test_an_unknown_folder_layout_lists_the_expected_files(tmp_path, refused):
     (tmp_path / "x.txt").write_text("")
     message = refused(tmp_path)
     for sign in ("instances_", "image_class_labels.txt", "trimaps", "ImageSets", "stl10_", "Annotations", "masks/"):

@@ -42,7 +42,7 @@ def segmentations(cub, write_mask):
     return cub / "segmentations"
 
 
-def test_cub_boxes(cub):
+def test_cub_boxes_become_regions(cub):
     for path in (cub, cub / "CUB_200_2011"):
         dataset = data.open_regions(path)
         assert (dataset.name, dataset.split) == ("cub", "test")
@@ -57,7 +57,7 @@ def test_cub_boxes(cub):
     assert train.split == "train" and train.labels.tolist() == [0, 1] and train.mask(1).all()
 
 
-def test_cub_segmentations(cub, segmentations):
+def test_cub_segmentations_become_regions(cub, segmentations):
     dataset, boxes = data.open_regions(cub), data.open_regions(cub, region="box")
     expected = np.zeros((8, 12), dtype=bool)
     expected[2:5, 3:9] = True

@@ -125,7 +125,7 @@ def expected_region(transform, mask):
     st.integers(0, 9),
 )
 @settings(max_examples=60, deadline=None)
-def test_a_pixel_is_in_the_region_if_half_of_its_area_is(transform, width, height, seed):
+def test_region_pixels_are_covered_by_at_least_half(transform, width, height, seed):
     generator = np.random.default_rng(seed)
     mask = generator.random((height, width)) < generator.choice([0.2, 0.5, 0.8])
     try:
@@ -188,7 +188,7 @@ def test_a_moving_edge_moves_region_and_image_together(mode):
         assert not outside.size or outside.max() <= 185
 
 
-def test_a_single_pixel_has_the_same_position_in_image_and_region():
+def test_single_pixels_line_up_in_image_and_region():
     transform = Transform((40, 48), 0.9, "center", "nearest")
     for position in range(0, 20 * 25, 7):
         mask = np.zeros((20, 25), dtype=bool)

@@ -109,7 +109,7 @@ def test_shards_may_be_given_by_braces_and_counts(root, tmp_path):
     for path in root.glob("*.tar"):
         (folder / path.name).write_bytes(path.read_bytes())
     names = {"train": "train-{000..005}.tar", "test": "validation-{000..004}.tar"}
-    train, test = load(folder, classes=5, **names)  # counted
+    train, test = load(folder, classes=5, **names)  # counts the images
     assert (len(train), len(test), train.classes) == (60, 35, ("0", "1", "2", "3", "4"))
     assert len(load(folder, classes=5, train="train-{000..005}.tar|55", test=names["test"]).train) == 55
     assert len(load(folder, classes=5, **names, train_images=44).train) == 44

@@ -49,6 +49,6 @@ def test_a_worker_that_dies_while_sending_is_one_line(monkeypatch):
     assert "\n" not in str(caught.value) and "--workers" in str(caught.value)
 
 
-def test_eof_errors_of_the_data_set_are_not_reported_as_dead_workers():
+def test_eof_errors_of_a_data_set_are_raised():
     with pytest.raises(EOFError, match="not enough bytes"):
         list(Workers(Failing(), 1).read(range(4)))

@@ -61,10 +61,12 @@ def contents(run: Run) -> dict[str, bytes]:
     return {str(path.relative_to(run.folder)): path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
 
 
-def assert_fails(plan: training.Recipe, run: Run | Path, splits: data.Splits | None, *words: str, **how: bool) -> str:
+def assert_fails(
+    plan: training.Recipe, run: Run | Path, splits: data.Splits | None, *words: str, **options: bool
+) -> str:
     """Asserts that a run fails with a one-line error that contains these words, and returns it."""
     with pytest.raises(InputError) as caught:
-        training.train(plan, run.folder if isinstance(run, Run) else run, splits=splits, **how)
+        training.train(plan, run.folder if isinstance(run, Run) else run, splits=splits, **options)
     message = str(caught.value)
     assert "\n" not in message
     for word in words:

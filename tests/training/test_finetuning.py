@@ -46,7 +46,7 @@ def all_close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], name
     return all(torch.allclose(one[name], other[name], atol=1e-6) for name in names if "num_batches" not in name)
 
 
-def test_a_run_starts_from_the_final_weights_and_attention_of_another(source, splits, tmp_path) -> None:
+def test_a_run_can_start_from_weights_and_attention_of_another(source, splits, tmp_path) -> None:
     run = trained(tmp_path / "run", splits, f"--model.pretrained={source.folder}")
     assert all_close(weights(run), weights(source), weights(source))
     model = run.recipe.model

@@ -119,10 +119,10 @@ class Wandb(accelerate.tracking.GeneralTracker):
     """Replaces accelerate's tracker, which needs an account, and records its options."""
 
     name, requires_logging_directory = "wandb", False
-    made: list[dict[str, Any]] = []
+    runs: list[dict[str, Any]] = []
 
     def __init__(self, project: str, **options: Any) -> None:
-        self.made.append(options)
+        self.runs.append(options)
 
     tracker = None
 
@@ -135,18 +135,18 @@ class Wandb(accelerate.tracking.GeneralTracker):
 def test_a_moved_run_keeps_its_tracker_id(splits, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("accelerate.utils.is_wandb_available", lambda: True)
     monkeypatch.setitem(accelerate.tracking.LOGGER_TYPE_TO_CLASS, "wandb", Wandb)
-    monkeypatch.setattr(Wandb, "made", [])
+    monkeypatch.setattr(Wandb, "runs", [])
 
-    def train(folder: str, epochs: int, **how: bool) -> None:
+    def train(folder: str, epochs: int, **options: bool) -> None:
         recipe = load_recipe(None, [*SMALL, '--trackers=["wandb"]', f"--schedule.epochs={epochs}"])
-        training.train(recipe, tmp_path / folder, splits=splits, **how)
+        training.train(recipe, tmp_path / folder, splits=splits, **options)
 
     train("a/run", 1)
     shutil.move(tmp_path / "a" / "run", tmp_path / "moved")
     train("moved", 2, resume=True)
     train("a/run", 1)
     train("a/run", 1, overwrite=True)
-    first, moved, another, overwritten = (options["id"] for options in Wandb.made)
+    first, moved, another, overwritten = (options["id"] for options in Wandb.runs)
     assert first == moved and len({first, another, overwritten}) == 3
 
 

@@ -83,7 +83,7 @@ import os, time, torch
 
 def download(url, path, *_, **__):
     from regard import models
-    with open("asked", "a") as file:
+    with open("downloads", "a") as file:
         print(os.environ["RANK"], file=file)
     time.sleep(1)
     torch.save(models.create("torchvision/squeezenet1_1", 1000).state_dict(), path)
@@ -106,7 +106,7 @@ def test_one_process_downloads_published_weights(command, tmp_path, monkeypatch)
             Image.new("RGB", (32, 32)).save(Path("images", name, "0.png"))
     for status, _, errors in ended(start(options, 2, DOWNLOAD)):
         assert status == 0, errors
-    assert Path("asked").read_text().split() == ["0"]
+    assert Path("downloads").read_text().split() == ["0"]
 
 
 def assert_near(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], bound: float) -> None:

@@ -44,7 +44,7 @@ class StopAt(training.Hook):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_run_stopped_within_an_epoch_resumes_to_the_same_weights(workers: int, tmp_path: Path) -> None:
+def test_a_run_stopped_within_an_epoch_resumes_exactly(workers: int, tmp_path: Path) -> None:
     write_shards(tmp_path / "shards")
     options = "{train: 'train-{0..5}.tar', test: test-0.tar, classes: 10, buffer: 16}"
     plan = training.load_recipe(

@@ -102,13 +102,13 @@ def test_threads_may_share_a_batch_unevenly(tmp_path) -> None:
     assert run(["train", *options])[0] == 0
 
 
-def test_a_run_killed_at_a_random_moment_resumes_to_the_same_weights(tmp_path) -> None:
+def test_a_run_killed_at_a_random_moment_resumes_exactly(tmp_path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert run([*COMMAND, f"--run={whole}"])[0] == 0
-    moments = random.Random(os.environ.get("REGARD_TEST_SEED", "moments"))
+    generator = random.Random(os.environ.get("REGARD_TEST_SEED", "moments"))
     (command,) = start([*COMMAND, f"--run={killed}", "--resume"])
     wait_for(lambda: epochs_of(killed) >= 1, [command])
-    time.sleep(moments.uniform(0, 0.2))  # at some step within an epoch
+    time.sleep(generator.uniform(0, 0.2))  # at some step within an epoch
     command.kill()
     assert command.end()[0] == -signal.SIGKILL
     status, _, errors = run([*COMMAND, f"--run={killed}", "--resume"])
@@ -128,7 +128,7 @@ def untimed(folder: Path) -> list[dict]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stop_signal_saves_within_the_epoch_and_the_run_can_resume(number, splits, tmp_path) -> None:
+def test_a_stop_signal_saves_within_the_epoch_and_resumes(number, splits, tmp_path) -> None:
     plan = recipe("--schedule.epochs=2", "--schedule.batch_size=8")
     whole = training.train(plan, tmp_path / "whole", splits=splits).run
     stopper = StopAt(4, number)
