@@ -128,7 +128,7 @@ def test_keep_maps_stores_the_cams(here: Path, capsys: pytest.CaptureFixture[str
     status, out, err = run(capsys, "bias", NETWORKS[0], *OPTIONS, "--keep-maps", "--examples=0", "--json", "--quiet")
     assert status == 0 and err == "", err
     results = Results.load(here / "bias-masks/first.json")
-    assert [one.dtype for one in results.rows["map"]] == [np.uint8] * COUNT
+    assert [cam.dtype for cam in results.rows["map"]] == [np.uint8] * COUNT
     assert json.loads(out)["results"] == results.to_records()
 
 

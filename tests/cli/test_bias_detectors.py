@@ -42,18 +42,18 @@ def test_two_detectors_are_measured_compared_and_shown(here: Path, capsys: pytes
     options = [*OPTIONS, "--box-regions", "--detections=4", "--examples=8", "--out=report", "--json"]
     assert main(["bias", "one", "two", *options]) == 0
     records = json.loads(capsys.readouterr().out)
-    one, two = (Results.load(here / f"report/{name}.json") for name in ("one", "two"))
-    assert one.of_detections and one.layer == "backbone.body.layer3" and 3 < len(one) <= 12
+    first, second = (Results.load(here / f"report/{name}.json") for name in ("one", "two"))
+    assert first.of_detections and first.layer == "backbone.body.layer3" and 3 < len(first) <= 12
     assert (
-        one.provenance["score_threshold"] == 0
-        and one.provenance["region"] == "box"
-        and "--detections=4" in one.provenance["options"]
+        first.provenance["score_threshold"] == 0
+        and first.provenance["region"] == "box"
+        and "--detections=4" in first.provenance["options"]
     )
     values = {
         (record["model"], record["part"], record["name"], record["measure"]): record for record in records["results"]
     }
-    assert values["one", "all", "", "images"]["value"] == len(one)
-    assert values["two", "all", "", "accuracy"]["value"] == two.rows["correct"].mean()
+    assert values["one", "all", "", "images"]["value"] == len(first)
+    assert values["two", "all", "", "accuracy"]["value"] == second.rows["correct"].mean()
     page = (here / "report/report.html").read_text()
     assert "rgb(255, 214, 0)" in page and "one: " in page and "two: " in page
     assert page.count('<div class="row">') == 8

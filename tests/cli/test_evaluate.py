@@ -72,14 +72,14 @@ def untrained(folder: Path, classes: tuple[str, ...], *options: str, seed: int =
     return saved_run
 
 
-def class_folders(folder: Path, classes: tuple[str, ...], side: int | tuple[int, int] = 32, each: int = 3) -> None:
+def class_folders(folder: Path, classes: tuple[str, ...], side: int | tuple[int, int] = 32, count: int = 3) -> None:
     """Writes `train/` and `test/` folders with noise images of varying brightness."""
     width, height = (side, side) if isinstance(side, int) else side
     generator = np.random.default_rng(0)
     for split in ("train", "test"):
         for name in classes:
             (folder / split / name).mkdir(parents=True, exist_ok=True)
-            for i in range(each):
+            for i in range(count):
                 pixels = generator.integers(0, generator.integers(40, 256), (height, width, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(folder / split / name / f"{i}.png")
 
@@ -175,8 +175,8 @@ def test_a_copied_checkpoint_needs_the_name_of_its_network(
     newest = sorted(clutter.checkpoints.iterdir())[-1]
     shutil.copy(newest, "copy.pt")
     assert "name its network, NAME=copy.pt" in error_line(capsys, "evaluate", "copy.pt")
-    about = clutter.recipe.data
-    normalisation = [f"--data.mean={list(about.mean)}", f"--data.std={list(about.std)}"]
+    data_recipe = clutter.recipe.data
+    normalisation = [f"--data.mean={list(data_recipe.mean)}", f"--data.std={list(data_recipe.std)}"]
     status, out, err = run(capsys, "evaluate", f"{NETWORK}=copy.pt", "--data.name=clutter", CLUTTER, *normalisation)
     assert status == 0, err
     assert metrics(out) == metrics(run(capsys, "evaluate", str(clutter.folder))[1])
@@ -220,8 +220,8 @@ def test_preprocessing_of_imported_networks_is_compared_with_the_data(here: Path
     torch.manual_seed(0)
     torch.save(models.create(NETWORK, 3).state_dict(), "net.pt")
     network = training.ModelRecipe(NETWORK)
-    about = Preprocessing(MEAN, STD, 36, 0.9, interpolation="bicubic")
-    training.import_weights("net.pt", network, "net.safetensors", class_names=classes, preprocessing=about)
+    preprocessing = Preprocessing(MEAN, STD, 36, 0.9, interpolation="bicubic")
+    training.import_weights("net.pt", network, "net.safetensors", class_names=classes, preprocessing=preprocessing)
     folder = ["--data.name=folder", "--data.folder=set"]
     status, out, err = run(capsys, "evaluate", "net.safetensors", *folder)
     assert status == 0, err
@@ -251,9 +251,9 @@ def test_the_training_precision_is_noted(here: Path, capsys) -> None:
 def imported(here: Path, names: tuple[str, ...]) -> training.Pretrained:
     torch.manual_seed(1)
     torch.save(models.create(NETWORK, len(names)).state_dict(), "net.pt")
-    about = Preprocessing(MEAN, STD, 32)
+    preprocessing = Preprocessing(MEAN, STD, 32)
     return training.import_weights(
-        "net.pt", training.ModelRecipe(NETWORK), "net.safetensors", class_names=names, preprocessing=about
+        "net.pt", training.ModelRecipe(NETWORK), "net.safetensors", class_names=names, preprocessing=preprocessing
     )
 
 
@@ -366,9 +366,9 @@ def test_a_run_on_files_is_scored_with_its_test_transform(run_on_files: Run, her
     assert status == 0, err
     record = json.loads(out)[0]
     assert (record["weights"], record["data"], record["images"], err) == ("last", "files test", 9, "")
-    status, other, err = run(capsys, "evaluate", "run", "--data=folder:set/test", "--workers=0")
+    status, named_output, err = run(capsys, "evaluate", "run", "--data=folder:set/test", "--workers=0")
     assert status == 0, err
-    assert metrics(out) == metrics(other) and not err
+    assert metrics(out) == metrics(named_output) and not err
     status, smaller, err = run(capsys, "evaluate", "run", "--workers=0", "--data.crop_pct=1", "--data.size=24")
     assert status == 0, err
     assert "note: run was trained on images with size 32; files has 24" in err
@@ -427,8 +427,8 @@ def test_a_run_on_shards_scores_like_the_same_files(here: Path, capsys) -> None:
 def test_the_default_size_depends_on_the_data_set(here: Path) -> None:
     recipe = training.load_recipe(None, ["--data.name=wds", "--data.folder=x"])
     streamed = Run.create(here / "run", recipe, ("a", "b"))
-    about = training.load_pretrained(streamed.folder, None).preprocessing
-    assert (about.size, about.crop_pct) == (224, 0.875)
+    preprocessing = training.load_pretrained(streamed.folder, None).preprocessing
+    assert (preprocessing.size, preprocessing.crop_pct) == (224, 0.875)
     in_memory = replace(recipe, data=replace(recipe.data, name="cifar10"))
     in_memory_run = Run.create(here / "held", in_memory, ("a", "b"))
     assert training.load_pretrained(in_memory_run.folder, None).preprocessing == Preprocessing(size=32)

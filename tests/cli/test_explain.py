@@ -33,10 +33,10 @@ def network(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("network")
     torch.manual_seed(0)
     torch.save(models.create("wrn-10-0.5", len(NAMES)).state_dict(), folder / "net.pt")
-    about = training.Preprocessing((0.5, 0.4, 0.3), (0.2, 0.2, 0.2), 32)
+    preprocessing = training.Preprocessing((0.5, 0.4, 0.3), (0.2, 0.2, 0.2), 32)
     recipe = training.ModelRecipe("wrn-10-0.5")
     training.import_weights(
-        folder / "net.pt", recipe, folder / "net.safetensors", class_names=NAMES, preprocessing=about
+        folder / "net.pt", recipe, folder / "net.safetensors", class_names=NAMES, preprocessing=preprocessing
     )
     return folder / "net.safetensors"
 
@@ -102,7 +102,7 @@ def test_a_run_is_explained_at_several_layers(here, capsys, tmp_path) -> None:
 
 
 def test_options_may_stand_before_the_images(here, capsys) -> None:
-    """`regard explain --class tabby photo.jpg`: the option takes one value, the rest are images."""
+    """In `regard explain --class tabby photo.jpg`, the option takes one value, and the rest are images."""
     status, out, _ = run(capsys, "--class", "cow", "b.png", "--model=net.safetensors", "a.png", "--top=1")
     assert status == 0 and [record["class"] for record in records() if record["map"]] == ["cow", "cow"]
 

@@ -84,7 +84,7 @@ def test_a_run_with_an_overridden_network_fills_its_cell(tmp_path: Path) -> None
     run.write_metrics([{"task": 1.0, "test_accuracy": 0.69, "test_images": 500, "epoch": i + 1} for i in range(240)])
     run.save_weights(make_model(recipe, len(CLASSES)), "last", 240, 0.69)
     filled = table_named(filled_tables([run]), "distillation-cifar100")
-    cells = [place for place, cell in filled.cells.items() if cell.runs]
+    cells = [key for key, cell in filled.cells.items() if cell.runs]
     assert cells == [("resnet20-from-resnet56", "student"), ("resnet20-from-resnet110", "student")]
 
 
@@ -109,7 +109,7 @@ def test_tables_and_comparisons_on_one_page_are_corrected_together(
         *(comparison for comparison in table.comparisons if comparison.difference.p is not None),
     ]
     assert len(tested) == 2
-    for comparison in tested:  # the same difference, in two places of the page
+    for comparison in tested:  # the table and the comparison show the same difference
         assert comparison.difference.p is not None and comparison.difference.p_adjusted == pytest.approx(
             2 * comparison.difference.p
         )

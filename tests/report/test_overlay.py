@@ -24,9 +24,9 @@ def test_edges_have_their_colours_on_any_image() -> None:
     cam[10:20, 10:20] = 1
     for background in (0, 128, 255):
         image = np.full((70, 70, 3), background, dtype=np.uint8)
-        drawn = draw(image, cam, region, 0.5)
-        assert (drawn[30, 30:60] == INSIDE).all() and (drawn[29, 30:60] == OUTSIDE).all()
-        assert (drawn == FOCUS).all(2).sum() == 4 * 9
+        picture = draw(image, cam, region, 0.5)
+        assert (picture[30, 30:60] == INSIDE).all() and (picture[29, 30:60] == OUTSIDE).all()
+        assert (picture == FOCUS).all(2).sum() == 4 * 9
         assert not (draw(image, 0 * cam, None, 0.5) == FOCUS).all(2).any()
         assert np.array_equal(draw(image)[40, 40], image[40, 40])
 
@@ -34,8 +34,8 @@ def test_edges_have_their_colours_on_any_image() -> None:
 def test_higher_map_values_are_brighter() -> None:
     cam = np.linspace(0, 1, 70)[None].repeat(70, 0)
     cam[0, 0] = np.nan
-    drawn = draw(np.full((70, 70, 3), 100, dtype=np.uint8), cam)
-    assert (np.diff(drawn[1].astype(float) @ [0.299, 0.587, 0.114]) >= 0).all()
+    picture = draw(np.full((70, 70, 3), 100, dtype=np.uint8), cam)
+    assert (np.diff(picture[1].astype(float) @ [0.299, 0.587, 0.114]) >= 0).all()
 
 
 def test_data_uris_hold_the_pixels() -> None:

@@ -69,7 +69,7 @@ def test_the_page_shows_its_records_and_is_self_contained(make_run, tmp_path, wr
         assert f"{abs(100 * comparison['difference']):.1f}" in page.text
     assert sum(tag == "img" for tag, _ in page.tags) == (3 + 4) * 4
     assert len(page.source) < 3_000_000
-    environment = re.compile(r"(?<=Environment\n).*(?=h2: Glossary)", re.DOTALL)  # of the machine
+    environment = re.compile(r"(?<=Environment\n).*(?=h2: Glossary)", re.DOTALL)  # depends on the machine
     images = re.compile(r"p: image \d+ label \d\n")
     check_snapshot("pages/runs", images.sub("", environment.sub("", page.outline)))
     assert (

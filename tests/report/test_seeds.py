@@ -115,14 +115,14 @@ def test_teachers_of_moved_students_are_found_or_named(make_run, tmp_path):
     for seed in (0, 1):
         teacher = make_run(f"t{seed}", seed=seed)
         runs += [make_run(f"s{seed}", seed=seed, transfer=TransferRecipe(teacher=str(teacher.folder), beta=1.0))]
-    place = tmp_path / "moved"
-    place.mkdir()
-    for path in [path for path in tmp_path.iterdir() if path != place]:
-        shutil.move(path, place / path.name)
-    assert [len(group.runs) for group in group_runs([place / "s0", place / "s1"])[0]] == [2]
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for path in [path for path in tmp_path.iterdir() if path != moved]:
+        shutil.move(path, moved / path.name)
+    assert [len(group.runs) for group in group_runs([moved / "s0", moved / "s1"])[0]] == [2]
     for seed in (0, 1):
-        shutil.rmtree(place / f"t{seed}")
-    assert [len(group.runs) for group in group_runs([place / "s0", place / "s1"])[0]] == [1, 1]
+        shutil.rmtree(moved / f"t{seed}")
+    assert [len(group.runs) for group in group_runs([moved / "s0", moved / "s1"])[0]] == [1, 1]
     named = [
         make_run(f"n{seed}", seed=seed, transfer=TransferRecipe(teacher=f"runs/gone-seed{seed}", beta=1.0))
         for seed in (0, 1)
@@ -225,8 +225,8 @@ def test_every_seed_has_a_command_and_recorded_versions(make_run):
     runs = [make_run("n-seed0"), make_run("n-seed1", seed=1)]
     for i, run in enumerate(runs):
         path = run.folder / "environment.json"
-        about = {**json.loads(path.read_text()), "command": f"regard train x.yaml --seed {i}", "torch": f"9.{i}"}
-        path.write_text(json.dumps(about))
+        recorded = {**json.loads(path.read_text()), "command": f"regard train x.yaml --seed {i}", "torch": f"9.{i}"}
+        path.write_text(json.dumps(recorded))
     groups, _ = group_runs([*runs, make_run("m", optimizer=OptimizerRecipe(lr=0.5))])
     (repeat, _) = repeats(groups)
     lines = repeat.commands.splitlines()

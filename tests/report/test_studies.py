@@ -21,8 +21,8 @@ NAMES = ("cat)", "<dog>", "[red]x[/red]", "$x$", "ship", "tree", "zebra", "eel")
 
 @pytest.fixture(scope="module")
 def batches():
-    draw = torch.Generator().manual_seed(0)
-    return [(torch.randn(24, 3, 16, 16, generator=draw), torch.arange(24) % 8)]
+    generator = torch.Generator().manual_seed(0)
+    return [(torch.randn(24, 3, 16, 16, generator=generator), torch.arange(24) % 8)]
 
 
 def network(**options):
@@ -75,9 +75,9 @@ def test_the_page_of_groups_shows_its_records(groups, tmp_path, parse):
     titles = [attributes["aria-label"] for tag, attributes in page.tags if tag == "svg" and "role" in attributes]
     assert titles == [*groups, *groups]
     for record in report.study_records(groups):
-        drawn = record["class"] in (NAMES[1], NAMES[3])
-        assert (record["class"] in page.text) == drawn
-        assert not drawn or f"{100 * record['whole']:.1f}%" in page.text
+        is_drawn = record["class"] in (NAMES[1], NAMES[3])
+        assert (record["class"] in page.text) == is_drawn
+        assert not is_drawn or f"{100 * record['whole']:.1f}%" in page.text
     check_snapshot("pages/groups", page.outline)
 
 

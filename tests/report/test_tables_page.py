@@ -29,18 +29,18 @@ def test_the_page_has_numbers_labels_and_notes(tmp_path: Path, parse) -> None:
         assert text in page.text
     assert 'class="good">significant, compatible' in page.source.replace('class="text good"', 'class="good"')
     assert [tag for tag, _ in page.tags if tag in ("h1", "h2")][:1] == ["h1"]
-    assert "from 3 seeds on" not in page.text and 'id="term-p"' in page.source  # the glossary has it
+    assert "from 3 seeds on" not in page.text and 'id="term-p"' in page.source  # the glossary explains it
     check_snapshot("pages/tables", page.outline)
     assert not re.search(r"(src|href)=\"(?!#)", page.source)
 
 
 def test_figures_have_every_seed_and_the_published_value() -> None:
     values, differences = (figure.axes[0] for _, figure in charts(made_up.full()))
-    drawn = {line.get_marker(): [] for line in values.lines}
+    points = {line.get_marker(): [] for line in values.lines}
     for line in values.lines:
-        drawn[line.get_marker()].append([float(x) for x in line.get_xdata()])
-    assert drawn["|"] == [made_up.SE, made_up.LSAS]
-    assert drawn["D"] == [[94.57], [95.01]]
+        points[line.get_marker()].append([float(x) for x in line.get_xdata()])
+    assert points["|"] == [made_up.SE, made_up.LSAS]
+    assert points["D"] == [[94.57], [95.01]]
     assert [x for line in differences.lines if line.get_marker() == "D" for x in line.get_xdata()] == [
         pytest.approx(0.44)
     ]
@@ -49,9 +49,9 @@ def test_figures_have_every_seed_and_the_published_value() -> None:
 
 
 def test_incomparable_values_are_drawn_without_published_ones() -> None:
-    drawn = {title: figure.axes[0] for title, figure in charts(made_up.several())}
-    assert not any(line.get_marker() == "D" for line in drawn["ResNet-50"].lines)
-    assert any(line.get_marker() == "D" for line in drawn["ResNet-50: differences"].lines)
+    axes = {title: figure.axes[0] for title, figure in charts(made_up.several())}
+    assert not any(line.get_marker() == "D" for line in axes["ResNet-50"].lines)
+    assert any(line.get_marker() == "D" for line in axes["ResNet-50: differences"].lines)
 
 
 def test_several_tables_are_linked(tmp_path: Path, parse) -> None:
@@ -65,12 +65,12 @@ def test_several_tables_are_linked(tmp_path: Path, parse) -> None:
 
 
 def test_comparisons_of_all_tables_are_corrected_together(tmp_path: Path, parse) -> None:
-    full, other = made_up.full(), made_up.several()
-    page = parse(write_tables_html([full, other], tmp_path / "p.html").read_text())
-    differences = [one for table in (full, other) for one in table.differences.values()]
+    full, several = made_up.full(), made_up.several()
+    page = parse(write_tables_html([full, several], tmp_path / "p.html").read_text())
+    differences = [one for table in (full, several) for one in table.differences.values()]
     expected = stats.holm(dict(enumerate(differences)))
-    together = corrected_together([full, other])
-    adjusted = [one.difference.p_adjusted for table in together for one in table.comparisons]
+    corrected = corrected_together([full, several])
+    adjusted = [one.difference.p_adjusted for table in corrected for one in table.comparisons]
     assert adjusted == [one.p_adjusted for one in expected.values()]
     assert any(one.p_adjusted != one.p for one in expected.values() if one.p is not None)
     for one in expected.values():

@@ -58,7 +58,7 @@ def test_a_filled_table_is_not_trained_again(
     table = load_table(small)
     runs = Store("store").runs()
     filled = fill(table, runs)
-    assert {place: len(cell.runs) for place, cell in filled.cells.items()} == {
+    assert {key: len(cell.runs) for key, cell in filled.cells.items()} == {
         ("one", "student"): 0,
         ("one", "at"): 1,
         ("one", "teacher"): 1,
@@ -114,7 +114,7 @@ def test_two_schedulers_share_the_runs_of_one_store(
     """Each run is trained once, and both schedulers report all runs."""
     fork_runs()
     monkeypatch.setattr(scheduler, "_LOCK_SECONDS", 1.0)
-    monkeypatch.setattr("regard.store.locks._TIMEOUT", 0.0)  # of the forked runs, which take no longer than a second
+    monkeypatch.setattr("regard.store.locks._TIMEOUT", 0.0)  # for the forked runs, which take less than a second
     address, columns = str(tmp_path / "store"), ["student", "teacher"]
     where = {"threads": 1, "device": "cpu"}
     plan = make_plan(load_table(small), [], Overrides(), range(1), store=address, columns=columns, where=where)
@@ -272,7 +272,7 @@ def test_runs_share_the_processors(threads: int, fit: int, monkeypatch: pytest.M
 def test_runs_share_the_selected_gpus(device: str, fit: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda gpu: (10 * 2**30, 16 * 2**30))
-    cost = Cost(rates={"a": Rate(1.0, 3.0, "")})  # and 1 GiB: two fit into nine tenths of 10
+    cost = Cost(rates={"a": Rate(1.0, 3.0, "")})  # 3 GiB and 1 GiB of overhead: two runs fit into nine tenths of 10 GiB
     assert reproduce._fitting(cost, torch.device(device), 1) == fit
 
 

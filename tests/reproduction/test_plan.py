@@ -297,12 +297,15 @@ def test_a_begun_student_keeps_its_teacher(table: PublishedTable) -> None:
 
 def test_another_data_set_drops_the_data_options_of_the_recipe() -> None:
     table = load_table("builtin")
-    own = make_plan(table, [], Overrides(), range(1), columns=["student"]).jobs[0].recipe
-    assert own.data.options
-    other = Overrides(1.0, {"data.name": "folder", "data.folder": "x"})
-    assert make_plan(table, [], other, range(1), columns=["student"]).jobs[0].recipe.data.options == {}
-    same = Overrides(1.0, {"data.name": "clutter"})
-    assert make_plan(table, [], same, range(1), columns=["student"]).jobs[0].recipe.data.options == own.data.options
+    recipe = make_plan(table, [], Overrides(), range(1), columns=["student"]).jobs[0].recipe
+    assert recipe.data.options
+    folder_overrides = Overrides(1.0, {"data.name": "folder", "data.folder": "x"})
+    assert make_plan(table, [], folder_overrides, range(1), columns=["student"]).jobs[0].recipe.data.options == {}
+    clutter_overrides = Overrides(1.0, {"data.name": "clutter"})
+    assert (
+        make_plan(table, [], clutter_overrides, range(1), columns=["student"]).jobs[0].recipe.data.options
+        == recipe.data.options
+    )
 
 
 def test_a_student_is_kept_if_its_teacher_lost_a_file(table: PublishedTable) -> None:

@@ -46,28 +46,28 @@ def address(request: pytest.FixtureRequest, tmp_path: Path, bucket: str) -> str:
 
 @pytest.mark.slow
 def test_a_run_has_one_lock_at_a_time(address: str) -> None:
-    one, other = Store(address), Store(address)
-    assert one.holder("run") is None and one.locked() == {}
-    lock = one.lock("run", lease=0.6)
-    for store in (one, other):
+    first, second = Store(address), Store(address)
+    assert first.holder("run") is None and first.locked() == {}
+    lock = first.lock("run", lease=0.6)
+    for store in (first, second):
         with pytest.raises(Locked, match=rf"{ME} is using .*run") as error_info:
             store.lock("run", lease=0.6)
         assert error_info.value.status == LOCKED == 76
         assert store.holder("run") == ME
-    another = other.lock("another [*] run")
-    assert other.locked() == {"run": ME, "another [*] run": ME}
+    other_lock = second.lock("another [*] run")
+    assert second.locked() == {"run": ME, "another [*] run": ME}
     lock.check()
     lock.release()
     lock.release()
-    assert other.holder("run") is None
-    with other.lock("run", lease=0.6):
+    assert second.holder("run") is None
+    with second.lock("run", lease=0.6):
         lock.release()  # the released lock: no effect
         with pytest.raises(Locked):
-            one.lock("run", lease=0.6)
-    another.release()
-    assert one.locked() == {} and one.runs() == []
+            first.lock("run", lease=0.6)
+    other_lock.release()
+    assert first.locked() == {} and first.runs() == []
     with pytest.raises(InputError, match="no name of a run"):
-        one.lock("a/b")
+        first.lock("a/b")
 
 
 def test_locks_are_mutually_exclusive(address: str) -> None:
@@ -186,7 +186,7 @@ def test_a_stalled_holder_notices_that_it_lost_its_lock(bucket: str) -> None:
     lock.check()
     assert not lost.is_set()
     write("/runs/.locks/other/1", b"pid 5 on elsewhere\n1")
-    lock.check()  # as before each upload
+    lock.check()  # every upload calls check first
     assert lost.is_set()
 
 

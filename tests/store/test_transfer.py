@@ -158,7 +158,7 @@ def test_two_machines_train_a_run_in_turn(store: Store, tmp_path: Path) -> None:
 
 
 def test_local_progress_is_not_overwritten(store: Store, tmp_path: Path) -> None:
-    """The upload of the last epochs failed, or failed in part."""
+    """The upload of the last epochs failed completely or in part."""
     folder = write_run(tmp_path, "run", epochs=9, done=0)
     train(folder, 1)
     store.upload(folder)

@@ -136,7 +136,7 @@ def test_a_difference_of_an_unchecked_number_is_marked() -> None:
     cells = dict(made_up.table().cells)
     cells["cifar10", "se"] = replace(cells["cifar10", "se"], checked=False)
     filled = replace(made_up.full(), table=made_up.table(cells=cells))
-    filled = replace(filled, cells={place: replace(one, cell=cells[place]) for place, one in filled.cells.items()})
+    filled = replace(filled, cells={key: replace(cell, cell=cells[key]) for key, cell in filled.cells.items()})
     assert rows(grids(filled)["Comparisons"])["CIFAR-10: LSAS-SE − SE"][0] == "+0.44†"
 
 

@@ -1,4 +1,4 @@
-"""Which runs fill which cells: by recipe, overrides and teacher."""
+"""Filling tables: runs are matched to cells by recipe, overrides and teacher."""
 
 from __future__ import annotations
 

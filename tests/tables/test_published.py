@@ -287,7 +287,7 @@ def test_recipes_name_the_values_of_their_cells() -> None:
             named = re.findall(r"\b(\d+(?:\.\d+)?)%", source)
             value = cell.published[0]
             if value is not None and not cell.overrides:
-                assert any(equals_printed(value, one) for one in named), (name, cell.row, cell.column)
+                assert any(equals_printed(value, percentage) for percentage in named), (name, cell.row, cell.column)
             if name in UNPUBLISHED:
                 assert not named
                 assert "no value is published" in source
@@ -299,7 +299,7 @@ def test_readmes_name_the_values_of_the_tables() -> None:
         if cell.recipe and cell.published[0] is not None:
             values.setdefault(cell.recipe, set()).add(cell.published[0])
     needed = {(cell.recipe, cell.published[0]) for cell in all_cells() if cell.recipe and not cell.overrides}
-    seen = set()
+    listed = set()
     for path in recipes.FOLDER.glob("*/README.md"):
         for line in path.read_text().splitlines():
             cells = [cell.strip() for cell in line.strip("|").split("|")]
@@ -310,8 +310,8 @@ def test_readmes_name_the_values_of_the_tables() -> None:
                 if recipe in values:
                     named = [value for value in values[recipe] if equals_printed(value, cells[1].partition(" / ")[0])]
                     assert named, line
-                    seen |= {(recipe, value) for value in named}
-    assert seen >= {(recipe, value) for recipe, value in needed if value is not None}
+                    listed |= {(recipe, value) for value in named}
+    assert listed >= {(recipe, value) for recipe, value in needed if value is not None}
 
 
 def test_every_published_recipe_is_in_a_table() -> None:
