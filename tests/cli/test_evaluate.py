@@ -258,7 +258,7 @@ def imported(here: Path, names: tuple[str, ...]) -> training.Pretrained:
 
 
 def test_classes_are_matched_by_name(here: Path, capsys) -> None:
-    """In any order, and also when the data have only some of the classes."""
+    """The classes may have any order, and the data may have only some of them."""
     network = imported(here, ("cat", "ant", "dog", "bee"))
     class_folders(here / "all", ("ant", "bee", "cat", "dog"))
     class_folders(here / "some", ("bee", "cat"))

@@ -213,7 +213,7 @@ def test_a_failing_tracker_does_not_end_the_run(here: Path, monkeypatch, capsys)
 
 @pytest.mark.parametrize("torch_variables", [{"RANK": "0", "WORLD_SIZE": "1"}, {"RANK": "", "WORLD_SIZE": "4"}])
 def test_launcher_variables_do_not_distribute_a_single_process(torch_variables, here: Path, monkeypatch) -> None:
-    """For example in a shell of `salloc`, a Slurm script, an MPI task or a notebook started by torchrun."""
+    """The variables are set in a shell of `salloc`, a Slurm script, an MPI task or a notebook started by torchrun."""
     names = {"SLURM_NTASKS": "4", "SLURM_JOB_ID": "7", "PMI_SIZE": "2", "OMPI_COMM_WORLD_SIZE": "2"}
     for name, value in {**names, "LOCAL_RANK": "0", **torch_variables}.items():
         monkeypatch.setenv(name, value)

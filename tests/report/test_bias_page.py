@@ -1,4 +1,4 @@
-"""The page and tables of bias results: correct numbers for any results."""
+"""The page and tables of bias results show correct numbers for any results."""
 
 from __future__ import annotations
 

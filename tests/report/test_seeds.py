@@ -201,7 +201,7 @@ def test_networks_of_one_seed_are_compared_by_image(make_run):
 
 
 def test_notes_of_comparisons_do_not_depend_on_run_names(make_run):
-    """In particular if a name contains the word "chance"."""
+    """A name that contains the word "chance" changes nothing."""
     lr = OptimizerRecipe(lr=0.5)
     base = make_run("base")
     for name in ("plain", "second-chance"):

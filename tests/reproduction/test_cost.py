@@ -63,7 +63,7 @@ def test_cost_is_images_divided_by_rate(plan: Plan, timed: list[str]) -> None:
 def test_every_run_includes_start_and_data_loading(
     plan: Plan, clock: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also for data that the estimate loads once, because every process loads its own."""
+    """The estimate loads equal data once and counts the time for every run, because every process loads them."""
 
     def slow(recipe: DataRecipe) -> data.Splits:
         clock[0] += 5.0

@@ -234,7 +234,7 @@ def test_runs_in_a_bucket_fill_a_table(small: Path, tmp_path: Path, monkeypatch:
 def test_a_run_that_lost_files_is_restored_with_its_settings(
     small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Also with a setting that differs from the recipe but computes the same."""
+    """The settings include one that differs from the recipe but computes the same."""
     job = student(small, tmp_path / "store")
     assert main([*job.command[1:], "--channels_last=false"]) == 0
     folder = tmp_path / "store" / job.name

@@ -282,7 +282,7 @@ def test_relative_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_a_begun_student_keeps_its_teacher(table: PublishedTable) -> None:
-    """Even if another finished run of the teacher's recipe and seed comes first by name."""
+    """It does so even if another finished run of the teacher's recipe and seed comes first by name."""
     plan = make_plan(table, [], Overrides(), range(1), columns=["at"])
     jobs = {job.name: job for job in plan.jobs}
     teacher, student = jobs["wrn-16-2-seed0"], jobs["wrn-16-1-from-16-2-at-seed0"]

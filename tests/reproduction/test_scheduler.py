@@ -112,7 +112,7 @@ def test_failed_runs_are_retried_and_others_continue(store: FakeStore) -> None:
 
 @pytest.mark.parametrize("ending", ["killed", "stopped"])
 def test_being_killed_without_progress_is_a_failure(store: FakeStore, ending: Ending) -> None:
-    """Also an unrequested stop, as when a DataLoader worker is killed for lack of memory."""
+    """So is an unrequested stop, as when a DataLoader worker is killed for lack of memory."""
     store.epochs["victim"] = 0
     executor = FakeExecutor({"victim": [ending] * 9})
     outcome = run_plan(plan(job("victim")), executor, store, retries=1)
@@ -156,7 +156,7 @@ def test_runs_of_another_process_are_awaited(store: FakeStore) -> None:
 
 
 def test_locked_runs_are_not_started(store: FakeStore) -> None:
-    """Neither while the lock is held, nor after the other process finished the run."""
+    """They start neither while the lock is held nor after the other process finished the run."""
     reads: list[str] = []
 
     class Elsewhere(FakeStore):
@@ -183,7 +183,7 @@ def test_stopping_ends_all_runs(store: FakeStore) -> None:
 
 
 def test_being_killed_while_stopping_is_not_a_failure(store: FakeStore) -> None:
-    """For example a process that is still starting and cannot save a checkpoint."""
+    """A process that is still starting, for example, cannot save a checkpoint."""
 
     class Starting(FakeExecutor):
         def stop(self, *, force: bool) -> None:

@@ -98,7 +98,7 @@ def test_locks_are_mutually_exclusive(address: str) -> None:
 
 @pytest.mark.slow
 def test_killing_the_holder_releases_its_lock(tmp_path: Path) -> None:
-    """Even if a forked process, such as a DataLoader worker, outlives the holder."""
+    """The lock is free even while a forked process, such as a DataLoader worker, outlives the holder."""
     code = (
         "import os, sys, time; from regard.store import Store; lock = Store(sys.argv[1]).lock('run')\n"
         "print('held', flush=True)\n"

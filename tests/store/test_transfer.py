@@ -234,7 +234,7 @@ def test_paths_outside_the_run_are_not_downloaded(store: Store, tmp_path: Path) 
 
 
 def test_several_processes_download_a_run_once(store: Store, tmp_path: Path) -> None:
-    """For example processes on one machine that need the same teacher."""
+    """Several processes on one machine may need the same teacher."""
     store.upload(write_run(tmp_path, "run"))
     traffic.clear()
     threads = [threading.Thread(target=Store(store.address).fetch, args=("run", tmp_path / "back")) for _ in range(4)]

@@ -83,7 +83,7 @@ def test_verdicts_have_tones() -> None:
 
 
 def test_significant_means_an_adjusted_p_below_5_percent() -> None:
-    """Even if the interval and the unadjusted p exclude zero."""
+    """Without it nothing is significant, even if the interval and the unadjusted p exclude zero."""
     gains = np.random.default_rng(0).normal(1, 0.6, (12, 4))
     family = holm({i: over_seeds(gain, np.zeros(4)) for i, gain in enumerate(gains)})
     labels = {
