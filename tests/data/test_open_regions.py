@@ -57,8 +57,8 @@ def test_subsets_keep_the_given_order(masks):
 
 def test_data_sets_can_be_pickled(masks):
     whole = data.open_regions(masks, limit=3)
-    again = pickle.loads(pickle.dumps(whole))
-    assert again.keys == whole.keys and np.array_equal(again.mask(1), whole.mask(1))
+    unpickled = pickle.loads(pickle.dumps(whole))
+    assert unpickled.keys == whole.keys and np.array_equal(unpickled.mask(1), whole.mask(1))
 
 
 def test_the_fingerprint_depends_on_contents_and_not_on_the_path(masks, write_image, write_mask):

@@ -137,9 +137,9 @@ def test_pets_trimaps_and_splits(pets):
     assert dataset.classes == ("Abyssinian", "beagle", "great_pyrenees")
     assert dataset.keys == ("Abyssinian_1.jpg", "great_pyrenees_7.jpg") and dataset.labels.tolist() == [0, 2]
     assert dataset.mask(0)[1:6, 1:8].all() and dataset.mask(0).sum() == 35
-    inner = data.open_regions(pets, boundary="outside")
-    assert inner.mask(0)[2:5, 2:7].all() and inner.mask(0).sum() == 15
-    assert inner.fingerprint() != dataset.fingerprint()
+    without_boundary = data.open_regions(pets, boundary="outside")
+    assert without_boundary.mask(0)[2:5, 2:7].all() and without_boundary.mask(0).sum() == 15
+    assert without_boundary.fingerprint() != dataset.fingerprint()
     for split in ("train", "trainval"):
         train = data.open_regions(pets, split=split)
         assert train.split == "train" and train.labels.tolist() == [0, 1] and train.classes == dataset.classes

@@ -119,12 +119,12 @@ def test_shards_may_be_given_by_braces_and_counts(root, tmp_path):
 
 def test_each_epoch_has_full_batches_in_its_own_order(root):
     batches = training(root)
-    first, again, other = (list(batches.epoch(number)) for number in (0, 0, 1))
+    first, repeated, other = (list(batches.epoch(number)) for number in (0, 0, 1))
     assert len(first) == len(batches) == 5 and all(len(batch.labels) == batch.total == 12 for batch in first)
-    assert same(first, again) and not torch.equal(first[0].images, other[0].images)
+    assert same(first, repeated) and not torch.equal(first[0].images, other[0].images)
     assert first[0].images.shape == (12, 3, SIZE, SIZE) and first[0].images.dtype == torch.float32
-    seen = torch.cat([batch.index for batch in first])
-    assert len(seen.unique()) == 60
+    indices = torch.cat([batch.index for batch in first])
+    assert len(indices.unique()) == 60
 
 
 @pytest.mark.slow
@@ -221,15 +221,15 @@ def test_ranks_together_test_every_image_once(root, count, workers):
         normalised(torch.as_tensor(transform(Image.open(io.BytesIO(jpeg(number)))))[None]).numpy().tobytes(): number
         for number in range(35)
     }
-    seen = {}
+    numbers = {}
     for rank in range(count):
         for batch in streamed(test, 8, rank=rank, world_size=count, workers=workers).epoch(0):
             for image, label, index in zip(batch.images, batch.labels, batch.index.tolist(), strict=True):
                 number = expected[image.numpy().tobytes()]
                 assert label == number % 5
-                seen[index] = number
+                numbers[index] = number
     # The index encodes the shard and the position in it, whichever rank reads it.
-    assert seen == {position * 5 + shard: shard * 7 + position for shard in range(5) for position in range(7)}
+    assert numbers == {position * 5 + shard: shard * 7 + position for shard in range(5) for position in range(7)}
 
 
 def test_a_test_epoch_can_start_at_any_step(root):
@@ -260,26 +260,26 @@ def truncate_between_images(path):
 
 
 def test_counting_detects_truncated_shards(shards):
-    named = {"train": "train-{000..005}.tar", "test": "validation-000.tar", "classes": 5}
+    options = {"train": "train-{000..005}.tar", "test": "validation-000.tar", "classes": 5}
     (shards / "_info.json").unlink()
     path = shards / "train-002.tar"
     whole = path.read_bytes()
     path.write_bytes(gzip.compress(whole))
-    assert len(load(shards, **named).train) == 60
+    assert len(load(shards, **options).train) == 60
     with tarfile.open(fileobj=io.BytesIO(whole)) as shard:
         end = shard.getmembers()[10].offset
     for cut in (end, end + 100, end - 100):
         path.write_bytes(whole[:cut])
-        message = error_of(load, shards, **named)
+        message = error_of(load, shards, **options)
         assert "train-002.tar' is broken" in message and "--data.unreadable skip" in message
     path.write_bytes(whole[:end])
-    images = load(shards, **named, unreadable="skip").train
+    images = load(shards, **options, unreadable="skip").train
     assert len(images) == 55
     epochs = streamed(images, 11, shuffle=True, seed=1, unreadable="skip")
     (shard,) = skipped_in([batch for number in range(2) for batch in epochs.epoch(number)])
     assert "train-002.tar' cannot be read to its end" in shard
     path.write_bytes(random.Random(0).randbytes(3000))
-    assert "train-002.tar' is broken (it is not a tar file)" in error_of(load, shards, **named)
+    assert "train-002.tar' is broken (it is not a tar file)" in error_of(load, shards, **options)
 
 
 @pytest.mark.parametrize("damage", [remove, truncate, truncate_between_images])
@@ -296,9 +296,9 @@ def test_a_shard_that_fails_during_training_is_named_or_skipped(shards, damage, 
             path.write_bytes(content)
             continue
         damage(shards / "train-003.tar")
-        seen = [batch for number in range(2) for batch in batches.epoch(number)]
-        assert len(seen) == 10 and all(len(batch.labels) == 12 for batch in seen)
-        (shard,) = skipped_in(seen)
+        read_batches = [batch for number in range(2) for batch in batches.epoch(number)]
+        assert len(read_batches) == 10 and all(len(batch.labels) == 12 for batch in read_batches)
+        (shard,) = skipped_in(read_batches)
         assert "train-003.tar' cannot be read to its end" in shard
 
 

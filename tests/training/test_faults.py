@@ -76,10 +76,10 @@ def assert_fails(
 
 def assert_resumes(plan: training.Recipe, run: Run | Path, splits: data.Splits, whole: Run) -> None:
     """Asserts that a resumed run ends with the weights of the uninterrupted one and leaves no partial files."""
-    again = training.train(plan, run.folder if isinstance(run, Run) else run, splits=splits, resume=True)
-    assert again.finished
-    assert again.run.weights().read_bytes() == whole.weights().read_bytes()
-    assert not list(again.run.folder.rglob(".*.part"))
+    resumed = training.train(plan, run.folder if isinstance(run, Run) else run, splits=splits, resume=True)
+    assert resumed.finished
+    assert resumed.run.weights().read_bytes() == whole.weights().read_bytes()
+    assert not list(resumed.run.folder.rglob(".*.part"))
 
 
 def test_flipped_checkpoint_bits_are_detected_or_harmless(whole, tmp_path) -> None:
@@ -114,15 +114,15 @@ def resumed_by_two(folders: list[Path]) -> list[int]:
     values: list[Any] = [None, None]
     together = threading.Barrier(2, timeout=60)
 
-    def rank(own: int) -> int:
+    def rank(index: int) -> int:
         def of_all(value: Any) -> list[Any]:
-            values[own] = value
+            values[index] = value
             together.wait()
             gathered = list(values)
             together.wait()
             return gathered
 
-        state = read_newest(folders[own], lambda line: None, of_all)
+        state = read_newest(folders[index], lambda line: None, of_all)
         assert state is not None
         return state["epoch"]
 

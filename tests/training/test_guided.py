@@ -29,7 +29,7 @@ def trained(folder, splits: data.Splits, *options: str) -> Run:
 
 
 def test_guidance_lowers_the_energy_outside(splits, tmp_path) -> None:
-    """Of the attention map and of the class activation map."""
+    """Both for guided attention maps and for guided class activation maps."""
     for kind in ("attention", "cam"):
         options = (f"--guidance.maps={kind}", "--schedule.epochs=5", "--augmentation.flip=false")
         rows = trained(tmp_path / kind, splits, *options, "--guidance.weight=5").metrics()
@@ -48,11 +48,11 @@ def test_accumulated_micro_batches_have_the_guidance_of_the_whole_batch(splits, 
 
 
 def test_the_annotated_images_do_not_depend_on_the_seed(splits, tmp_path, monkeypatch) -> None:
-    seen: list[torch.Tensor] = []
-    monkeypatch.setattr(training.classification, "Guided", lambda: Recorded(seen))
+    recorded: list[torch.Tensor] = []
+    monkeypatch.setattr(training.classification, "Guided", lambda: RecordingGuided(recorded))
     for seed in (0, 1):
         trained(tmp_path / str(seed), splits, "--guidance.share=0.2", f"--seed={seed}")
-    first, second = torch.cat(seen[:3]), torch.cat(seen[3:])
+    first, second = torch.cat(recorded[:3]), torch.cat(recorded[3:])
     assert first.sort().values.tolist() == second.sort().values.tolist() and len(first) == 12
     low, high = splits.train.labels[first].bincount(minlength=10).aminmax()
     assert high - low <= 1
@@ -81,14 +81,14 @@ def test_a_compiled_step_matches_an_eager_one(maps, monkeypatch) -> None:
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-3, atol=1e-5)
 
 
-class Recorded(training.hooks.Guided):
+class RecordingGuided(training.hooks.Guided):
     """Keeps the indices of the images with a region."""
 
-    def __init__(self, seen: list[torch.Tensor]) -> None:
-        self.seen = seen
+    def __init__(self, recorded: list[torch.Tensor]) -> None:
+        self.recorded = recorded
 
     def before_step(self, loop, batch):
-        self.seen.append(batch.index[batch.masks.flatten(1).any(1)])
+        self.recorded.append(batch.index[batch.masks.flatten(1).any(1)])
         return super().before_step(loop, batch)
 
 

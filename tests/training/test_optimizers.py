@@ -39,10 +39,10 @@ def equal(one: nn.Module, other: nn.Module) -> bool:
 
 
 def error_of(recipe: OptimizerRecipe) -> str:
-    with pytest.raises(InputError) as raised:
+    with pytest.raises(InputError) as caught:
         check_optimizer(recipe)
-    assert "\n" not in str(raised.value)
-    return str(raised.value)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
 
 
 def test_decay_weights_excludes_norms_biases_and_gates() -> None:
@@ -138,9 +138,9 @@ def test_reset_momentum_clears_the_state() -> None:
     step(model, optimizer, 3)
     step(fresh, make_optimizer(fresh, recipe), 3)
     assert equal(model, fresh)
-    without = make_optimizer(model, OptimizerRecipe(momentum=0))
-    step(model, without, 4)
-    reset_momentum(without)
+    without_momentum = make_optimizer(model, OptimizerRecipe(momentum=0))
+    step(model, without_momentum, 4)
+    reset_momentum(without_momentum)
 
 
 @pytest.mark.parametrize("name", sorted(optimizers()))

@@ -55,7 +55,7 @@ def test_a_torchvision_name_loads_published_weights(tmp_path: Path, monkeypatch:
     torch.save(model.state_dict(), cache / "shufflenetv2_x0.5-f707e7126e.pth")
     trained = training.load_pretrained("torchvision/shufflenet_v2_x0_5")
     assert trained.source == "torchvision/shufflenet_v2_x0_5" and trained.class_count == 1000
-    # The same class names as for timm's networks, so that each class has one name.
+    # The same class names as for timm's networks, so that every class has a single name.
     assert trained.classes == training.imagenet_classes()
     preprocessing = trained.preprocessing
     assert preprocessing.mean == (0.485, 0.456, 0.406) and (preprocessing.size, preprocessing.crop_pct) == (224, 0.875)

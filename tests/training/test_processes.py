@@ -40,12 +40,12 @@ def test_one_and_two_processes_give_the_same_metrics_and_weights(tmp_path) -> No
     for count in (1, 2):
         for status, _, errors in ended(start([*options, f"--run={tmp_path / str(count)}"], count)):
             assert status == 0, errors
-    one, two = (Run.open(tmp_path / name) for name in ("1", "2"))
-    for single_row, double_row in zip(one.metrics(), two.metrics(), strict=True):
+    single_run, double_run = (Run.open(tmp_path / name) for name in ("1", "2"))
+    for single_row, double_row in zip(single_run.metrics(), double_run.metrics(), strict=True):
         assert single_row["test_images"] == double_row["test_images"] == 41
         for name in ("loss", "accuracy", "gradient_norm", "test_loss", "test_accuracy", "lr"):
             assert single_row[name] == pytest.approx(double_row[name], rel=1e-4), name
-    assert_near(load_file(one.weights()), load_file(two.weights()), 1e-5)
+    assert_near(load_file(single_run.weights()), load_file(double_run.weights()), 1e-5)
 
 
 def test_synchronised_norms_give_the_same_weights_with_two_processes(tmp_path) -> None:
@@ -66,15 +66,15 @@ def test_one_and_two_processes_give_the_same_detector(tmp_path) -> None:
     for count in (1, 2):
         for status, _, errors in ended(start([*options, f"--run={tmp_path / str(count)}"], count)):
             assert status == 0, errors
-    one, two = (Run.open(tmp_path / name) for name in ("1", "2"))
-    for single_row, double_row in zip(one.metrics(), two.metrics(), strict=True):
+    single_run, double_run = (Run.open(tmp_path / name) for name in ("1", "2"))
+    for single_row, double_row in zip(single_run.metrics(), double_run.metrics(), strict=True):
         for name in ("loss", "classification", "bbox_regression"):
             assert single_row[name] == pytest.approx(double_row[name], rel=1e-4), name
-    assert_near(load_file(one.weights()), load_file(two.weights()), 1e-5)
-    evaluate = ["detect", "evaluate", str(one.folder), "--json", "--quiet", "--workers=0", "--device=cpu"]
+    assert_near(load_file(single_run.weights()), load_file(double_run.weights()), 1e-5)
+    evaluate = ["detect", "evaluate", str(single_run.folder), "--json", "--quiet", "--workers=0", "--device=cpu"]
     single, first, second = (output for count in (1, 2) for _, output, _ in ended(start(evaluate, count)))
     assert json.loads(first) == json.loads(single) and not second
-    assert json.loads(single)["results"][0]["AP"] == one.metrics()[-1]["test_box_ap"]
+    assert json.loads(single)["results"][0]["AP"] == single_run.metrics()[-1]["test_box_ap"]
 
 
 # Replaces the download: records the rank that calls it, and writes weights after a while.

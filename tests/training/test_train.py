@@ -78,12 +78,12 @@ def test_a_run_writes_all_its_files(splits, tmp_path) -> None:
 
 
 def test_weights_depend_only_on_recipe_and_seed(splits, tmp_path) -> None:
-    one, two, three = (
+    first, repeated, other_seed = (
         training.train(recipe("--schedule.epochs=1", f"--seed={seed}"), tmp_path / name, splits=splits).run
         for name, seed in (("one", 3), ("two", 3), ("three", 4))
     )
-    assert one.weights().read_bytes() == two.weights().read_bytes()
-    assert one.weights().read_bytes() != three.weights().read_bytes()
+    assert first.weights().read_bytes() == repeated.weights().read_bytes()
+    assert first.weights().read_bytes() != other_seed.weights().read_bytes()
 
 
 COMMAND = ["train", *SMALL, "--data.options={train: 256, test: 40}"]
