@@ -1,23 +1,23 @@
-"""What a training step by attention transfer costs: where its time goes, against peers, its memory, and whole epochs.
+"""The cost of a training step by attention transfer: its parts, peers, memory, and whole epochs.
 
     python benchmarks/transfer.py                            # WRN-16-1 from WRN-16-2, ResNet18 from ResNet34
     python benchmarks/transfer.py --pairs wrn-16-1 --parts peers,memory
-    python benchmarks/transfer.py --compiled no              # without torch.compile, which takes its minutes
-    python benchmarks/transfer.py --parts epoch --epoch_images 2560   # epochs on a processor, shortened
+    python benchmarks/transfer.py --compiled no              # without torch.compile, which takes minutes
+    python benchmarks/transfer.py --parts epoch --epoch_images 2560   # shortened epochs on a CPU
     MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=68719476736 MALLOC_ARENA_MAX=1 python benchmarks/transfer.py
                                                              # glibc keeps memory: no page faults, steadier times
 
-Four parts. Split: a step of regard into student, teacher and losses. Peers: the same step by a textbook loop and by
-torchdistill. Memory: the peak of a step and what is saved for backward, with the losses and without. Epoch: CIFAR-10's
-size through regard's own batches and loop; on a processor only with --epoch_images.
+Four parts. Split: the time of student, teacher and losses in a step of regard. Peers: the same step by a textbook loop
+and by torchdistill. Memory: the peak of a step and the tensors saved for backward, with and without the losses. Epoch:
+epochs of CIFAR-10's size with regard's loader and loop; on a CPU only with --epoch_images.
 
-Forms of regard's step: plain is the objective with a teacher as it is, in float32; fast has a teacher of precision
-"auto" with its norms folded; compiled is fast under torch.compile. Peers keep networks contiguous, regard's loop and
-so its forms have channels_last. All start from the same weights; before the clock starts, their losses and gradients
-have to agree.
+Forms of regard's step: plain is the objective with an unchanged teacher in float32; fast has a teacher of precision
+"auto" with folded norms; compiled is fast under torch.compile. The networks of the peers are contiguous, those of
+regard's loop, and so of its forms, are channels_last. All start from the same weights; losses and gradients have to
+agree before any timing.
 
-torchdistill is left out where it is not installed (`pip install torchdistill`; it needs torch 2.12). Weights and images
-are random: time does not depend on them.
+torchdistill is optional (`pip install torchdistill`; it needs torch 2.12). Weights and images are random: times do not
+depend on them.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ from regard.training.loop import Loop
 
 BETA = 1e3
 OPTIMIZER = training.OptimizerRecipe(lr=0.01)
-LEAST = 0.3  # seconds that a figure is taken over, in whole steps
-# How far, relatively, losses and gradients may be from the textbook's. A ReLU at 0 that falls to the other side in
-# another layout changes the gradient, not the loss.
-SAME = {False: (1e-5, 3e-2), True: (2e-3, 5e-2)}  # on a GPU there is TensorFloat-32, another one for every layout
-FAST = (5e-2, 0.25)  # a teacher in bfloat16
+LEAST = 0.3  # seconds; each time is an average over as many steps as fill it
+# Relative tolerances of loss and gradient against the textbook's. A ReLU input near 0 can change sign with the memory
+# layout, which changes the gradient, but not the loss.
+SAME = {False: (1e-5, 3e-2), True: (2e-3, 5e-2)}  # larger on a GPU, where TensorFloat-32 rounds by layout
+FAST = (5e-2, 0.25)  # for a teacher in bfloat16
 PARTS = ("split", "peers", "memory", "epoch")
 SPLIT = (
     *("step", "whole, ms", "student, ms", "teacher, ms", "losses, ms", "% of the step"),
@@ -63,7 +63,7 @@ SPLIT = (
 
 @dataclass(frozen=True)
 class Pair:
-    """A student and its teacher, as they are usually trained."""
+    """A student and its teacher, with their usual training data."""
 
     student: str
     teacher: str
@@ -83,16 +83,17 @@ PAIRS = {
 
 
 class Case:
-    """The networks of a pair and a batch for them, from which every form of the step starts."""
+    """The networks of a pair and a batch, the same for all forms of the step."""
 
     def __init__(self, pair: Pair, batch: int, size: int, device: torch.device) -> None:
         torch.manual_seed(0)
-        self.about = f"{pair.student} from {pair.teacher}, batch {batch}, {size} pixels"
+        self.title = f"{pair.student} from {pair.teacher}, batch {batch}, {size} pixels"
         self.device = device
         self.images = torch.randn(batch, 3, size, size, device=device)
         self.labels = torch.randint(pair.classes, (batch,), device=device)
         self.student, self.teacher = (
-            settled(models.create(name, pair.classes).to(device), self.images) for name in (pair.student, pair.teacher)
+            set_norms(models.create(name, pair.classes).to(device), self.images)
+            for name in (pair.student, pair.teacher)
         )
         self.layers = list(stages(self.student))
         with torch.no_grad(), maps.Taps(self.student) as taps:
@@ -107,19 +108,19 @@ class Case:
 
     @property
     def own_bytes(self) -> int:
-        """Of both networks, the momentum and the batch: what is there besides what a step holds."""
-        student = [*self.student.parameters(), *self.student.parameters(), *self.student.buffers()]
-        there = [*student, *self.teacher.parameters(), *self.teacher.buffers(), self.images, self.labels]
-        return sum(tensor.numel() * tensor.element_size() for tensor in there)
+        """Bytes of both networks, the momentum and the batch, which exist outside a step."""
+        student = [*self.student.parameters(), *self.student.parameters(), *self.student.buffers()]  # momentum: twice
+        tensors = [*student, *self.teacher.parameters(), *self.teacher.buffers(), self.images, self.labels]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def settled(model: nn.Module, images: Tensor) -> nn.Module:
-    """The model with norms as training leaves them: scales, shifts and statistics of their own, none of them 0."""
+def set_norms(model: nn.Module, images: Tensor) -> nn.Module:
+    """Gives the norms of a model random scales and shifts, and the statistics of the images, as after training."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.0)
             nn.init.uniform_(module.bias, -0.2, 0.2)
-            module.momentum = None  # the mean of what is seen
+            module.momentum = None  # cumulative average
     with torch.no_grad():
         model.train()(images)
     for module in model.modules():
@@ -132,10 +133,10 @@ class Form:
     """One way to take a step.
 
     Args:
-        student: what learns.
-        loss: gives the loss, its graph behind it.
-        update: backward and optimizer step; the usual ones if not given.
-        optimizer: of the student; made if not given.
+        student: the network that is trained.
+        loss: function that returns the loss with its graph.
+        update: function for backward and optimizer step; None: the usual ones.
+        optimizer: the student's optimizer; None: SGD.
     """
 
     def __init__(
@@ -160,40 +161,44 @@ class Form:
         return loss.detach()
 
     def momentum(self) -> Tensor:
-        """Of all parameters in a row, float64; after the first step it is their gradient with the decay."""
+        """The momentum of all parameters, concatenated, float64; after the first step: gradient plus weight decay."""
         state = [self.optimizer.state[parameter]["momentum_buffer"] for parameter in self.student.parameters()]
         return torch.cat([buffer.reshape(-1).double() for buffer in state])
 
 
 class Forms(NamedTuple):
-    """A step in one form, with attention and in part."""
+    """A step in one form, and parts of it.
+
+    Attributes:
+        whole: the step with attention transfer.
+        without: the step with the teacher's forward, but without the attention losses.
+        task: the step with the task loss alone, without a teacher.
+        teacher: the teacher's forward.
+        at_hand: forward and backward on precomputed features of both networks, with and without the attention losses.
+    """
 
     whole: Form
     without: Form
-    """The same, teacher and all, but for attention."""
     task: Form | None = None
-    """The task alone."""
     teacher: Callable[[], object] | None = None
-    """The teacher's forward alone."""
     at_hand: tuple[Callable[[], object], Callable[[], object]] | None = None
-    """Forward and backward of what lies ready of both networks: with the losses of attention, and without."""
 
 
 def regard_forms(case: Case, *, fast: bool, compiled: bool = False) -> Forms:
     student, teacher = case.copies(channels_last=True)
     images, labels = case.images.contiguous(memory_format=torch.channels_last), case.labels
-    guide = transfer.Teacher(teacher, precision="auto" if fast else None, fold=fast, compile=compiled)
-    objective = transfer.Objective(student, guide, beta=BETA, compile=compiled)
-    network, dtype = guide.network(list(stages(teacher))), guide.dtype()  # as the objective runs it
-    alone, running = (torch.compile(one) if compiled else one for one in (student, network))
-    task = transfer.Objective(alone, None)
+    wrapper = transfer.Teacher(teacher, precision="auto" if fast else None, fold=fast, compile=compiled)
+    objective = transfer.Objective(student, wrapper, beta=BETA, compile=compiled)
+    network, dtype = wrapper.network(list(stages(teacher))), wrapper.dtype()  # as the objective runs it
+    student_alone, teacher_alone = (torch.compile(model) if compiled else model for model in (student, network))
+    task = transfer.Objective(student_alone, None)
 
-    def look() -> None:
+    def teacher_forward() -> None:
         with torch.no_grad(), torch.autocast(case.device.type, dtype, enabled=dtype is not None):
-            running(images)
+            teacher_alone(images)
 
     def without() -> Tensor:
-        look()
+        teacher_forward()
         return task(images, labels).total
 
     whole = Form(student, lambda: objective(images, labels).total)
@@ -201,7 +206,7 @@ def regard_forms(case: Case, *, fast: bool, compiled: bool = False) -> Forms:
         whole,
         Form(student, without, optimizer=whole.optimizer),
         Form(student, lambda: task(images, labels).total, optimizer=whole.optimizer),
-        look,
+        teacher_forward,
         None if compiled else losses_at_hand(student, network, dtype, images, labels),
     )
 
@@ -209,9 +214,9 @@ def regard_forms(case: Case, *, fast: bool, compiled: bool = False) -> Forms:
 def losses_at_hand(
     student: nn.Module, teacher: nn.Module, dtype: torch.dtype | None, images: Tensor, labels: Tensor
 ) -> tuple[Callable[[], object], Callable[[], object]]:
-    pupil = Ready(student, images)
-    whole = transfer.Objective(pupil, Ready(teacher, images, dtype), beta=BETA)
-    without = transfer.Objective(pupil, None)
+    precomputed = Ready(student, images)
+    whole = transfer.Objective(precomputed, Ready(teacher, images, dtype), beta=BETA)
+    without = transfer.Objective(precomputed, None)
     return lambda: whole(images, labels).total.backward(), lambda: without(images, labels).total.backward()
 
 
@@ -220,7 +225,7 @@ def textbook_forms(case: Case, *, channels_last: bool = False) -> Forms:
     images = case.images.contiguous(memory_format=layout)
 
     def form(layers: Sequence[str]) -> Form:
-        student, teacher = case.copies(channels_last)  # anew, as the hooks stay
+        student, teacher = case.copies(channels_last)  # because the hooks stay on the networks
         loss = textbook_transfer.AttentionTransfer(student, teacher, layers, BETA)
         return Form(student, lambda: loss(images, case.labels))
 
@@ -228,7 +233,7 @@ def textbook_forms(case: Case, *, channels_last: bool = False) -> Forms:
 
 
 def torchdistill_forms(case: Case) -> Forms:
-    """By torchdistill's own distillation box, as its trainer drives it."""
+    """The step by torchdistill's DistillationBox, called as by its trainer."""
 
     def form(layers: Sequence[str]) -> Form:
         student, teacher = case.copies(channels_last=False)
@@ -280,9 +285,9 @@ def torchdistill_box(case: Case, student: nn.Module, teacher: nn.Module, layers:
 
 
 def make_forms(case: Case, compiled: bool, names: Sequence[str] | None = None) -> dict[str, Forms]:
-    """The step in every form, or in those named."""
-    torch.compiler.reset()  # there is a limit to how many networks the same compiled function serves
-    made: dict[str, Callable[[], Forms]] = {
+    """The step in every form, or in the named ones."""
+    torch.compiler.reset()  # torch limits the number of networks per compiled function
+    factories: dict[str, Callable[[], Forms]] = {
         "textbook": lambda: textbook_forms(case),
         "textbook, channels_last": lambda: textbook_forms(case, channels_last=True),
         "torchdistill": lambda: torchdistill_forms(case),
@@ -291,68 +296,73 @@ def make_forms(case: Case, compiled: bool, names: Sequence[str] | None = None) -
         "regard, compiled": lambda: regard_forms(case, fast=True, compiled=True),
     }
     if find_spec("torchdistill") is None:
-        del made["torchdistill"]
+        del factories["torchdistill"]
     if not compiled:
-        del made["regard, compiled"]
-    return {name: make() for name, make in made.items() if names is None or name in names}
+        del factories["regard, compiled"]
+    return {name: factory() for name, factory in factories.items() if names is None or name in names}
 
 
 def check(forms: dict[str, Form], device: torch.device) -> str:
-    """Takes one step with every form, and fails unless losses and gradients are the textbook's."""
+    """Takes one step with every form; fails unless losses and gradients agree with the textbook's."""
     steps = {name: (form.step().item(), form.momentum()) for name, form in forms.items()}
-    base, gradient = steps["textbook"]
-    agree: dict[tuple[float, float], list[tuple[float, float]]] = {}
-    for name, (loss, own) in steps.items():
-        away = abs(loss / base - 1), ((own - gradient).norm() / gradient.norm()).item()
-        allowed = FAST if name in ("regard, fast", "regard, compiled") else SAME[device.type == "cuda"]
-        assert all(one < most for one, most in zip(away, allowed, strict=True)), (
-            f"{name}: loss {loss} and the textbook's {base}, gradients {away[1]:.1%} apart"
+    base, base_gradient = steps["textbook"]
+    deviations: dict[tuple[float, float], list[tuple[float, float]]] = {}  # by tolerance
+    for name, (loss, gradient) in steps.items():
+        deviation = abs(loss / base - 1), ((gradient - base_gradient).norm() / base_gradient.norm()).item()
+        tolerance = FAST if name in ("regard, fast", "regard, compiled") else SAME[device.type == "cuda"]
+        assert all(value < limit for value, limit in zip(deviation, tolerance, strict=True)), (
+            f"{name}: loss {loss} and the textbook's {base}, gradients {deviation[1]:.1%} apart"
         )
-        agree.setdefault(allowed, []).append(away)
-    deviations = [" and ".join(f"{max(values):.1g}" for values in zip(*pairs, strict=True)) for pairs in agree.values()]
-    text = f"Loss ({base:.4f}) and gradient agree with the textbook's to {deviations[0]}"
-    return text + "".join(f", with fast teachers to {those}" for those in deviations[1:]) + "."
+        deviations.setdefault(tolerance, []).append(deviation)
+    largest = [
+        " and ".join(f"{max(values):.1g}" for values in zip(*pairs, strict=True)) for pairs in deviations.values()
+    ]
+    text = f"Loss ({base:.4f}) and gradient agree with the textbook's to {largest[0]}"
+    return text + "".join(f", with fast teachers to {values}" for values in largest[1:]) + "."
 
 
-def clock(work: Callable[[], object], device: torch.device) -> Callable[[], float]:
-    """Milliseconds of `work`, over as many runs as fill the least time; it has run before."""
-    count = max(1, math.ceil(LEAST / seconds(work, device)))
-    return lambda: seconds(lambda: [work() for _ in range(count)], device) / count * 1e3
+def timer(function: Callable[[], object], device: torch.device) -> Callable[[], float]:
+    """Returns a function that times as many calls as fill `LEAST` seconds, and returns milliseconds per call.
+
+    `function` has to be warmed up.
+    """
+    count = max(1, math.ceil(LEAST / seconds(function, device)))
+    return lambda: seconds(lambda: [function() for _ in range(count)], device) / count * 1e3
 
 
 def split_table(case: Case, compiled: bool, repeats: int) -> str:
     names = ("textbook", "regard, plain", "regard, fast", "regard, compiled")
     rows = []
     for name, forms in make_forms(case, compiled, names).items():
-        works: dict[str, Callable[[], object]] = {"whole": forms.whole.step, "without": forms.without.step}
+        calls: dict[str, Callable[[], object]] = {"whole": forms.whole.step, "without": forms.without.step}
         if forms.task is not None and forms.teacher is not None:
-            works |= {"student": forms.task.step, "teacher": forms.teacher}
+            calls |= {"student": forms.task.step, "teacher": forms.teacher}
         if forms.at_hand is not None:
-            works |= dict(zip(("at hand", "nothing"), forms.at_hand, strict=True))
-        order = [*works, "without", "whole"]
-        for work in (*works.values(), *works.values()):  # compilation, caches
-            work()
-        clocks = {what: clock(work, case.device) for what, work in works.items()}
-        taken = in_turn([clocks[what] for what in order], repeats)
-        whole, without = ([statistics.mean(two) for two in zip(taken[i], taken[-1 - i], strict=True)] for i in (0, 1))
-        losses = [one - other for one, other in zip(whole, without, strict=True)]
+            calls |= dict(zip(("at hand", "nothing"), forms.at_hand, strict=True))
+        order = [*calls, "without", "whole"]
+        for call in (*calls.values(), *calls.values()):  # compilation, caches
+            call()
+        timers = {key: timer(call, case.device) for key, call in calls.items()}
+        times = in_turn([timers[key] for key in order], repeats)
+        whole, without = ([statistics.mean(pair) for pair in zip(times[i], times[-1 - i], strict=True)] for i in (0, 1))
+        losses = [a - b for a, b in zip(whole, without, strict=True)]
         row = [name, spread(whole)]
-        row += [spread(taken[order.index(what)]) if what in works else "" for what in ("student", "teacher")]
-        row += [spread(losses, ".2f"), spread([100 * loss / one for loss, one in zip(losses, whole, strict=True)])]
+        row += [spread(times[order.index(key)]) if key in calls else "" for key in ("student", "teacher")]
+        row += [spread(losses, ".2f"), spread([100 * loss / step for loss, step in zip(losses, whole, strict=True)])]
         if forms.at_hand is not None:
-            figures = taken[order.index("at hand")], taken[order.index("nothing")]
-            alone = [one - other for one, other in zip(*figures, strict=True)]
+            at_hand = times[order.index("at hand")], times[order.index("nothing")]
+            alone = [a - b for a, b in zip(*at_hand, strict=True)]
             row += [spread(alone, ".2f"), f"{100 * statistics.median(alone) / statistics.median(whole):.1f}"]
         rows.append(row + [""] * (len(SPLIT) - len(row)))
-    about = (
-        "Student: forward, backward and optimizer of the task alone. Teacher: its forward. Losses: the whole step less "
-        "the same step, teacher and all, without attention, each the mean of two figures taken in the order whole, "
-        "without, …, without, whole (with the others between); shares are of these differences, round by round, and "
-        "below 0 they are noise. At hand: forward and backward of the same losses where features and the gradients "
-        "that meet them lie ready, less the same without losses; a steadier figure of the same work, on features that "
-        "no cache holds."
+    caption = (
+        "Student: forward, backward and optimizer of the task alone. Teacher: its forward. Losses: the whole step "
+        "minus the same step, with the teacher's forward, without attention. Each is the mean of two times in the order "
+        "whole, without, …, without, whole, with the other parts in between; shares are those of the differences, "
+        "round by round, and below 0 they are noise. At hand: forward and backward of the same losses on precomputed "
+        "features and gradients, minus the same without losses; a steadier measurement of the same work, on features "
+        "that are in no cache."
     )
-    return f"{about}\n\n{table(SPLIT, rows)}"
+    return f"{caption}\n\n{table(SPLIT, rows)}"
 
 
 def peers_table(case: Case, compiled: bool, repeats: int) -> str:
@@ -360,19 +370,19 @@ def peers_table(case: Case, compiled: bool, repeats: int) -> str:
     agreement = check(forms, case.device)
     for form in forms.values():
         form.step()
-    clocks = [clock(form.step, case.device) for form in forms.values()]
-    figures = dict(zip(forms, in_turn(clocks, repeats), strict=True))
+    timers = [timer(form.step, case.device) for form in forms.values()]
+    times = dict(zip(forms, in_turn(timers, repeats), strict=True))
     peers = [name for name in ("textbook", "torchdistill") if name in forms]
     rows = []
-    for name, taken in figures.items():
-        ratios = [[other / own for other, own in zip(figures[peer], taken, strict=True)] for peer in peers]
-        rows.append([name, spread(taken), *(spread(ratio, ".2f") for ratio in ratios)])
-    about = "Columns of peers: how many times as long as the step of the row theirs takes, round by round. " + agreement
+    for name, values in times.items():
+        ratios = [[reference / value for reference, value in zip(times[peer], values, strict=True)] for peer in peers]
+        rows.append([name, spread(values), *(spread(ratio, ".2f") for ratio in ratios)])
+    caption = "Columns of peers: the time of their step divided by that of the row, round by round. " + agreement
     if "torchdistill" in forms:
-        about += f" torchdistill {version('torchdistill')}: ATLoss in mode code, driven by its DistillationBox."
+        caption += f" torchdistill {version('torchdistill')}: ATLoss in mode code, driven by its DistillationBox."
     else:
-        about += " torchdistill is not installed: its column is left out."
-    return f"{about}\n\n{table(['step', 'ms', *peers], rows)}"
+        caption += " torchdistill is not installed: its column is left out."
+    return f"{caption}\n\n{table(['step', 'ms', *peers], rows)}"
 
 
 def memory_table(case: Case, compiled: bool) -> str:
@@ -381,37 +391,37 @@ def memory_table(case: Case, compiled: bool) -> str:
     for name, forms in make_forms(case, compiled).items():
         if name == "textbook, channels_last":
             continue
-        peaks, kept = [], []
+        peaks, saved = [], []
         for form in (forms.without, forms.whole):
             form.step()
             form.step()
             form.optimizer.zero_grad(set_to_none=True)
             peaks.append(case.own_bytes + memory.peak(form.step, case.device))
             form.optimizer.zero_grad(set_to_none=True)
-            kept.append(memory.saved(form.loss, form.student.parameters()))
-        added = sum(kept[1].values()) - sum(kept[0].values())
-        new = Counter(kept[1].values()) - Counter(kept[0].values())  # of every size those that came
+            saved.append(memory.saved(form.loss, form.student.parameters()))
+        added = sum(saved[1].values()) - sum(saved[0].values())
+        new = Counter(saved[1].values()) - Counter(saved[0].values())  # sizes of the additional storages
         rows.append(
             [
                 name,
-                *(f"{found / MIB:.1f}" for found in peaks),
+                *(f"{peak / MIB:.1f}" for peak in peaks),
                 f"{100 * (peaks[1] / peaks[0] - 1):.2f}",
-                *(f"{sum(found.values()) / MIB:.1f}" for found in kept),
+                *(f"{sum(storages.values()) / MIB:.1f}" for storages in saved),
                 f"{added / MIB:.2f}",
                 f"{added / case.map_bytes:.2f}",
                 f"{max(new, default=0) / case.largest_map:.2f}",
             ]
         )
-    how = "the allocator's count" if case.device.type == "cuda" else "every allocation that torch's profiler sees"
-    about = (
-        f"Peak: networks, momentum, batch, and what a step holds at most, by {how}, with the same teacher. Saved: the "
-        "storages kept for backward, parameters left out. Maps: float32 of (N, H, W), one a stage, "
-        f"{case.map_bytes / MIB:.2f} MiB together; of the storages that the losses add, the largest is given in the "
-        "largest of the maps."
+    source = "the allocator's count" if case.device.type == "cuda" else "the allocations in torch's profiler"
+    caption = (
+        f"Peak: networks, momentum, batch, and the peak of a step, by {source}, with the same teacher. Saved: the "
+        "storages saved for backward, without parameters. Maps: float32 of (N, H, W), one per stage, "
+        f"{case.map_bytes / MIB:.2f} MiB together. Largest: the largest storage that the losses add, divided by the "
+        "largest map."
     )
     header = ["step", "peak without losses, MiB", "with", "losses add, %"]
     header += ["saved without losses, MiB", "with", "losses add, MiB", "in maps", "largest"]
-    return f"{about}\n\n{table(header, rows)}"
+    return f"{caption}\n\n{table(header, rows)}"
 
 
 def epoch_table(images: int, batch: int, compiled: bool, repeats: int, device: torch.device) -> str:
@@ -422,30 +432,30 @@ def epoch_table(images: int, batch: int, compiled: bool, repeats: int, device: t
     train = data.InMemoryDataset(
         pixels, torch.randint(10, (images,)), names, "made up", "train", (0.5,) * 3, (0.29,) * 3
     )
-    works: dict[str, Callable[[], float]] = {}
+    timers: dict[str, Callable[[], float]] = {}
     for compile in (False, True) if compiled else (False,):
         kind = "compiled" if compile else "eager"
         for student, teacher in (("wrn-16-1", "wrn-16-2"), ("cifar-resnet164", None)):
             name = f"{student} from {teacher}, fast" if teacher else f"{student} alone"
-            works[f"{name}, {kind}"] = epoch(train, batch, student, teacher, compile, device)
-    in_turn(list(works.values()), 1)  # warm-up and compilation
-    figures = in_turn(list(works.values()), repeats)
+            timers[f"{name}, {kind}"] = epoch_timer(train, batch, student, teacher, compile, device)
+    in_turn(list(timers.values()), 1)  # warm-up and compilation
+    times = in_turn(list(timers.values()), repeats)
     steps = math.ceil(images / batch)
     rows = [
-        [name, spread(figure, ".2f"), f"{1000 * statistics.median(figure) / steps:.2f}"]
-        for name, figure in zip(works, figures, strict=True)
+        [name, spread(values, ".2f"), f"{1000 * statistics.median(values) / steps:.2f}"]
+        for name, values in zip(timers, times, strict=True)
     ]
-    about = (
-        f"Epochs of {images:,} random images of 32 pixels, {steps} steps of {batch}, through regard's own batches "
-        "(pad-crop and flip) and training loop, with its losses and accuracy kept, without the test after it."
+    caption = (
+        f"Epochs of {images:,} random images of 32 pixels, {steps} steps of {batch}, with regard's loader (pad-crop "
+        "and flip) and training loop, including its meters of losses and accuracy, without the test after an epoch."
     )
-    return f"{about}\n\n{table(['epoch of', 'seconds', 'ms a step'], rows)}"
+    return f"{caption}\n\n{table(['epoch of', 'seconds', 'ms a step'], rows)}"
 
 
-def epoch(
+def epoch_timer(
     train: data.InMemoryDataset, batch: int, student: str, teacher: str | None, compiled: bool, device: torch.device
 ) -> Callable[[], float]:
-    """Seconds of an epoch, one after another."""
+    """Returns a function that trains the next epoch and returns its seconds."""
 
     def network(name: str) -> nn.Module:
         return models.create(name, len(train.classes)).to(device, memory_format=torch.channels_last)
@@ -458,12 +468,12 @@ def epoch(
             "--augmentation.flip=true",
             f"--schedule.batch_size={batch}",
             f"--device={device}",
-            "--save_minutes=1e6",  # there is no folder to save to
+            "--save_minutes=1e6",  # the run folder is temporary
         ],
     )
     model = network(student)
-    guide = transfer.Teacher(network(teacher), precision="auto", fold=True, compile=compiled) if teacher else None
-    objective = transfer.Objective(model, guide, beta=BETA, compile=compiled)
+    wrapper = transfer.Teacher(network(teacher), precision="auto", fold=True, compile=compiled) if teacher else None
+    objective = transfer.Objective(model, wrapper, beta=BETA, compile=compiled)
     batches = data.create_loader(
         train,
         batch,
@@ -478,48 +488,48 @@ def epoch(
         task = training.Classification(recipe, model, objective, batches, batches)
         loop = Loop(recipe, run, task, processes)
 
-    def work() -> float:
+    def train_epoch() -> float:
         loop.step = 0
         loop.meter.rows.zero_()
-        took = seconds(lambda: loop.train_epoch(), device)
+        epoch_time = seconds(lambda: loop.train_epoch(), device)
         loop.epoch += 1
-        return took
+        return epoch_time
 
-    return work
+    return train_epoch
 
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--pairs", default=",".join(PAIRS), help="students")
+    parser.add_argument("--pairs", default=",".join(PAIRS), help="students of the pairs to time")
     parser.add_argument("--parts", default=",".join(PARTS))
-    parser.add_argument("--batch_size", type=int, default=None, help="128 for WRNs; for ResNets 32, 256 on a GPU")
-    parser.add_argument("--size", type=int, default=None, help="height and width: 32 for WRNs, 224 for ResNets")
-    parser.add_argument("--compiled", choices=["yes", "no"], default="yes", help="the step under torch.compile")
-    parser.add_argument("--epoch_images", type=int, default=None, help="50,000 on a GPU; on a processor no epochs")
+    parser.add_argument("--batch_size", type=int, default=None, help="by default 128 for WRNs; for ResNets 32, GPU 256")
+    parser.add_argument("--size", type=int, default=None, help="height and width; by default 32 (WRNs), 224 (ResNets)")
+    parser.add_argument("--compiled", choices=["yes", "no"], default="yes", help="also time with torch.compile")
+    parser.add_argument("--epoch_images", type=int, default=None, help="by default 50,000 on a GPU, no epochs on a CPU")
     options = parser.parse_args()
     device = torch.device(options.device)
     gpu = device.type == "cuda"
-    wanted, compiled = options.parts.split(","), options.compiled == "yes"
+    parts, compiled = options.parts.split(","), options.compiled == "yes"
     torch.backends.cudnn.benchmark = True
     texts = []
     for name in options.pairs.split(","):
         pair = PAIRS[name]
         batch = options.batch_size or (pair.batch_gpu if gpu else pair.batch)
         case = Case(pair, batch, options.size or pair.size, device)
-        made = {
+        tables = {
             "split": lambda case=case: split_table(case, compiled, options.repeats),
             "peers": lambda case=case: peers_table(case, compiled, options.repeats),
             "memory": lambda case=case: memory_table(case, compiled),
         }
-        parts = [made[part]() for part in wanted if part in made]
-        if parts:
-            texts += [f"### {case.about}", *parts]
-    if "epoch" in wanted:
+        pair_texts = [tables[part]() for part in parts if part in tables]
+        if pair_texts:
+            texts += [f"### {case.title}", *pair_texts]
+    if "epoch" in parts:
         images = options.epoch_images or (50_000 if gpu else 0)
         if images:
             texts.append(epoch_table(images, options.batch_size or 128, compiled, options.repeats, device))
         else:
-            texts.append("Epochs of CIFAR-10's size are left out on a processor (--epoch_images asks for them).")
+            texts.append("Epochs of CIFAR-10's size are left out on a CPU; --epoch_images N adds them.")
     texts.insert(
         0, f"Medians of {options.repeats} (smallest to largest), each over steps that fill {LEAST} s, or an epoch."
     )

@@ -1,11 +1,12 @@
-"""What each kind of transfer is worth on CIFAR-10: WRN-16-1 from WRN-16-2, several seeds of everything.
+"""The effect of each kind of transfer on CIFAR-10: WRN-16-1 from WRN-16-2, several seeds of each.
 
-The data are class folders of images (`train/` and `test/` in --data). The schedule is the published one in proportion:
-learning rate 0.1, divided by 5 after 30, 60 and 80 % of the epochs. Every student has the same teacher; runs of the
-same seed start from the same weights and see the same images in the same order: differences are taken pair by pair.
+The data are class folders of images (`train/` and `test/` in --data). The schedule is the published one, scaled to the
+number of epochs: learning rate 0.1, divided by 5 after 30, 60 and 80 % of the epochs. All students have the same
+teacher. Runs of the same seed start from the same weights and see the same images in the same order, so differences
+are paired by seed.
 
-Interrupted, the same command goes on. Several processes may share the work: `--only AT KD` trains these and stops.
-Without --only the table is made at the end, and appended to RESULTS.md.
+The same command resumes an interrupted run. Several processes can share the work: `--only AT KD` trains these and
+stops. Without --only the table is printed at the end and appended to RESULTS.md.
 """
 
 from __future__ import annotations
@@ -64,30 +65,31 @@ def run_folder(folder: Path, variant: str, seed: int) -> Path:
 
 
 def train(options: argparse.Namespace, variant: str, seed: int) -> bool:
-    """Trains a run that is not trained yet; False if stopped."""
-    where = run_folder(options.folder, variant, seed)
-    if (where / "recipe.yaml").is_file() and len(training.Run.open(where).metrics()) == options.epochs:
+    """Trains a run unless it is finished; returns False if stopped."""
+    path = run_folder(options.folder, variant, seed)
+    if (path / "recipe.yaml").is_file() and len(training.Run.open(path).metrics()) == options.epochs:
         return True
-    outcome = training.train(recipe(options, variant, seed), where, resume=True)
-    print(where, (outcome.row or {}).get("test_accuracy"), flush=True)
+    outcome = training.train(recipe(options, variant, seed), path, resume=True)
+    print(path, (outcome.row or {}).get("test_accuracy"), flush=True)
     return outcome.finished
 
 
 def report(options: argparse.Namespace) -> str:
-    """Test error of every run, medians, and each variant against the student, seed by seed."""
+    """The table of test errors and medians, with the difference of each variant from the student, paired by seed."""
 
     def error(variant: str, seed: int) -> float:
         return 100 * (1 - training.Run.open(run_folder(options.folder, variant, seed)).metrics()[-1]["test_accuracy"])
 
     errors = {variant: [error(variant, seed) for seed in options.seeds] for variant in options.variants}
-    others = [variant for variant in errors if variant != "student"]
-    differences = stats.holm({variant: stats.over_seeds(errors[variant], errors["student"]) for variant in others})
+    differences = stats.holm(
+        {name: stats.over_seeds(values, errors["student"]) for name, values in errors.items() if name != "student"}
+    )
     rows = []
     for variant, values in errors.items():
         cells = [variant, ", ".join(f"{value:.2f}" for value in values), f"{statistics.median(values):.2f}", "", ""]
         if variant in differences:
-            one = differences[variant]
-            cells[3:] = [difference(one, lambda value: signed(value, 2)), p_value(one.p_adjusted)]
+            test = differences[variant]
+            cells[3:] = [difference(test, lambda value: signed(value, 2)), p_value(test.p_adjusted)]
         rows.append(cells)
     images = f"{options.images:,} of the training images, the same for all" if options.images else "all training images"
     return "\n".join(
@@ -107,7 +109,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--folder", type=Path, default=Path("runs/transfer-cifar"))
     parser.add_argument("--epochs", type=int, default=200)
-    parser.add_argument("--images", type=int, default=None, help="train on so many images; all if not given")
+    parser.add_argument("--images", type=int, default=None, help="number of training images; by default all")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
     parser.add_argument("--only", nargs="+", default=None, choices=[TEACHER, *VARIANTS], metavar="VARIANT")
@@ -115,9 +117,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--dry", action="store_true", help="print only, do not append to RESULTS.md")
     options = parser.parse_args()
-    wanted = options.only or [TEACHER, *options.variants]
-    runs = [(TEACHER, 0)] if TEACHER in wanted else []
-    runs += [(variant, seed) for seed in options.seeds for variant in wanted if variant != TEACHER]
+    variants = options.only or [TEACHER, *options.variants]
+    runs = [(TEACHER, 0)] if TEACHER in variants else []
+    runs += [(variant, seed) for seed in options.seeds for variant in variants if variant != TEACHER]
     if all(train(options, variant, seed) for variant, seed in runs) and options.only is None:
         device = training.pick_device(options.device)
         publish("Transfer on CIFAR-10", report(options), device, save=not options.dry)

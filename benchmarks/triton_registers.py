@@ -1,10 +1,10 @@
-"""Registers and spills of the Triton kernels, compiled for a GPU of compute capability 9.0; there need not be one.
+"""Registers and spills of the Triton kernels, compiled for a GPU of compute capability 9.0; no GPU is needed.
 
-    python benchmarks/triton_registers.py            # the shapes of ResNet50, the worst of each kernel
-    python benchmarks/triton_registers.py --all      # and what each kernel is compiled to
+    python benchmarks/triton_registers.py            # the shapes of ResNet50, the worst case of each kernel
+    python benchmarks/triton_registers.py --all      # also every compiled variant
     python benchmarks/triton_registers.py --quick    # every variant of every kernel once
 
-Kernels are compiled for what their launches ask on tensors without memory, and not launched. It fails if one
+Kernels are compiled with the arguments of their launches on meta tensors, but not launched. The exit status is 1 if one
 spills more than a value or two.
 """
 
@@ -26,13 +26,13 @@ from triton.backends.compiler import GPUTarget
 from regard.attention.kernels import triton as kernels
 
 RESNET50 = [(256, 56), (512, 28), (1024, 14), (2048, 7)]  # channels, height and width
-REGISTERS = 65536  # of a multiprocessor
+REGISTERS = 65536  # per multiprocessor
 THREADS = 2048
-SPILLED = 16  # bytes of a thread: a value or two that the compiler sets aside, so that more threads fit
+SPILLED = 16  # bytes per thread: a value or two that the compiler spills so that more threads fit
 
 
 class Compiler:
-    """Stands for the driver of a GPU, and for launches; keeps what was compiled."""
+    """A driver of a GPU for Triton that compiles instead of launching, and records the compiled kernels."""
 
     def __init__(self) -> None:
         self.kernels: dict[str, list[Any]] = {}
@@ -67,23 +67,23 @@ class Compiler:
 
 
 def run(x: Tensor, groups: int, orders: tuple[int, ...]) -> None:
-    """Every operation on features `x` in its variants."""
+    """Runs every operation on features `x`, in all variants."""
     n, c, h, w = x.shape
 
     def small(*shape: int) -> Tensor:
         return torch.empty(shape, device=x.device)
 
-    a, b, of_channel, of_group = small(n, c, 1, 1), small(n, 1, h, w), small(c), small(groups)
-    local = of_channel.bool()
+    a, b, per_channel, per_group = small(n, c, 1, 1), small(n, 1, h, w), small(c), small(groups)
+    local = per_channel.bool()
     for order in orders:
         gate = small(order, c), small(order, c)
-        kernels.shuffle_gate(x, of_channel, of_channel, local, *gate, 1e-5, True)
-        both = small(n, c), small(n, c)
-        kernels.shuffle_gate_backward(x, x, *both, of_channel, of_channel, local, *gate, 1e-5, True)
+        kernels.shuffle_gate(x, per_channel, per_channel, local, *gate, 1e-5, True)
+        statistics = small(n, c), small(n, c)
+        kernels.shuffle_gate_backward(x, x, *statistics, per_channel, per_channel, local, *gate, 1e-5, True)
         gate = small(order, groups), small(order, groups)
-        kernels.group_gate(x, of_group, of_group, *gate, 1e-5)
+        kernels.group_gate(x, per_group, per_group, *gate, 1e-5)
         statistics = small(n, c), small(n, groups), small(n, groups)
-        kernels.group_gate_backward(x, x, *statistics, of_group, of_group, *gate, 1e-5)
+        kernels.group_gate_backward(x, x, *statistics, per_group, per_group, *gate, 1e-5)
     for factors in ((a, None, None, None), (a, b, None, None), (a, None, a, None), (None, None, a, None)):
         kernels.combine(x, *factors, None, None, None, True)
     for factors in ((a, None, None, None), (a, b, a, b)):
