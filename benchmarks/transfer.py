@@ -356,7 +356,7 @@ def split_table(case: Case, compiled: bool, repeats: int) -> str:
         rows.append(row + [""] * (len(SPLIT) - len(row)))
     caption = (
         "Student: forward, backward and optimizer of the task alone. Teacher: its forward. Losses: the whole step "
-        "minus the same step, with the teacher's forward, without attention. Each is the mean of two times in the order "
+        "minus the same step, with the teacher's forward, without attention. Each is the mean of two times, in order "
         "whole, without, …, without, whole, with the other parts in between; shares are those of the differences, "
         "round by round, and below 0 they are noise. At hand: forward and backward of the same losses on precomputed "
         "features and gradients, minus the same without losses; a steadier measurement of the same work, on features "
