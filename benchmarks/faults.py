@@ -1,11 +1,11 @@
-"""What becomes of training runs when something goes wrong: killed, stopped, out of disk or memory, broken files.
+"""Faults of training runs: kills, stops, full disks, too little memory, broken files.
 
-Every case is a real run of `regard train`, in one process or two, of a small network on the CPU. Wherever a run can go
-on, it is resumed to its end, and its weights, best weights and metrics are compared, byte for byte, with those of a run
-that nothing happened to. The table says what was tried, how often, what happened, and what was lost or otherwise wrong,
-as a traceback, a wrong exit status, a process that does not end or a file left behind. The exit status is then 1.
+Every case is a real run of `regard train` with a small network on the CPU, in one process or two. Wherever a run can be
+resumed, it is resumed to its end, and its weights, best weights and metrics are compared, byte for byte, with those of
+an undisturbed run. The table has the fault, the number of trials, the outcome, and everything that was lost or wrong,
+such as a traceback, a wrong exit status, a process that does not end or a leftover file. The exit status is then 1.
 
-The kills come at random moments: while it starts, while it trains, and while it writes a file.
+Kills come at random moments: at the start of a run, in training, and while a file is written.
 """
 
 from __future__ import annotations
@@ -38,29 +38,29 @@ from regard import InputError, data
 from regard.training import Run
 from regard.training.checkpoint import read_newest
 
-Check = tuple[str, int, str, list[str]]  # what was tried, how often, what happened, what was lost or wrong
+Check = tuple[str, int, str, list[str]]  # fault, number of trials, outcome, everything lost or wrong
 
 COMMON = (
     *("--model.name=wrn-10-1", "--device=cpu", "--threads=1", "--schedule.batch_size=32"),
     *("--schedule.shape=cosine", "--schedule.warmup=0.5", "--optimizer.clip=5", "--ema=0.9"),
     *("--augmentation.mixup=0.2", "--save_minutes=0.005", "--wait_minutes=0.3"),
 )
-LONG = (*COMMON, "--data.options={train: 2048, test: 64}", "--schedule.epochs=4")  # to be killed in
+LONG = (*COMMON, "--data.options={train: 2048, test: 64}", "--schedule.epochs=4")  # for kills
 SHORT = (*COMMON, "--data.options={train: 512, test: 64}", "--schedule.epochs=6")
-TIMED = ("images_per_second", "waiting", "peak_memory")  # of the metrics, not the same twice
+TIMED = ("images_per_second", "waiting", "peak_memory")  # metrics that differ between equal runs
 STOPPED, WRONG = 75, 2  # exit statuses: stopped and resumable, wrong input
 MAIN = "import sys; from regard.cli import main; sys.exit(main())"
 
 
 class Command:
-    """`regard train`, running.
+    """A running `regard train`.
 
     Args:
-        arguments: after `regard train`.
-        logs: a folder for what it says.
-        count: of processes, which find one another as torchrun's do.
-        first: Python that each process runs before the command.
-        launcher: start them by torchrun, which is then the one process that is known here.
+        arguments: the arguments after `regard train`.
+        logs: a folder for the output.
+        count: number of processes, started with torchrun's environment variables.
+        first: Python code that each process runs before the command.
+        launcher: start them by torchrun; `processes` then contains torchrun alone.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Command:
         return all(process.poll() is None for process in self.processes)
 
     def end(self, seconds: float = 150) -> list[int]:
-        """The exit statuses, once all have ended; what has not by then is killed."""
+        """Waits for all processes, kills those that still run after `seconds`, and returns the exit statuses."""
         until(lambda: all(process.poll() is not None for process in self.processes), seconds, every=0.02)
         self.kill()
         return [process.wait() for process in self.processes]
@@ -115,12 +115,12 @@ class Command:
                 process.wait()
 
     def error(self, rank: int = 0) -> str:
-        """The one line that it ends with; empty if there is none or more than one."""
+        """The error of one line in the output; empty if there is none or more than one."""
         lines = [line for line in self.text(rank).splitlines() if re.match(r"regard( \(process \d+\))?: ", line)]
         return lines[0] if len(lines) == 1 else ""
 
     def wrong(self, status: int, *words: str, rank: int = 0) -> list[str]:
-        """What is not as it should be with how a process ended: its status, one line with these words, no traceback."""
+        """The faults in how a process ended: another status, a traceback, or no single line with these words."""
         code, text, line = self.processes[rank].returncode, self.text(rank), self.error(rank)
         faults = [f"status {code} in place of {status}"] if code != status else []
         if "Traceback" in text:
@@ -133,25 +133,26 @@ class Command:
 
 @dataclass
 class Lab:
-    """Where the runs are, and those that nothing happened to, made when first asked for."""
+    """The folder of all runs, with a cache of undisturbed runs and of image folders."""
 
     folder: Path
     kills: int
     commands: list[Command] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
-    made: dict[tuple[object, ...], Path] = field(default_factory=dict)
+    cache: dict[tuple[object, ...], Path] = field(default_factory=dict)
 
     def new(self, name: str = "run") -> Path:
         return Path(tempfile.mkdtemp(dir=self.folder)) / name
 
-    def start(self, plan: Sequence[str], run: Path, count: int = 1, *more: str, **how: object) -> Command:
-        """`regard train --resume` of a plan in a run folder."""
-        command = Command([*plan, *more, f"--run={run}", "--resume"], self.folder, count, **how)  # type: ignore[arg-type]
+    def start(self, plan: Sequence[str], run: Path, count: int = 1, *more: str, **options: object) -> Command:
+        """Starts `regard train --resume` with the options of a plan in a run folder."""
+        arguments = [*plan, *more, f"--run={run}", "--resume"]
+        command = Command(arguments, self.folder, count, **options)  # type: ignore[arg-type]
         self.commands.append(command)
         return command
 
     def finish(self, plan: Sequence[str], run: Path, count: int = 1, *more: str) -> list[str]:
-        """Resumes a run to its end; what is wrong with it, compared to one that nothing happened to."""
+        """Resumes a run to its end; returns its faults and its differences from the undisturbed run."""
         command = self.start(plan, run, count, *more)
         statuses = command.end(300)
         if any(statuses):
@@ -160,34 +161,34 @@ class Lab:
         return differences(self.whole(plan, count), run)
 
     def whole(self, plan: Sequence[str], count: int = 1) -> Path:
-        """The run of a plan that nothing happens to."""
+        """The undisturbed run of a plan."""
         with self.lock:
-            if (plan, count) not in self.made:
+            if (plan, count) not in self.cache:
                 run = self.new("whole")
                 command = self.start(plan, run, count)
                 if any(command.end(300)):
-                    raise RuntimeError(f"a run that nothing happens to fails: {command.text()}")
-                self.made[plan, count] = run
-            return self.made[plan, count]
+                    raise RuntimeError(f"an undisturbed run fails: {command.text()}")
+                self.cache[plan, count] = run
+            return self.cache[plan, count]
 
     def stopped(self, plan: Sequence[str]) -> Path:
-        """A copy of a run by one process that was stopped with two checkpoints."""
+        """A copy of a run of one process that was stopped with two checkpoints."""
         with self.lock:
-            if (plan, "stopped") not in self.made:
+            if (plan, "stopped") not in self.cache:
                 run = self.new("stopped")
                 command = self.start(plan, run)
                 until(lambda: len(checkpoints(run)) >= 2, 120, command)
                 command.processes[0].terminate()
                 if command.end() != [STOPPED]:
                     raise RuntimeError(f"a run does not stop: {command.text()}")
-                self.made[plan, "stopped"] = run
+                self.cache[plan, "stopped"] = run
             run = self.new()
-            shutil.copytree(self.made[plan, "stopped"], run)
+            shutil.copytree(self.cache[plan, "stopped"], run)
             return run
 
 
 def until(reached: Callable[[], object], seconds: float, command: Command | None = None, every: float = 0.001) -> bool:
-    """Waits until something is so, a process has ended or time is over; whether it is so."""
+    """Waits until a condition holds, a process has ended or the time is over; returns whether the condition holds."""
     end = time.monotonic() + seconds
     while time.monotonic() < end and (command is None or command.alive):
         if reached():
@@ -197,13 +198,13 @@ def until(reached: Callable[[], object], seconds: float, command: Command | None
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """Oldest first."""
+    """The checkpoints of a run, oldest first."""
     return sorted(run.glob("checkpoints/step-*.pt"))
 
 
-def being_written(run: Path, where: str) -> bool:
+def being_written(folder: Path) -> bool:
     try:
-        return any(name.startswith(".") and name.endswith(".part") for name in os.listdir(run / where))
+        return any(name.startswith(".") and name.endswith(".part") for name in os.listdir(folder))
     except OSError:
         return False
 
@@ -213,16 +214,16 @@ def rows(run: Path) -> list[dict[str, object]]:
 
 
 def differences(whole: Path, run: Path) -> list[str]:
-    """What a run has other than the one that nothing happened to."""
+    """The differences of a run from the undisturbed one."""
     messages = [
-        f"{name} is another"
+        f"{name} differs"
         for name in ("last.safetensors", "best.safetensors")
         if not (run / name).is_file() or (run / name).read_bytes() != (whole / name).read_bytes()
     ]
     pairs = list(zip(rows(whole), rows(run), strict=False))
-    others = {name for ours, theirs in pairs for name in ours if json.dumps(ours[name]) != json.dumps(theirs.get(name))}
-    if others or len(pairs) != len(rows(whole)):
-        messages.append(f"metrics are others ({', '.join(sorted(others)) or f'of {len(pairs)} epochs'})")
+    different = {name for a, b in pairs for name in a if json.dumps(a[name]) != json.dumps(b.get(name))}
+    if different or len(pairs) != len(rows(whole)):
+        messages.append(f"metrics differ ({', '.join(sorted(different)) or f'{len(pairs)} epochs'})")
     return messages + leftovers(run)
 
 
@@ -235,13 +236,13 @@ def contents(run: Path) -> dict[str, bytes]:
 
 
 def changed(before: dict[str, bytes], run: Path) -> list[str]:
-    """Which files are not as they were."""
+    """Messages for the files that changed."""
     now = contents(run)
     return [f"{name} changed" for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
 
 
 def still_running(run: Path) -> list[int]:
-    """Processes that name the run in their command, such as those that read images for it."""
+    """The ids of processes with the run in their command line, such as its DataLoader workers."""
     pids = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
@@ -257,21 +258,22 @@ def still_running(run: Path) -> list[int]:
 
 
 def in_training(command: Command, run: Path) -> Callable[[], bool]:
-    """Whether a command has begun to train: it printed that it resumed, or there is a checkpoint."""
+    """Returns a function that checks whether a command trains: it printed "resumed", or wrote a checkpoint."""
     before = checkpoints(run)
     return lambda: "resumed" in command.text() or checkpoints(run) != before
 
 
 def wait_for_a_moment(kind: str, command: Command, run: Path, moments: random.Random) -> bool:
-    """Waits for a random moment of a kind; whether all processes still run then."""
+    """Waits for a random moment of a kind; returns whether all processes still run."""
     if kind == "start":
         time.sleep(moments.uniform(0, 6))
         return command.alive
     until(in_training(command, run), 120, command, every=0.01)
     if kind == "training":
         time.sleep(moments.uniform(0, 1.5))
-    else:  # at the sight of a checkpoint, or of what an epoch leaves, being written
-        until(lambda: being_written(run, "checkpoints" if kind == "checkpoint" else "."), 20, command, every=0)
+    else:  # while a checkpoint, or a file of an epoch, is written
+        folder = run / "checkpoints" if kind == "checkpoint" else run
+        until(lambda: being_written(folder), 20, command, every=0)
         time.sleep(moments.uniform(0, 0.003))
     return command.alive
 
@@ -299,7 +301,7 @@ def kill_at_random(lab: Lab, plan: Sequence[str], kills: int, count: int) -> Che
                 status = command.end(90)[survivor]
                 ends[status] = ends.get(status, 0) + 1
                 waits.append(time.monotonic() - began)
-                # Before they have found one another there is nothing to go on from.
+                # Before the processes have connected there is no checkpoint to resume from.
                 lost += command.wrong(WRONG if status == WRONG and kind == "start" else STOPPED, ":", rank=survivor)
                 if waits[-1] > 60:
                     lost.append(f"the other process ended after {waits[-1]:.0f} s")
@@ -329,7 +331,7 @@ def kills_reading(lab: Lab) -> list[Check]:
 
 
 def terminate(lab: Lab, what: str, times: int, count: int, whom: Sequence[int], launcher: bool = False) -> Check:
-    """SIGTERM to some of the processes, again and again, then resumed to the end."""
+    """Sends SIGTERM to some of the processes, resumes the run, repeats this, and finally trains to the end."""
     moments = random.Random(what)
     run, lost, took, done = lab.new(), [], [], 0
     while done < times:
@@ -381,7 +383,7 @@ def flip(path: Path, position: int) -> None:
 
 
 def amid_a_tensor(path: Path) -> int:
-    """Where a checkpoint has a byte of its largest tensor, not of the padding between two."""
+    """The position of a byte in the largest tensor of a checkpoint."""
     with zipfile.ZipFile(path) as archive:
         largest = max(archive.infolist(), key=lambda entry: entry.file_size)
     return largest.header_offset + largest.file_size // 2
@@ -437,7 +439,7 @@ def broken_checkpoints(lab: Lab) -> list[Check]:
 
 
 def same(one: object, other: object) -> bool:
-    """Whether two states are equal, tensors bit for bit."""
+    """Whether two states are equal, and their tensors bitwise."""
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
         return one.dtype == other.dtype and one.shape == other.shape and torch.equal(one, other)
     if isinstance(one, dict) and isinstance(other, dict):
@@ -448,7 +450,7 @@ def same(one: object, other: object) -> bool:
 
 
 def file_limit(size: int) -> str:
-    """Python after which no file can grow larger than so many bytes: writing more fails as on a full disk."""
+    """Python code that limits the size of files in bytes, so that writing more fails as on a full disk."""
     return f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))"
 
 
@@ -502,14 +504,14 @@ def full_disk(lab: Lab) -> list[Check]:
 
 
 def fill(path: Path) -> None:
-    """Takes all the room that a disk has."""
+    """Fills a disk by one file."""
     with path.open("wb", buffering=0) as file, suppress(OSError):
         while True:
             file.write(bytes(4096))
 
 
 def finish_elsewhere(lab: Lab, run: Path, count: int) -> list[str]:
-    """Finishes a run of which one process took the first steps; by two, which rounds otherwise, not compared."""
+    """Finishes a run that one process started; with two processes, which round differently, it is not compared."""
     if count == 1:
         return lab.finish(SHORT, run)
     return [f"resumed, it ends with status {status}" for status in lab.start(SHORT, run, count).end() if status]
@@ -517,7 +519,7 @@ def finish_elsewhere(lab: Lab, run: Path, count: int) -> list[str]:
 
 @contextmanager
 def small_disk(lab: Lab, megabytes: int) -> Iterator[Path | None]:
-    """A disk of its own, if one may be mounted here."""
+    """A small tmpfs; None where it cannot be mounted."""
     disk = lab.new("disk")
     disk.mkdir()
     mounted = (
@@ -550,7 +552,7 @@ def a_process_hangs(lab: Lab) -> list[Check]:
         other.kill()
         other.wait()
         lost += command.wrong(STOPPED, "cannot reach the others", rank=1 - rank)
-        command.processes[rank].send_signal(signal.SIGCONT)  # it wakes, and has to find that it is alone
+        command.processes[rank].send_signal(signal.SIGCONT)  # it continues, and has to notice that it is alone
         command.end(60)
         lost += command.wrong(STOPPED, "cannot reach the others", rank=rank)
     lost += lab.finish(LONG, run, 2)
@@ -564,16 +566,16 @@ def a_process_hangs(lab: Lab) -> list[Check]:
 def image_folder(lab: Lab) -> Path:
     """A copy of a folder of JPEG files in class folders, made from the built-in images."""
     with lab.lock:
-        if ("images",) not in lab.made:
+        if ("images",) not in lab.cache:
             folder = lab.new("images")
             for images in data.load("clutter", train=256, test=32):
                 for number, (image, label) in enumerate(zip(images.images, images.labels.tolist(), strict=True)):
                     path = folder / images.split / images.classes[label] / f"{number:03}.jpg"
                     path.parent.mkdir(parents=True, exist_ok=True)
                     Image.fromarray(image.permute(1, 2, 0).numpy()).save(path, quality=90)
-            lab.made[("images",)] = folder
+            lab.cache[("images",)] = folder
         copy = lab.new("images")
-        shutil.copytree(lab.made[("images",)], copy)
+        shutil.copytree(lab.cache[("images",)], copy)
         return copy
 
 
@@ -617,7 +619,7 @@ def unreadable_images(lab: Lab) -> list[Check]:
 
 
 def write_shards(folder: Path) -> None:
-    """Shards of WebDataset from the built-in images: 4 of 64 to train on, one of 32 to test on."""
+    """Writes WebDataset shards of the built-in images: 4 of 64 images for training, one of 32 for testing."""
     from webdataset import TarWriter
 
     folder.mkdir()
@@ -671,7 +673,7 @@ def other_networks(lab: Lab) -> list[Check]:
     return checks
 
 
-# What breaks the 40th step of a run, of 96, in its third epoch.
+# Python code that breaks step 40 of 96, in the third epoch.
 SPOILT = """
 from regard.training.loop import Loop
 whole = Loop.clip
@@ -721,7 +723,7 @@ def no_numbers(lab: Lab) -> list[Check]:
     return checks
 
 
-# From the first step on no more memory than there is then, and so many bytes.
+# Python code that limits the memory, from the first step on, to the memory in use and `spare` bytes.
 MEMORY_LIMIT = """
 import os, resource
 from pathlib import Path
@@ -757,7 +759,7 @@ def refused(lab: Lab) -> list[Check]:
     run = lab.stopped(SHORT)
     before = contents(run)
     for what, more, words in (
-        ("resumed with another learning rate", ("--optimizer.lr=0.2",), "optimizer.lr was 0.1, is 0.2"),
+        ("resumed with another learning rate", ("--optimizer.lr=0.2",), "optimizer.lr was 0.1 and is 0.2"),
         ("resumed with another network", ("--model.name=wrn-10-2",), "model.name was"),
         ("resumed with other data", ("--data.options={train: 256, test: 64}",), "data.options"),
     ):
@@ -779,7 +781,7 @@ def refused(lab: Lab) -> list[Check]:
     return checks
 
 
-# Two cases run side by side, but for those in which two processes find one another again within a given time.
+# Cases of one process run two at a time; cases of two processes run alone, because they have time limits.
 ONE = (kills_one, full_disk, no_numbers, broken_checkpoints, kills_reading, sigterm_one, unreadable_images)
 ONE += (broken_shards, other_networks, no_memory, refused)
 TWO = (kills_two, sigterm_two, a_process_hangs)
@@ -829,7 +831,7 @@ def main() -> int:
 
 
 def tried(case: Callable[[Lab], list[Check]], lab: Lab) -> list[Check]:
-    """What a case finds; that it cannot be tried is a fault, too."""
+    """Runs a case and returns its checks; an exception counts as a fault."""
     began = time.monotonic()
     try:
         checks = case(lab)
