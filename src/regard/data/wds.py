@@ -106,9 +106,9 @@ class WebDataset:
         target = "json" if self.target_key else "cls"
         if not images or target not in sample:
             missing = " and ".join(["no image"] * (not images) + [f"no label (.{target})"] * (target not in sample))
-            found = first_few([f".{extension}" for extension in files])
+            extensions = first_few([f".{extension}" for extension in files])
             hint = f". {DOTS_HINT}" if any("." in extension for extension in files) else ""
-            raise Unreadable(f"{name!r} has {missing}, but {found}{hint}")
+            raise Unreadable(f"{name!r} has {missing}, but {extensions}{hint}")
         try:
             label = int(json.loads(sample["json"])[self.target_key] if self.target_key else sample["cls"])
         except Exception as error:  # the file may contain anything
