@@ -85,9 +85,10 @@ template <class T> void combine(const Call& call) {
                     dispatch(x, [=](auto with_x) {
                         dispatch(g, [=](auto with_g) {
 #pragma omp simd
-                            for (int64_t k = 0; k < r.k; ++k)
-                                dst[k] = narrow<T>((with_x.value ? widen(x[start + k]) * f[k] : f[k]) + t[k] +
-                                                   (with_g.value ? widen(g[start + k]) : S(0)));
+                            for (int64_t k = 0; k < r.k; ++k) {
+                                const S v = (with_x.value ? widen(x[start + k]) * f[k] : f[k]) + t[k];
+                                dst[k] = narrow<T>(with_g.value ? v + widen(g[start + k]) : v);
+                            }
                         });
                     });
                 }
