@@ -79,7 +79,7 @@ def combine(
     """
     if g is not None and getattr(g, "may_be_overwritten", False) and not torch.is_grad_enabled():
         torch.ops.regard.combine_(x, a, b, c, d, g, where, peak, read)
-        g.may_be_overwritten = is_passed_through(x)  # type: ignore[attr-defined]
+        g.may_be_overwritten = is_passed_through(x)  # type: ignore[attr-defined]  # a mark on the tensor
         return g
     return _combine(x, a, b, c, d, g, where, peak, read)
 
