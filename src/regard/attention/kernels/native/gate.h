@@ -24,36 +24,34 @@ template <bool V, class S> struct Gate {
         }
     }
 
-    // From logits u (followed by order + 1 chunks of scratch memory) and d = dL/df of a chunk, computes the factors f, and
-    // overwrites d with dL/du. Adds to dw and db, which have the same stride, unless they are null.
+    // From logits u (followed by 2 * order + 1 chunks of scratch memory) and d = dL/df of a chunk, computes the factors f,
+    // and overwrites d with dL/du. Adds to dw and db, which have the same stride, unless they are null.
     void slopes(S* u, S* f, S* d, S* dw, S* db, int64_t count) const {
-        for (int64_t i = 0; i < count; ++i) f[i] = sigmoid(u[i]);
-        if (order == 0) {
-            for (int64_t i = 0; i < count; ++i) d[i] *= f[i] * (S(1) - f[i]);
-            return;
-        }
+        S* s = u + (order + 1) * CHUNK;  // the sigmoids
+        for (int64_t i = 0; i < count; ++i) f[i] = s[i] = sigmoid(u[i]);
         for (int64_t k = 0; k < order; ++k) {
             const auto wk = row<V>(w + k * stride), bk = row<V>(b + k * stride);
             const S* src = u + k * CHUNK;
-            S* dst = u + (k + 1) * CHUNK;
+            S *dst = u + (k + 1) * CHUNK, *next = s + (k + 1) * CHUNK;
             for (int64_t i = 0; i < count; ++i) {
                 dst[i] = wk[i] * src[i] + bk[i];
-                f[i] *= sigmoid(dst[i]);
+                next[i] = sigmoid(dst[i]);
+                f[i] *= next[i];
             }
         }
-        S *last = u + order * CHUNK, *t = last + CHUNK;  // t: dL/du[k] divided by d * f
+        S* t = s + order * CHUNK;  // dL/du[k] divided by d * f
         for (int64_t i = 0; i < count; ++i) {
             d[i] *= f[i];
-            t[i] = S(1) - sigmoid(last[i]);
+            t[i] = S(1) - t[i];
         }
         for (int64_t k = order - 1; k >= 0; --k) {
             const auto wk = row<V>(w + k * stride);
-            const S* uk = u + k * CHUNK;
+            const S *uk = u + k * CHUNK, *sk = s + k * CHUNK;
             if (dw) {
                 add<V>(dw + k * stride, count, [&](int64_t i) { return d[i] * t[i] * uk[i]; });
                 add<V>(db + k * stride, count, [&](int64_t i) { return d[i] * t[i]; });
             }
-            for (int64_t i = 0; i < count; ++i) t[i] = wk[i] * t[i] + S(1) - sigmoid(uk[i]);
+            for (int64_t i = 0; i < count; ++i) t[i] = wk[i] * t[i] + S(1) - sk[i];
         }
         for (int64_t i = 0; i < count; ++i) d[i] *= t[i];
     }

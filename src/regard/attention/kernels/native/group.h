@@ -102,7 +102,7 @@ template <class T> void group_gate_backward(const Call& call) {
         S* ds = part.draft(call.out<T>(9), out);
         const S *mean = call.in<S>(2) + part.n * call.c + part.first;
         const S centre = call.in<S>(3)[index], std = call.in<S>(4)[index];
-        S *t = maps.get(3 * p + (order + 2) * CHUNK), *f = t + p, *d = f + p, *u = d + p;
+        S *t = maps.get(3 * p + 2 * (order + 1) * CHUNK), *f = t + p, *d = f + p, *u = d + p;
         const S inverse = S(1) / (std + S(call.numbers[2]));
         const Gate<false, S> gate{w + group, b + group, order, groups};
         S *dw = call.out<S>(12) + part.n * order * groups + group, *db = call.out<S>(13) + part.n * order * groups + group;

@@ -33,10 +33,10 @@ template <> inline bfloat16 narrow<bfloat16>(float v) {
 }
 
 // Always inlined, because compilers do not vectorise loops with calls.
-// exp(v) = 2^n * exp(r) with |r| <= ln 2 / 2, in a form that compilers vectorise; NaN remains NaN.
+// exp(v) = 2^n * exp(r) with |r| <= ln 2 / 2, in a form that compilers vectorise; NaN remains NaN. The limit depends on v:
+// for a constant limit, GCC computes the result of the whole loop at the limit too, a subnormal number, which is slow.
 __attribute__((always_inline)) inline float exponential(float v) {
-    v = v < -87.0f ? -87.0f : v;
-    v = v > 88.0f ? 88.0f : v;
+    v = std::fabs(v) > 87.0f ? std::copysign(87.0f, v) : v;
     const float shifted = v * 1.44269504088896341f + 12582912.0f;  // 1.5 * 2^23: the integer is in the low bits
     const float n = shifted - 12582912.0f;
     const float r = (v - n * 0.693145751953125f) - n * 1.42860682030941723e-6f;

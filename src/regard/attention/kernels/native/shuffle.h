@@ -145,7 +145,7 @@ template <class T> void shuffle_gate_backward(const Call& call) {
             const int64_t n = index / c, channel = index % c;
             const T *xs = x + index * p, *gs = g + (n * c + op.shuffled(channel)) * p;
             T* dst = dx + index * p;
-            S *draft = scratch.get(p + (order + 2) * CHUNK), *u = draft + p;
+            S *draft = scratch.get(p + 2 * (order + 1) * CHUNK), *u = draft + p;
             if constexpr (std::is_same_v<T, S>) draft = dst;
             const Gate<false, S> gate{op.w + channel, op.b + channel, order, c};
             S *dws = dw + n * order * c + channel, *dbs = db + n * order * c + channel;
@@ -177,7 +177,7 @@ template <class T> void shuffle_gate_backward(const Call& call) {
     // Passes dx, with the statistics held constant, and du of a pixel to `use`; adds to the sums of dw and db.
     const auto pixel = [&](int64_t n, int64_t i, S* sums, const auto& use) {
         static thread_local Scratch<S> scratch;
-        S *gs = scratch.get(3 * c + (order + 2) * CHUNK), *out = gs + c, *du = out + c, *u = du + c;
+        S *gs = scratch.get(3 * c + 2 * (order + 1) * CHUNK), *out = gs + c, *du = out + c, *u = du + c;
         const T *xs = x + (n * p + i) * c, *src = g + (n * p + i) * c;
         if (op.shuffle)
             for (int64_t k = 0; k < c / 2; ++k) gs[k] = widen(src[2 * k]), gs[c / 2 + k] = widen(src[2 * k + 1]);
