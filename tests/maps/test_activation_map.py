@@ -88,6 +88,24 @@ def test_half_precision_is_summed_in_float32():
     assert a.grad.dtype == torch.float16
 
 
+@pytest.mark.parametrize("power", [1.5, 2, 3, 4])
+def test_half_precision_gradients_do_not_overflow_on_the_way(power):
+    """The cube of 200 is above the range of float16, the gradient of the loss is within it."""
+    a = torch.tensor([-200.0, 0.5, 0, 60], dtype=torch.float16).reshape(1, 2, 1, 2).requires_grad_()
+    (activation_map(a, power) * 1e-4).sum().backward()
+    exact = a.detach().double().requires_grad_()
+    (reference(exact, power, "mean") * 1e-4).sum().backward()
+    torch.testing.assert_close(a.grad, exact.grad.half(), rtol=2e-3, atol=1e-7)
+    _, tangent = jvp(lambda x: activation_map(x, power) * 1e-4, (a.detach(),), (torch.full_like(a, 0.5),))
+    torch.testing.assert_close(tangent, exact.grad.sum(1).float() / 2, rtol=2e-3, atol=1e-7)
+
+
+def test_shapes_on_the_meta_device():
+    a = torch.empty(2, 3, 4, 5, dtype=torch.float16, device="meta", requires_grad=True)
+    map_ = activation_map(a)
+    assert map_.shape == (2, 4, 5) and map_.dtype == torch.float32 and map_.device == a.device
+
+
 @pytest.mark.slow
 def test_compiled_maps_agree_with_the_formula():
     a = features(2, 3, 4, 4).requires_grad_()

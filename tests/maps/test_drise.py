@@ -58,6 +58,15 @@ def test_similarity() -> None:
     detections["objectness"] = torch.tensor([0.5, 0.98, 0.1])
     torch.testing.assert_close(similarity(targets, detections), torch.tensor([0.49]))
     assert similarity(targets, {name: values[:0] for name, values in detections.items()}).tolist() == [0]
+    without_area = {name: torch.zeros_like(values) for name, values in detections.items()}
+    assert similarity(without_area, without_area).tolist() == [0, 0, 0]
+
+
+def test_half_precision_is_summed_in_float32() -> None:
+    detector, options = Boxes(BOXES, [0, 2], EVIDENCE), {"masks": 30, "cells": 6, "batch_size": 30}
+    expected = maps.DRISE(detector, **options)(IMAGE)
+    half = maps.DRISE(detector.bfloat16(), **options)(IMAGE.bfloat16())
+    torch.testing.assert_close(half, expected, rtol=0, atol=0.02)
 
 
 def test_detectors_are_unchanged_and_detections_limited(unchanged) -> None:

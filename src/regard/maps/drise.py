@@ -13,7 +13,7 @@ from regard.errors import InputError, check_interval
 from regard.maps.detection_cam import DetectionCAM
 from regard.maps.detections import Detections, checked_detections, checked_image, highest
 from regard.maps.layers import Layer, hookable
-from regard.maps.method import uncached_autocast
+from regard.maps.method import promote, uncached_autocast
 from regard.modes import eager_evaluation
 
 Progress = Callable[[int, int], None]
@@ -96,8 +96,8 @@ class DRISE:
             progress: called after each forward with the number of masks done and their total.
 
         Returns:
-            (n, H, W), n may be 0; in [0, 1], without a graph. A detection that no masked image matches has a map of
-            zeros.
+            (n, H, W), n may be 0; in [0, 1], without a graph, float32, or float64 for a float64 image. A detection that
+            no masked image matches has a map of zeros.
 
         Raises:
             InputError: an image of another shape or dtype, or an output without detections.
@@ -107,14 +107,17 @@ class DRISE:
             detections = checked_detections(self._network([image]), 1)[0]
             order = highest(detections["scores"], score_threshold, limit)
             self.detections = targets = {name: values[order] for name, values in detections.items()}
-            weighted, visible = image.new_zeros(len(order), *image.shape[1:]), torch.zeros_like(image[0])
-            total = image.new_zeros(len(order))
+            precise = promote(image)
+            weighted, visible = precise.new_zeros(len(order), *image.shape[1:]), torch.zeros_like(precise[0])
+            total = precise.new_zeros(len(order))
             done = 0
-            for masks in self._masks(image) if len(order) else ():
-                masked = list(image * masks[:, None])
+            for masks in self._masks(precise) if len(order) else ():
+                masked = list((precise * masks[:, None]).to(image.dtype))
                 outputs = checked_detections(self._network(masked), len(masked))
-                similarities = torch.stack([similarity(targets, output) for output in outputs], 1)  # (n, B)
-                weighted += torch.einsum("nb,bhw->nhw", similarities, masks)
+                with torch.autocast(image.device.type, enabled=False):
+                    similarities = torch.stack([similarity(targets, output) for output in outputs], 1)  # (n, B)
+                    similarities = similarities.to(masks.dtype)
+                    weighted += torch.einsum("nb,bhw->nhw", similarities, masks)
                 visible += masks.sum(0)
                 total += similarities.sum(1)
                 done += len(masks)
@@ -141,7 +144,7 @@ def similarity(targets: Detections, detections: Detections) -> Tensor:
     """The similarity (n,) of each target to the most similar of some detections, 0 if there are none; see `DRISE`."""
     from torchvision.ops import box_iou
 
-    iou = box_iou(targets["boxes"], detections["boxes"])
+    iou = box_iou(targets["boxes"], detections["boxes"]).nan_to_num(0)  # NaN for two boxes without area
     if "class_scores" in targets:
         cosine = F.normalize(targets["class_scores"], dim=1) @ F.normalize(detections["class_scores"], dim=1).T
         objectness = detections.get("objectness", torch.ones_like(detections["scores"]))

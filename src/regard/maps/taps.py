@@ -93,8 +93,9 @@ class _PowerSum(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (features,) = ctx.saved_tensors
-        scaled = (ctx.power * gradient).to(features.dtype).unsqueeze(1)  # (N, 1, H, W)
-        return scaled * _signed_power(features, ctx.power - 1), None
+        slope = _signed_power(features, ctx.power - 1)
+        scaled = (ctx.power * gradient).to(slope.dtype).unsqueeze(1)  # (N, 1, H, W)
+        return (scaled * slope).to(features.dtype), None
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
@@ -110,24 +111,26 @@ class _PowerSum(torch.autograd.Function):
 
 
 def _signed_power(features: Tensor, power: float) -> Tensor:
-    """`sign(A) |A|^power`, without a copy for power 1."""
+    """`sign(A) |A|^power`, without a copy for power 1; float32 for other powers of half precision, whose range they
+    leave."""
     if power == 1:
         return features
     if power == 0:
         return features.sign()
+    features = features.to(torch.promote_types(features.dtype, torch.float32))
     return features**power if power % 2 == 1 else features.sign() * features.abs() ** power
 
 
 def _power_sum(features: Tensor, power: float) -> Tensor:
     """`sum_c |A|^p`, (N, H, W)."""
-    with torch.autocast(features.device.type, enabled=False):  # autocast would copy half-precision features
-        return (_in_parts if features.device.type == "cpu" else _in_one_pass)(features, power)
+    return (_in_parts if features.device.type in ("cpu", "meta") else _in_one_pass)(features, power)
 
 
 def _in_one_pass(features: Tensor, power: float) -> Tensor:
     """With a kernel that reads the features once, but is slow on a CPU."""
     dtype = torch.promote_types(features.dtype, torch.float32)
-    return torch.linalg.vector_norm(features, power, dim=1, dtype=dtype) ** power
+    with torch.autocast(features.device.type, enabled=False):  # autocast would copy half-precision features
+        return torch.linalg.vector_norm(features, power, dim=1, dtype=dtype) ** power
 
 
 def _in_parts(features: Tensor, power: float) -> Tensor:
