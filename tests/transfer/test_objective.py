@@ -110,11 +110,24 @@ def test_terms_are_weighted_by_their_schedules() -> None:
         + 0.1 * losses.terms["input_gradient"]
     )
     torch.testing.assert_close(losses.total, expected)
+    with torch.no_grad():
+        without_graph = objective(images, labels, progress=0.5)
+    assert not without_graph.total.requires_grad
+    torch.testing.assert_close(without_graph.terms, losses.terms)
     losses.total.backward()
     assert all(p.grad is not None for p in objective.parameters())
     assert len(list(objective.regressors.parameters())) == 6  # three convolutions, weight and bias
     final = objective(images, labels, progress=1.0)
     assert "attention" not in final.pairs and "distillation" in final.terms
+
+
+def test_transforms_of_torch_func_differentiate_the_total() -> None:
+    objective = transfer.Objective(*networks("wrn-10-1", "wrn-10-2"), alpha=0.5).eval()
+    images, labels = batch()
+    parameters = {name: p.detach() for name, p in objective.named_parameters()}
+    actual = torch.func.grad(lambda p: torch.func.functional_call(objective, p, (images, labels)).total)(parameters)
+    objective(images, labels).total.backward()
+    torch.testing.assert_close(actual, gradients(objective))
 
 
 def test_parameters_are_those_of_student_and_regressors() -> None:

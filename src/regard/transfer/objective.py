@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Self, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from regard.errors import InputError, check_interval, unknown
 from regard.maps.taps import Reduce, check_power
@@ -178,7 +179,7 @@ class Objective(nn.Module):
         regions: Tensor | None = None,
         guided: Tensor | float | None = None,
     ) -> Losses:
-        """The losses on a batch.
+        """The losses on a batch. Under `no_grad`, terms on gradients are computed as well.
 
         Args:
             images: (N, 3, H, W), normalised for the student.
@@ -198,6 +199,10 @@ class Objective(nn.Module):
         terms = {name: term for name, term in TERMS.items() if weights.get(term.weight)}
         if "guidance" in terms and regions is None:
             raise InputError("guidance needs the regions of the images, bool (N, H, W); give regions")
+        if self._derives and not torch.is_grad_enabled():
+            with torch.enable_grad():
+                losses = self.forward(images, labels, progress, regions, guided)
+            return tree_map_only(Tensor, Tensor.detach, losses)
         if any(term.derives for term in terms.values()) or (self._guide is not None and self._guide.of_images):
             images = images.detach().requires_grad_()
         # Teachers first: their memory is free again when the student needs it.

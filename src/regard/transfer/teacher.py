@@ -180,7 +180,7 @@ class PairedTeacher(NamedTuple):
         """The teacher's outputs without a graph; with `gradients`, they include the gradients by the images."""
         image_gradients = None
         with torch.set_grad_enabled(gradients), frozen(self.network.model) if gradients else nullcontext():
-            images = images.detach().requires_grad_(gradients)
+            images = images.detach().requires_grad_() if gradients else images
             logits, maps, features, *_ = self.network.outputs(self.teacher.images(images))
             if gradients:
                 image_gradients = input_gradients(logits, labels, images, create_graph=False)
