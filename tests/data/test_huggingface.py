@@ -9,7 +9,7 @@ from PIL import Image
 from support.loaders import rank_rows, streamed
 
 from regard import data
-from regard.errors import InputError
+from regard.errors import DataWarning, InputError
 
 datasets = pytest.importorskip("datasets")
 
@@ -92,6 +92,21 @@ def test_classes_may_be_strings_or_integers(home):
     assert next(streamed(test, 3).epoch(0)).labels.tolist() == [1, 0, 1]
     (other := home.parent / "numbers").mkdir()
     assert load(write(other, [0, 3], datasets.Value("int64"))).train.classes == ("0", "1", "2", "3")
+    (other := home.parent / "truths").mkdir()
+    train, _ = load(write(other, [True, False], datasets.Value("bool")))
+    assert train.classes == ("0", "1") and train.labels[:2].tolist() == [1, 0]
+
+
+def test_unlabelled_images_are_left_out(home):
+    kind = datasets.ClassLabel(names=["x", "y"])
+    with pytest.warns(DataWarning, match="(5|3) of the (14|9) images of split"):
+        train, test = load(write(home, [0, -1, 1], kind))
+    assert (train.labels[:3].tolist(), train.keys[1], len(test)) == ([0, 1, 0], "2.jpg", 6)
+    (other := home.parent / "numbers").mkdir()
+    with pytest.warns(DataWarning):
+        train, _ = load(write(other, [3, None, -1], datasets.Value("int64")))
+    assert train.classes == ("0", "1", "2", "3") and train.labels.tolist() == [3] * 5
+    assert "--data.options.train" in error_of(write(home, [-1], kind))
 
 
 def test_columns_and_splits_can_be_chosen(home):

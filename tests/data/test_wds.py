@@ -112,6 +112,8 @@ def test_shards_may_be_given_by_braces_and_counts(root, tmp_path):
     train, test = load(folder, classes=5, **names)  # counts the images
     assert (len(train), len(test), train.classes) == (60, 35, ("0", "1", "2", "3", "4"))
     assert len(load(folder, classes=5, train="train-{000..005}.tar|55", test=names["test"]).train) == 55
+    train, _ = load(folder, classes=5, train="train-000.tar::train-{002..003}.tar", test=names["test"])
+    assert len(train) == 30 and train.shards[1] == str(folder / "train-002.tar")
     assert len(load(folder, classes=5, **names, train_images=44).train) == 44
     (folder / "kinds.txt").write_bytes("\ufeffv\r\nw\r\nx\r\ny\r\nz\r\n".encode())
     assert load(folder, classes="kinds.txt", **names).train.classes == tuple("vwxyz")

@@ -23,6 +23,7 @@ from regard.errors import InputError, one_line
 from regard.optional import require
 
 _MAX_CLASSES = 100_000
+_UNLABELLED = {-1, None}
 
 
 class HuggingFaceDataset(ImageDataset):
@@ -85,7 +86,8 @@ def load_hfds(
         train: name of the training split.
         test: name of the test split; None for the first available of test, val, valid and validation.
         input_key: column of the images.
-        target_key: column of the labels: ClassLabel, integers or class names.
+        target_key: column of the labels: ClassLabel, integers or class names. Images with the label -1 or None, as of
+            many test splits, have no label.
     """
     if dataset is None and path is None:
         raise InputError(
@@ -180,21 +182,22 @@ def _classes(table: Any, column: str, dataset: str) -> tuple[tuple[str, ...], di
     if names is not None:  # ClassLabel
         return tuple(names), {label: label for label in range(len(names))}
     is_scalar = isinstance(table.features[column], datasets.Value)
-    values: set[Any] = set(table.data.column(column).to_pylist()) if is_scalar else {None}
+    values: set[Any] = set(table.data.column(column).to_pylist()) - _UNLABELLED if is_scalar else set()
     if values and len(values) <= _MAX_CLASSES and all(isinstance(value, str) for value in values):
         return tuple(sorted(values)), {value: label for label, value in enumerate(sorted(values))}
-    if values and all(type(value) is int and 0 <= value < _MAX_CLASSES for value in values):
+    if values and all(isinstance(value, int) and 0 <= value < _MAX_CLASSES for value in values):
         labels = range(max(values) + 1)
         return tuple(map(str, labels)), {label: label for label in labels}
+    found = quote_names(list(values), 1) or "other values"
     raise InputError(
-        f"column {column!r} of {dataset!r} has no classes (but {quote_names(list(values), 1)}); name the column of the "
-        "classes (--data.options.target_key)"
+        f"column {column!r} of {dataset!r} has no classes (but {found}); name the column of the classes "
+        "(--data.options.target_key)"
     )
 
 
 def _labels(values: list[Any], label_of: dict[Any, int], split: str) -> Tensor:
     try:
-        return torch.tensor([label_of[value] for value in values], dtype=torch.int64)
+        return torch.tensor([-1 if value in _UNLABELLED else label_of[value] for value in values], dtype=torch.int64)
     except KeyError as error:
         raise InputError(
             f"{split} images have the label {error}, which is not a class of the training images; leave them out"

@@ -168,8 +168,8 @@ def _load_splits(
             f"data set {source.name!r} is generated, not read from a folder (found {str(folder)!r}); leave the folder "
             "out, or name its kind of data (--data.name folder, files, coco, …)"
         )
-    splits: Splits = source.load(**options)
-    return splits
+    splits = source.load(**options)
+    return Splits(*(images if isinstance(images, wds.WebDataset) else _labelled_subset(images) for images in splits))
 
 
 def _open_splits(
@@ -206,8 +206,14 @@ def _labelled_subset(images: ImageDataset, kind: str = "labels") -> ImageDataset
     labelled = (images.labels >= 0).nonzero().flatten()
     unlabelled = len(images) - len(labelled)
     if not len(labelled):
-        remedy = "; put the images of each class into images/CLASS/" if images.name == "masks" else ""
-        raise InputError(f"no image of split {images.split!r} of {images.name!r} has {kind} to learn from{remedy}")
+        remedies = {
+            "masks": "; put the images of each class into images/CLASS/",
+            "hfds": f"; name another split (--data.options.{images.split})",
+        }
+        raise InputError(
+            f"no image of split {images.split!r} of {images.name!r} has {kind} to learn from"
+            f"{remedies.get(images.name, '')}"
+        )
     if unlabelled:
         message = f"{unlabelled} of the {len(images)} images of split {images.split!r} of {images.name!r}"
         warnings.warn(f"{message} have no {kind}: left out", DataWarning, stacklevel=2)

@@ -225,7 +225,6 @@ def _open_split(source: str, split: str, splits: dict[str, Any], root: str) -> W
                 f"{source[:200]!r} names no shards ({one_line(error)}); give a split of _info.json, or names such as "
                 "'train-{0000..0099}.tar|128000' with the number of images after the bar"
             ) from error
-        root = "" if _scheme(source) else root  # a full address is not relative to the folder
     elif splits:
         raise unknown("split of the shards", source, list(splits))
     else:
@@ -244,7 +243,7 @@ def _open_split(source: str, split: str, splits: dict[str, Any], root: str) -> W
             f"{source[:200]!r}, or {' or '.join(_INFO_FILES)} in {root!r}, is invalid; expected a list of file names "
             "and whole numbers of images"
         )
-    shards = tuple(os.path.join(root, name) for name in names)
+    shards = tuple(name if _scheme(name) else os.path.join(root, name) for name in names)
     return WebDataset(shards, count, split, (), dict(zip(shards, lengths, strict=False)), target_key=target_key)
 
 
