@@ -221,6 +221,8 @@ def test_the_reference_is_given_or_the_first_plain_network(make_run, write_page)
     runs = [make_run("a"), make_run("b", optimizer=LR[1])]
     assert write_page(runs, reference="b")[0].parts[0].reference.name == "b"
     assert write_page(runs)[0].parts[0].reference.name == "a"
+    more = [make_run(f"b-seed{seed}", seed=seed, optimizer=LR[1]) for seed in (1, 2)]  # more runs of b
+    assert report.report_runs([run.folder for run in (*runs, *more)]).parts[0].reference.name == "b"
     assert (
         write_page([make_run("attentive", model=ModelRecipe("wrn-10-1", "se")), *runs])[0].parts[0].reference.name
         == "a"

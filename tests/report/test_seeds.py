@@ -86,9 +86,13 @@ def test_students_of_equal_teachers_are_one_network(make_run):
     assert "transfer.teacher teacher" in groups[0].description and "transfer.teacher other" in groups[1].description
     # The same seed with another seed of the teacher is another run, not a copy.
     again = student("student-again", 0, teachers[1])
-    groups, notes = group_runs([*students, again])
-    assert [run.recipe.seed for run in groups[0].runs] == [0, 0, 1]
-    assert len({run.name for run in groups[0].runs}) == 3 and notes == []
+    for run, accuracy in ((students[0], 0.5), (again, 0.6), (students[1], 0.75)):
+        with_accuracies(run, accuracy, accuracy, accuracy)
+    (group,), notes = group_runs([*students, again])
+    assert [run.recipe.seed for run in group.runs] == [0, 0, 1]
+    assert len({run.name for run in group.runs}) == 3 and notes == []
+    # Its runs of one seed are not independent, so their mean counts once.
+    assert group.estimate("accuracy") == stats.mean([0.55, 0.75], 0, 1) and group.to_record()["seeds"] == 2
 
 
 def test_guided_runs_from_one_pretrained_network_are_one_network(make_run):
@@ -183,7 +187,7 @@ def test_networks_with_several_seeds_are_compared_by_seed(make_run):
     (low_single, high_group), _ = group_runs([*runs[:1], *runs[6:]])
     comparisons, notes = compare([low_single, high_group], low_single)
     assert comparisons == [] and [note.note for note in notes] == [
-        f"not compared: no bias.json of {n}" for n in ("high", "low")
+        f"not compared: no two finished seeds in common, and no bias.json of {n}" for n in ("high", "low")
     ]
 
 

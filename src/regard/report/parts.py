@@ -186,7 +186,10 @@ def compare(groups: Sequence[SeedGroup], reference: SeedGroup) -> tuple[list[Com
         results, reference_results = group.first.bias, reference.first.bias
         if results is None or reference_results is None:
             missing = [network.name for network in (group, reference) if network.first.bias is None]
-            notes += [Note(about, f"not compared: no bias.json of {name}") for name in missing]
+            notes += [
+                Note(about, f"not compared: no two finished seeds in common, and no bias.json of {name}")
+                for name in missing
+            ]
             continue
         try:
             comparison = bias.compare(results, reference_results)

@@ -73,13 +73,13 @@ class SeedGroup:
         return {seed: statistics.fmean(seed_values) for seed, seed_values in values.items()}
 
     def estimate(self, measure: str) -> Estimate | None:
-        """The mean over several runs with its interval over seeds, or the estimate of one run over images.
+        """The mean over the seeds with its interval, or the estimate of one run over images.
 
         None if no run has the measure, or if the runs have finished different numbers of epochs.
         """
         if len(self.runs) == 1:
             return self.first.estimate(measure)
-        values = [value for run in self.runs if (value := run.value(measure)) is not None]
+        values = list(self.values(measure).values())
         return stats.mean(values, 0, 1) if values and len({run.epochs for run in self.runs}) == 1 else None
 
     def to_record(self) -> dict[str, Any]:
@@ -88,7 +88,7 @@ class SeedGroup:
             "network": self.name,
             "description": self.description,
             "finished": self.finished,
-            "seeds": len(self.runs),
+            "seeds": len({run.recipe.seed for run in self.runs}),
             "parameters": self.parameters,
             "multiply_adds": self.multiply_adds,
         }
@@ -96,7 +96,7 @@ class SeedGroup:
             estimate = self.estimate(measure)
             value = self.first.value(measure) if estimate is None and len(self.runs) == 1 else None
             values = list(self.values(measure).values())
-            deviation = statistics.stdev(values) if estimate and len(self.runs) > 1 and len(values) > 1 else None
+            deviation = statistics.stdev(values) if estimate and len(values) > 1 else None
             without_interval = Estimate(math.nan if value is None else value, math.nan, math.nan, 0)
             record |= interval_record(measure, estimate or without_interval)
             record |= {f"{measure}_n": estimate.n if estimate else None, f"{measure}_deviation": deviation}
@@ -175,13 +175,14 @@ def teacher_folders(teacher: str, folder: Path) -> tuple[Path, Path]:
 
 def default_reference(groups: Sequence[SeedGroup]) -> SeedGroup:
     """The default reference: preferably without a teacher, guidance or a run to start from, then without attention,
-    then with the plain gate, then with the fewest parameters.
+    then with the plain gate, then with the fewest parameters, then finished, then with the most runs.
     """
 
-    def rank(group: SeedGroup) -> tuple[bool, bool, bool, int]:
+    def rank(group: SeedGroup) -> tuple[bool, bool, bool, int, bool, int]:
         recipe = group.first.recipe
         helped = bool(recipe.sources) or recipe.guidance.used
-        return helped, recipe.model.attention is not None, recipe.model.gate != "sigmoid", group.parameters or 0
+        modified = recipe.model.attention is not None, recipe.model.gate != "sigmoid"
+        return helped, *modified, group.parameters or 0, not group.finished, -len(group.runs)
 
     return min(groups, key=rank)
 
