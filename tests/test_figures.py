@@ -101,6 +101,13 @@ def test_bars_leave_a_gap_for_nan() -> None:
     assert "<svg" in figures.svg(figure, "t")
 
 
+def test_profiles_leave_gaps_for_nan() -> None:
+    lines = {"all": [0.5, math.nan, 0.25, math.inf], "dead": [math.nan] * 4}
+    figure = figures.profiles(lines, xlabel="channel")
+    assert figure.axes[0].get_ylim() == pytest.approx((0.2425, 0.5075))
+    assert "<svg" in figures.svg(figure, "t")
+
+
 def test_curves_are_means_over_runs() -> None:
     figure = figures.curves({"a": [{1: 0.0, 2: 0.4, 3: 1.0}, {1: 0.2, 2: 0.6}]}, xlabel="epoch")
     *runs, mean = figure.axes[0].get_lines()

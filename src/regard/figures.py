@@ -268,7 +268,7 @@ def profiles(
     """Numbers by channel, with their distribution at the side and the differences from the first line below.
 
     Args:
-        lines: label -> one number per channel.
+        lines: label -> one number per channel; NaN and infinities leave gaps.
         xlabel: what is numbered, from 1.
         reach: largest difference on the scale, up and down; None: chosen from the numbers.
         legend: whether the labels are listed below the figure.
@@ -278,7 +278,7 @@ def profiles(
     grid = figure.add_gridspec(2, 2, width_ratios=(5, 1), height_ratios=(2, 1))
     main, density, difference = (figure.add_subplot(grid[cell]) for cell in ((0, 0), (0, 1), (1, 0)))
     first = list(next(iter(lines.values())))
-    values = [value for line in lines.values() for value in line]
+    values = [value for line in lines.values() for value in line if math.isfinite(value)] or [0.0]
     pad = 0.03 * (max(values) - min(values)) or 0.01
     ends = (min(values) - pad, max(values) + pad)
     steps = np.linspace(*ends, 60)
@@ -290,7 +290,7 @@ def profiles(
         difference.plot(positions, [a - b for a, b in zip(line, first, strict=True)], **line_style, **mark)
         distances = (steps[:, None] - np.asarray(line)) / (ends[1] - ends[0])
         kernel = np.exp(-((20 * distances) ** 2) / 2)  # Gaussian, standard deviation 1/20 of the scale
-        density.plot(kernel.mean(1), steps, **line_style)
+        density.plot(np.nan_to_num(kernel).mean(1), steps, **line_style)
     for axes in (main, density, difference):
         _format(axes, "y")
     for axes in (main, density):

@@ -81,6 +81,15 @@ def test_the_page_of_groups_shows_its_records(groups, tmp_path, parse):
     check_snapshot("pages/groups", page.outline)
 
 
+def test_a_network_of_nan_has_a_page(batches, tmp_path, parse):
+    model = network()
+    torch.nn.init.constant_(next(model.parameters()), torch.nan)
+    results = {"dead": gate_activations(model, batches), "net": gate_activations(network(), batches)}
+    page = parse(report.write_study_html(results, tmp_path / "g.html").read_text(encoding="utf-8"))
+    assert {record["median"] for record in results["dead"].to_records()} == {None}
+    assert "nan" not in page.text.lower().split()
+
+
 def test_an_untrained_network_has_no_eta_squared(batches, tmp_path, parse):
     start = models.create("wrn-10-0.5", 10, attention="shuffle", attention_options={"groups": 2})
     result = gate_activations(start, batches)

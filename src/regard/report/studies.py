@@ -195,7 +195,7 @@ def _layers(results: Mapping[str, GateActivations], labels: Sequence[int]) -> li
     """One figure per layer and network; all differences have one scale."""
     layers = [layer for result in results.values() for layer in result.layers.values()]
     lines = [torch.tensor(list(layer.lines(labels).values())) for layer in layers]
-    reach = max(float((values - values[0]).abs().max()) for values in lines) or 0.01
+    reach = max(float((values - values[0]).nan_to_num(0, 0, 0).abs().max()) for values in lines) or 0.01
     panels: dict[str, Charts] = {layer.name: [] for layer in layers}
     for name, result in results.items():
         for layer in result.layers.values():
