@@ -21,6 +21,7 @@ from regard.stats import (
     paired_means,
     paired_proportions,
     proportion,
+    without_nan,
 )
 
 SIZES = (2, 3, 5, 20)
@@ -145,6 +146,11 @@ def test_missing_and_constant_values_have_no_interval() -> None:
     assert paired_means([1.0, nan, 3.0], [1.0, 2.0, 2.0]).n == 2
     assert (over_seeds([1, 2, 3], [1, 2, 3]).p, over_seeds([2, 3, 4], [1, 2, 3]).p) == (1.0, None)
     assert over_seeds([], []).p is None and paired_proportions(np.zeros(0, bool), np.zeros(0, bool)).p is None
+
+
+def test_json_has_none_for_nan_and_infinities() -> None:
+    record = {"a": math.nan, "b": -math.inf, "c": 0.5, "d": 1, "e": "nan"}
+    assert without_nan(record) == {"a": None, "b": None, "c": 0.5, "d": 1, "e": "nan"}
 
 
 def test_intervals_are_clipped_to_the_range() -> None:

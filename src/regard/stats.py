@@ -269,8 +269,10 @@ def compatible(differences: Vector, published: float, runs: int | None = None, m
 
 
 def without_nan(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of a record with None for NaN, which JSON lacks."""
-    return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in record.items()}
+    """A copy of a record with None for NaN and infinities, which JSON lacks."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in record.items()
+    }
 
 
 def interval_record(key: str, estimate: Estimate | Difference) -> dict[str, Any]:

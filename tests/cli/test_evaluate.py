@@ -245,6 +245,17 @@ def test_the_training_precision_is_noted(here: Path, capsys) -> None:
     assert status == 0 and "note: run was trained with precision bfloat16" in err
 
 
+def test_infinite_outputs_are_noted(here: Path, capsys) -> None:
+    saved_run = untrained(here / "run", tuple("0123456789"), CLUTTER)
+    model = saved_run.model()
+    bias = [module for module in model.modules() if isinstance(module, torch.nn.Linear)][-1].bias
+    torch.nn.init.constant_(bias[3:4], -torch.inf)  # a class that is never predicted
+    saved_run.save_weights(model, "last", 1, 0.5)
+    status, out, err = run(capsys, "evaluate", "run")
+    assert status == 0 and json.loads(out)[0]["loss"] is None
+    assert "note: run has outputs that are NaN or infinite" in err
+
+
 # Classes
 
 

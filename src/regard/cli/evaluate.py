@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import chain
 from typing import Any
 
@@ -65,6 +66,8 @@ def _evaluate(evaluation: ClassifierEvaluation, processes: training.Processes, c
         command.note(f"{len(skipped)} unreadable images skipped: {first_few(skipped)}")
     if not score.images:
         raise InputError(f"no image of {images.name} has a class of {name}; name a data set with its classes (--data)")
+    if not math.isfinite(score.loss):
+        command.note(f"note: {name} has outputs that are NaN or infinite; its accuracy may mean nothing")
     data = f"{images.name} {images.split}".strip()
     record: dict[str, Any] = {"model": name, "weights": network.weights, "data": data}
     (numbers,) = score.to_records()
