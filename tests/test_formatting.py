@@ -12,6 +12,7 @@ from regard.stats import Difference, Estimate
 
 
 def test_numbers_are_formatted() -> None:
+    assert [formatting.number(x, 1) for x in (-0.26, -0.04, -0.0, math.inf)] == ["−0.3", "0.0", "0.0", "inf"]
     assert [formatting.percent(x) for x in (0.743, 1.0, math.nan, None)] == ["74.3", "100.0", NONE, NONE]
     assert [formatting.points(x) for x in (0.031, -0.0042, 0.0001, -0.0001)] == ["+3.1", "−0.4", "0.0", "0.0"]
     assert [formatting.signed(x, 2) for x in (0.44, -0.312, 0.0, math.nan)] == ["+0.44", "−0.31", "0.00", NONE]

@@ -19,7 +19,7 @@ NONE = "–"
 
 def number(value: float | None, decimals: int = 3) -> str:
     """0.031; negative numbers have a true minus sign (−)."""
-    return NONE if value is None or math.isnan(value) else _minus(f"{value:.{decimals}f}")
+    return NONE if value is None or math.isnan(value) else _minus(f"{value:z.{decimals}f}")
 
 
 def percent(value: float | None, decimals: int = 1) -> str:

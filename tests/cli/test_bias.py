@@ -204,7 +204,7 @@ def test_unreadable_files_are_an_error_or_skipped(
     [
         (["bias"], "MODEL is missing"),
         (["bias", *NETWORKS], "are not known; name some (--data)"),
-        (["bias", NETWORKS[0], NETWORKS[0], *OPTIONS], "named twice"),
+        (["bias", NETWORKS[0], f"./{NETWORKS[0]}", *OPTIONS], "named twice"),
         (["bias", "resnet51", *OPTIONS], "no run folder resnet51"),
         (["bias", "wrn-16-1=none.pth", *OPTIONS], "no checkpoint 'none.pth'"),
         (["bias", NETWORKS[0], "--data"], "--data needs a value"),

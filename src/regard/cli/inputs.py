@@ -49,7 +49,7 @@ def add_networks(parser: Parser) -> None:
 def open_networks(command: Command, sources: Sequence[str]) -> list[Pretrained]:
     """Opens trained networks with the weights that the options select; raises InputError for duplicates."""
     options = command.options
-    if duplicates := [source for source, count in Counter(sources).items() if count > 1]:
+    if duplicates := [source for source, count in Counter(map(os.path.normpath, sources)).items() if count > 1]:
         raise InputError(f"{duplicates[0]} is named twice; name each network once")
     ema = options.get("ema", False)
     return [training.load_pretrained(source, options.weights, ema=ema, log=command.note) for source in sources]
