@@ -201,8 +201,8 @@ class Objective(nn.Module):
             raise InputError("guidance needs the regions of the images, bool (N, H, W); give regions")
         if self._derives and not torch.is_grad_enabled():
             with torch.enable_grad():
-                losses = self.forward(images, labels, progress, regions, guided)
-            return tree_map_only(Tensor, Tensor.detach, losses)
+                with_graph = self.forward(images, labels, progress, regions, guided)
+            return tree_map_only(Tensor, Tensor.detach, with_graph)
         if any(term.derives for term in terms.values()) or (self._guide is not None and self._guide.of_images):
             images = images.detach().requires_grad_()
         # Teachers first: their memory is free again when the student needs it.
