@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
+from torchvision.models.detection.ssd import SSD
 
 from regard import detection, export
 
@@ -16,6 +18,11 @@ onnxruntime = pytest.importorskip("onnxruntime")
 
 def detector(name: str) -> nn.Module:
     torch.manual_seed(0)
+    if name == "ssd":  # its images have one size
+        backbone = nn.Sequential(nn.Conv2d(3, 16, 3, stride=4), nn.ReLU())
+        model = SSD(backbone, DefaultBoxGenerator([[2]]), (64, 48), 3, image_mean=[0.5] * 3)
+        nn.init.normal_(model.head.classification_head.module_list[0].weight)
+        return model
     model = detection.create(
         name, "cifar-resnet8", 3, strides=(2, 4), backbone_options={"block": "basic"}, channels=32, min_size=96,
         max_size=200, attention="shuffle", attention_options={"groups": 4}
@@ -28,7 +35,7 @@ def detector(name: str) -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize("name", ["faster-rcnn", "retinanet"])
+@pytest.mark.parametrize("name", ["faster-rcnn", "retinanet", "ssd"])
 def test_onnxruntime_and_torch_detect_the_same_objects(name: str, tmp_path: Path) -> None:
     model, path = detector(name), tmp_path / "detector.onnx"
     assert model.training

@@ -112,6 +112,13 @@ def test_large_weights_go_into_a_second_file(small, tmp_path, monkeypatch) -> No
     check_outputs(tmp_path / "net.onnx", small, torch.randn(4, 3, 16, 16))
 
 
+def test_half_precision_is_compared_at_its_own_rounding(tmp_path) -> None:
+    file = export.to_onnx(models.create("wrn-10-0.5").half(), tmp_path / "half.onnx", 16)
+    assert file.difference is not None and 0 < file.difference < 1e-2
+    (images,) = onnxruntime.InferenceSession(str(file.path), providers=["CPUExecutionProvider"]).get_inputs()
+    assert images.type == "tensor(float16)"
+
+
 class Forgetful(nn.Module):
     """Gives other outputs when it is exported."""
 
@@ -124,6 +131,20 @@ class Branching(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return images if images.sum().item() > 0 else -images
+
+
+class Pair(nn.Module):
+    """Returns two tensors."""
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return images, images
+
+
+class Unstable(nn.Module):
+    """Returns infinity for three images."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.mean((2, 3)) / (3 - images.shape[0])
 
 
 def test_a_failed_write_leaves_no_file(tmp_path, monkeypatch) -> None:
@@ -145,7 +166,9 @@ def test_errors_leave_existing_files_unchanged(small, tmp_path, monkeypatch) -> 
     cases = (
         (small, {}, "exists already"),
         (Forgetful(), {"overwrite": True}, r"deviates from torch's by 1\.0e-02"),
+        (Unstable(), {"overwrite": True}, "deviates from torch's by nan"),
         (Branching(), {"overwrite": True}, "cannot export Branching"),
+        (Pair(), {"overwrite": True}, "Pair returns a tuple; expected one tensor"),
         (small, {"overwrite": True, "batch": 0}, "batch is 0"),
         (small, {"overwrite": True, "batch": 10**20}, "batch is 1000"),
     )

@@ -90,6 +90,8 @@ class _ExactResize(GeneralizedRCNNTransform):
     """Resizes as torchvision does without tracing, where it computes sizes in float64, not in float32."""
 
     def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
+        if self.fixed_size is not None:  # as in SSD
+            return super().resize(image, target)
         sides = torch._shape_as_tensor(image)[-2:].double()
         extremes = torch.cat((sides.amin(0, keepdim=True), sides.amax(0, keepdim=True)))  # scalars would be float32
         limits = torch.tensor([self.min_size[-1], self.max_size], dtype=torch.float64)

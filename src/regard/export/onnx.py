@@ -23,7 +23,6 @@ from regard.modes import evaluation_mode
 from regard.optional import require
 from regard.version import __version__
 
-TOLERANCE = 1e-4
 _MAX_FILE = 2**31 - 2**20  # bytes of weights, because the format (protobuf) is limited to 2 GB
 
 
@@ -72,7 +71,7 @@ def to_onnx(
 
     Raises:
         InputError: a required package is not installed, `path` exists, torch cannot export the model, or onnxruntime's
-            output deviates by more than 1e-4 of torch's largest value. No file is written then.
+            output deviates by more than 1e-4 (float16: 1e-2) of torch's largest value. No file is written then.
     """
     path = Path(path)
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
@@ -86,7 +85,8 @@ def to_onnx(
         program = _export(model, torch.randn(batch or 2, channels, height, width).to(like), batch is None, opset)
         sizes = () if not check else (1, 3) if batch is None else (batch,)
         batches = [torch.randn(n, channels, height, width).to(like) for n in sizes]
-        difference = check_differences((_difference(program, model, images) for images in batches), path)
+        differences = (_difference(program, model, images) for images in batches)
+        difference = check_differences(differences, path, 1e-2 if like.dtype == torch.float16 else 1e-4)
     program.model.metadata_props.update(metadata_props(metadata))
     with temporary_path(path) as temporary:
         program.save(temporary, external_data=large)
@@ -139,6 +139,8 @@ def _was_exported(path: Path) -> bool:
 
 def _export(model: nn.Module, example: Tensor, any_batch: bool, opset: int | None) -> torch.onnx.ONNXProgram:
     with export_context(model):
+        if not isinstance(output := model(example), Tensor):
+            raise InputError(f"{type(model).__name__} returns a {type(output).__name__}; expected one tensor of logits")
         program = torch.onnx.export(
             model,
             (example,),
@@ -162,6 +164,8 @@ def export_context(model: nn.Module) -> Iterator[None]:
         with kernels.reference(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
+    except InputError:
+        raise
     except Exception as error:  # torch's exporters have no common base of errors
         reason = error.__cause__ or error
         raise InputError(
@@ -171,20 +175,21 @@ def export_context(model: nn.Module) -> Iterator[None]:
         logging.disable(disabled)
 
 
-def check_differences(differences: Iterable[float | None], path: Path) -> float | None:
-    """Returns the largest difference between outputs of onnxruntime and torch; raises InputError above `TOLERANCE`."""
+def check_differences(differences: Iterable[float | None], path: Path, tolerance: float = 1e-4) -> float | None:
+    """Returns the largest difference between outputs of onnxruntime and torch; raises InputError above `tolerance`."""
     try:
-        difference = max((value for value in differences if value is not None), default=None)
+        values = [value for value in differences if value is not None]
     except InputError:  # from the model
         raise
     except Exception as error:  # onnxruntime's errors have no common base
         raise InputError(f"onnxruntime cannot run the exported graph ({first_line(error)})") from error
-    if difference is not None and not difference <= TOLERANCE:
-        raise InputError(
-            f"onnxruntime's output deviates from torch's by {difference:.1e}, over {TOLERANCE:.0e}; {path} is not "
-            "written (another --opset may help)"
-        )
-    return difference
+    for difference in values:
+        if not difference <= tolerance:  # also NaN
+            raise InputError(
+                f"onnxruntime's output deviates from torch's by {difference:.1e}, over {tolerance:.0e}; {path} is not "
+                "written (another --opset may help)"
+            )
+    return max(values, default=None)
 
 
 def _difference(program: torch.onnx.ONNXProgram, model: nn.Module, images: Tensor) -> float:
