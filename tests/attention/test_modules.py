@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from contextlib import nullcontext
 from functools import partial
 
@@ -125,6 +126,17 @@ def test_half_precision_and_copies(name) -> None:
     assert copy.deepcopy(layer)(features).equal(layer(features))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert layer(features).isfinite().all()
+
+
+@pytest.mark.parametrize("gate", ["sigmoid", "hard-sigmoid"])
+@pytest.mark.parametrize("name", ["shuffle", "sge", "simam"])
+def test_statistics_of_float16_features_are_exact(name, gate) -> None:
+    layer = make(name, gate=gate).half()
+    layers = [layer, layer.ordered()] if name == "shuffle" else [layer]
+    for layer, scale in itertools.product(layers, (0.01, 30, 1000)):  # squares of 256 overflow in float16
+        features = (scale * (1 + torch.randn(2, 8, 5, 3))).half()
+        expected = copy.deepcopy(layer).double()(features.double())
+        torch.testing.assert_close(layer(features).double(), expected, rtol=0, atol=0.005 * expected.abs().max().item())
 
 
 @pytest.mark.parametrize("name", attention.names())

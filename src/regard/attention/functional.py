@@ -110,7 +110,8 @@ def _shuffle_statistics(x: Tensor, local: Tensor, eps: float) -> tuple[Tensor, T
 
 
 def shuffle_logits(x: Tensor, scale: Tensor, shift: Tensor, local: Tensor, eps: float) -> Tensor:
-    """Gate logits (N, C, H, W) of `shuffle_gate`."""
+    """Gate logits (N, C, H, W) of `shuffle_gate`, in float32 at least."""
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
     return scale[:, None, None] * _shuffle_statistics(x, local, eps)[2] + shift[:, None, None]
 
 
@@ -143,7 +144,8 @@ def _group_statistics(x: Tensor, groups: int, eps: float) -> tuple[Tensor, Tenso
 
 
 def group_logits(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """Gate logits (N, G, H, W) of `group_gate`."""
+    """Gate logits (N, G, H, W) of `group_gate`, in float32 at least."""
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
     return weight[:, None, None] * _group_statistics(x, len(weight), eps)[1] + bias[:, None, None]
 
 

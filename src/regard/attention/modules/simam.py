@@ -47,6 +47,7 @@ class SimAM(GatedAttention):
         self.e_lambda = e_lambda
 
     def logits(self, x: Tensor) -> Tensor:
+        x = x.to(torch.promote_types(x.dtype, torch.float32))  # squares of 256 overflow in float16
         x, mean, variance = kernels.channel_mean_variance(x)
         squares = (x - mean[:, :, None, None]).square()
         return squares / (4 * (variance[:, :, None, None] + self.e_lambda)) + 0.5
