@@ -1,7 +1,8 @@
-"""Networks in DataParallel: reading uses the inner network, changing is refused."""
+"""Networks in DataParallel: reading and weights are of the inner network, changing it is refused."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -47,6 +48,17 @@ def test_reading_a_wrapped_network_uses_the_inner_network(network, read) -> None
     wrapped.device_ids = [0, 1]  # as on two GPUs, where replicas run
     with pytest.raises(InputError, match="DataParallel.* on 2 GPUs"):
         read(wrapped)
+
+
+def test_weights_of_a_wrapped_network_are_those_of_the_inner_network(network, tmp_path) -> None:
+    state = {name: value + 1 for name, value in network.state_dict().items()}
+    for wrap in (nn.DataParallel, torch.compile):
+        wrapped = wrap(copy.deepcopy(network))
+        assert models.fingerprint(wrapped) == models.fingerprint(network)
+        models.load_official(wrapped, state)
+        models.write_weights(wrapped, tmp_path / "weights.safetensors", {})
+        written = models.read_checkpoint(tmp_path / "weights.safetensors")
+        torch.testing.assert_close(written, state, rtol=0, atol=0)
 
 
 def test_changing_a_wrapped_network_is_refused(network) -> None:

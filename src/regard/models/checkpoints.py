@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from regard.errors import InputError, first_few, first_line
 from regard.files import atomic_write, utf8_path
+from regard.stages import unwrapped
 
 _MAX_HEADER = 100_000_000  # bytes, the limit of safetensors
 _MAX_TUPLE = 10_000_000  # values, including nested tuples
@@ -196,12 +197,12 @@ def write_weights(model: nn.Module, path: Path, notes: Mapping[str, Any]) -> Non
     """Writes the state of `model` to a safetensors file atomically, with `notes` in its metadata."""
     state: dict[str, Tensor] = {}
     addresses: set[int] = set()
-    for name, value in model.state_dict().items():
+    for name, value in unwrapped(model).state_dict().items():
         value = value.detach().cpu().contiguous()
         # A module that blocks share has several names; safetensors needs a separate tensor for each.
-        shared = value.numel() > 0 and value.data_ptr() in addresses
-        state[name] = value.clone() if shared else value
-        addresses.add(value.data_ptr())
+        address = value.untyped_storage().data_ptr()
+        state[name] = value.clone() if value.numel() > 0 and address in addresses else value
+        addresses.add(address)
     with atomic_write(path) as temporary:
         # A single entry, because safetensors does not keep their order, and equal weights have to give equal files.
         safetensors.torch.save_file(state, temporary, metadata={"notes": json.dumps(notes)})
@@ -248,11 +249,13 @@ def _open_safetensors(path: Path) -> Iterator[Any]:
 def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     """Copies `state` into `model`; the names and shapes have to be those of the model, with none missing or left over.
 
-    Only the batch counts of batch norms (`num_batches_tracked`) may be missing, as in old checkpoints.
+    For a compiled model or one in DataParallel, they are those of the model inside. Only the batch counts of batch
+    norms (`num_batches_tracked`) may be missing, as in old checkpoints.
 
     Raises:
         InputError: entries are missing, left over, or of another shape or kind; the model is then unchanged.
     """
+    model = unwrapped(model)
     check_fit(model, state, source)
     expected = model.state_dict()
     # Updates this dict because it has the version of each module's entries.
@@ -291,7 +294,7 @@ def is_dense(tensor: Tensor) -> bool:
 def fingerprint(model: nn.Module) -> str:
     """A hexadecimal hash of names, dtypes, shapes and values of a model, independent of device and memory format."""
     digest = hashlib.sha256()
-    for name, value in model.state_dict().items():
+    for name, value in unwrapped(model).state_dict().items():
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()

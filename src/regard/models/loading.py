@@ -16,6 +16,7 @@ from regard.attention import AttentionSlot
 from regard.errors import InputError
 from regard.models.checkpoints import check_fit, is_dense, load_weights, read_checkpoint
 from regard.models.functional import convert_functional, is_functional
+from regard.stages import unwrapped
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -73,7 +74,7 @@ def load_official(
     `model` does not have.
 
     Args:
-        model: an instance of the same network.
+        model: an instance of the same network; it may be compiled or in DataParallel.
         checkpoint: path of the file, or its contents: a state dict, or a dict that contains one.
         ema: load the moving average of the weights, if the file has both.
         log: called with messages: which of several sets of weights was loaded, and which entries were left out.
@@ -87,7 +88,7 @@ def load_official(
     """
     source = "the checkpoint" if isinstance(checkpoint, Mapping) else str(checkpoint)
     content = checkpoint if isinstance(checkpoint, Mapping) else read_checkpoint(checkpoint)
-    load_weights(model, entries_for(model, content, source, ema=ema, log=log), source)
+    load_weights(model, entries_for(unwrapped(model), content, source, ema=ema, log=log), source)
     return model
 
 
