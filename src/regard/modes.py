@@ -112,6 +112,15 @@ def _runs(model: nn.Module, images: Tensor, size: tuple[int, ...]) -> bool:
     return True
 
 
+def image_channels(model: nn.Module, height: int, width: int) -> int:
+    """The number of channels of the images: 3, or those of the first 2-d convolution if only these fit the model."""
+    conv = next((part for part in model.modules() if isinstance(part, nn.Conv2d)), None)
+    if conv is None or conv.in_channels == 3:
+        return 3
+    images = (torch.empty(1, channels, 1, 1, dtype=conv.weight.dtype) for channels in (3, conv.in_channels))
+    return next((batch.shape[1] for batch in images if _runs(model, batch, (height, width))), 3)
+
+
 @torch.no_grad()
 def run_on_meta(model: nn.Module, images: Tensor) -> Any:
     """The output of `model` for images on the meta device, with meta copies of its parameters and buffers."""

@@ -79,6 +79,13 @@ def test_every_kind_of_operation_equals_the_count_by_hand() -> None:
     assert cost.published_flops == 27 * features + features + 20 + 2 * features + features + 2 * features + 8
 
 
+def test_networks_for_images_of_one_channel() -> None:
+    net = Network(lambda net, x: net.conv(x), conv=nn.Conv2d(1, 4, 3, padding=1))
+    assert models.complexity(net, (8, 6)).multiply_adds == 4 * 9 * 48
+    grey = Network(lambda net, x: net.conv(x.mean(1, keepdim=True)), conv=net.conv)  # takes three channels
+    assert models.complexity(grey, (8, 6)).operations["other reduction"] == 3 * 48
+
+
 def test_a_mean_that_centres_is_not_pooling() -> None:
     cost = models.complexity(Network(lambda _, x: x - x.mean((2, 3), keepdim=True)), 4)
     assert cost.operations.get("spatial pooling", 0) == 0

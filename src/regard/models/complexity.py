@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from regard.attention import kernels
 from regard.errors import InputError, first_line
-from regard.modes import evaluation_mode, run_on_meta
+from regard.modes import evaluation_mode, image_channels, run_on_meta
 from regard.notebook import Tabular
 from regard.stages import unwrapped
 
@@ -98,10 +98,11 @@ class Complexity(Tabular):
 
 
 def complexity(model: nn.Module, image_size: int | tuple[int, int]) -> Complexity:
-    """Counts the parameters of `model`, and the operations of its forward pass for one RGB image in evaluation mode.
+    """Counts the parameters of `model`, and the operations of its forward pass for one image in evaluation mode.
 
     The network runs on meta tensors if possible, otherwise (if its forward depends on values) on an image of zeros.
-    Both branches of `torch.cond` are counted. The model is unchanged afterwards.
+    The image has three channels, unless only the channels of the first convolution fit. Both branches of `torch.cond`
+    are counted. The model is unchanged afterwards.
 
     Args:
         image_size: side of the image in pixels, or (H, W).
@@ -115,7 +116,7 @@ def complexity(model: nn.Module, image_size: int | tuple[int, int]) -> Complexit
         raise InputError(f"an image has at least 1 x 1 pixels, not {height} x {width}")
     parameters = sum(p.numel() for p in model.parameters())
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-    image = torch.zeros(1, 3, height, width, device=like.device, dtype=like.dtype)
+    image = torch.zeros(1, image_channels(model, height, width), height, width, device=like.device, dtype=like.dtype)
     try:
         return Complexity(parameters, *_count(model, partial(run_on_meta, model, image.to("meta"))))
     except Exception:  # an operator without a meta kernel, or a forward that depends on values

@@ -21,6 +21,7 @@ from regard.models.complexity import Complexity, complexity
 from regard.models.create import create, is_for_small_images
 from regard.models.loading import build_on_meta
 from regard.models.measuring import MEASURED, Latency, PeakMemory, latency, peak_memory
+from regard.modes import image_channels
 from regard.notebook import Tabular
 
 
@@ -298,7 +299,8 @@ def measure_costs(
             models = {name: row.build().to(device, dtype) for name, row in by_module.items()}
         size = next(iter(by_module.values())).image_size
         height, width = (size, size) if isinstance(size, int) else size
-        images = torch.randn(batch, 3, height, width, device=device, dtype=dtype)
+        channels = image_channels(next(iter(models.values())), height, width)
+        images = torch.randn(batch, channels, height, width, device=device, dtype=dtype)
         times = latency(models, images, repeats=repeats)
         for name, row in by_module.items():
             row.latency = times[name]
