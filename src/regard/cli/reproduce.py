@@ -170,9 +170,9 @@ def _show_plan(command: Command, plan: Plan, cost: Cost | None, slots: int) -> N
     if command.options.dry_run:
         jobs = [_record(job, cost) for job in plan.jobs]
         savings = _savings(plan, cost) if cost is not None else []
-        tables = [(jobs, _JOBS)] if todo else []
-        tables += [(savings, _SAVINGS)] if savings else []
-        command.show(jobs, *(records_table(records, columns) for records, columns in tables))
+        tables = [records_table(jobs, _JOBS)] if todo else []
+        tables += [records_table(savings, _SAVINGS)] if savings else []
+        command.show(jobs, *tables)
 
 
 def _record(job: Job, cost: Cost | None) -> dict[str, Any]:
