@@ -1,10 +1,11 @@
-"""The memory available in a container."""
+"""The memory and the processors available in a container."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import psutil
+import pytest
 
 from regard import host
 
@@ -43,3 +44,19 @@ def test_without_a_limit_the_memory_of_the_machine_counts(tmp_path: Path) -> Non
     write(group, memory__limit_in_bytes=2**63 - 4096, memory__usage_in_bytes=GIB, memory__stat="total_inactive_file 5")
     assert host.total_memory(tmp_path) == psutil.virtual_memory().total
     assert 0 < host.available_memory(tmp_path) <= host.total_memory(tmp_path)
+
+
+def test_processor_quotas_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The smallest quota of a group and its parents, rounded down; at least 1."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(64)), raising=False)
+    assert host.processors(tmp_path) == 64
+    write(tmp_path / "proc/self", cgroup="0::/pod/container")
+    write(tmp_path / "sys/fs/cgroup/pod/container", cpu__max="max 100000")
+    assert host.processors(tmp_path) == 64
+    write(tmp_path / "sys/fs/cgroup/pod", cpu__max="650000 100000")
+    assert host.processors(tmp_path) == 6
+    write(tmp_path / "proc/self", cgroup="4:cpu,cpuacct:/a\n0::/")
+    write(tmp_path / "sys/fs/cgroup/cpu/a", **{"cpu.cfs_quota_us": -1, "cpu.cfs_period_us": 100000})
+    assert host.processors(tmp_path) == 64
+    write(tmp_path / "sys/fs/cgroup/cpu/a", **{"cpu.cfs_quota_us": 50000})
+    assert host.processors(tmp_path) == 1

@@ -263,7 +263,7 @@ def test_a_folder_that_is_not_a_run_is_an_error(
 
 @pytest.mark.parametrize(("threads", "fit"), [(1, 8), (3, 2), (16, 1)])
 def test_runs_share_the_processors(threads: int, fit: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(8), raising=False)
+    monkeypatch.setattr("regard.host.processors", lambda: 8)
     monkeypatch.setattr("regard.host.available_memory", lambda: 64 * 2**30)
     assert reproduce._fitting(None, torch.device("cpu"), threads) == fit
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from typing import Any
 
@@ -128,9 +127,8 @@ def main(command: Command) -> int:
 
 def _fitting(cost: Cost | None, device: torch.device, threads: int) -> int:
     """The number of runs that fit on this machine at once, on all its GPUs unless the device is one of them."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if device.type != "cuda":
-        return max(1, min(cores // threads, int(host.available_memory() / 2**30 / _RUN_MEMORY)))
+        return max(1, min(host.processors() // threads, int(host.available_memory() / 2**30 / _RUN_MEMORY)))
     run_memory = max((rate.memory for rate in cost.rates.values()), default=0.0) if cost else 0.0
     gpus = list(range(torch.cuda.device_count())) if device.index is None else [device.index]
     free = min(torch.cuda.mem_get_info(gpu)[0] for gpu in gpus) / 2**30
