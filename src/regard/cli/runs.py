@@ -16,7 +16,7 @@ from regard.errors import InputError
 from regard.formatting import NONE, percent, printable
 from regard.parser import Parser
 from regard.store import Store, StoredRun
-from regard.store.runs import MEASURES
+from regard.store.runs import MEASURES, share
 
 _COLUMNS = ("run", "epochs", "accuracy, %", "AP, %", "network", "seed", "version", "state")
 _LEAST_WIDTH = {"network": 80, "version": 110}  # least width of the terminal for a column, in characters
@@ -65,19 +65,13 @@ def _record(run: StoredRun, holders: Mapping[str, str]) -> dict[str, Any]:
         "run": run.name,
         "epochs": run.epochs,
         "epochs_planned": run.epochs_planned,
-        **{measure: _share(run, measure) for measure in MEASURES},
+        **{measure: share(run.row.get(measure)) for measure in MEASURES},
         "network": _network(run),
         "seed": run.seed if run.recipe else None,
         "version": run.environment.get("regard"),
         "state": state,
         "about": description,
     }
-
-
-def _share(run: StoredRun, measure: str) -> float | None:
-    """A measure after the latest epoch, in [0, 1]; None if it is not known."""
-    share = run.row.get(measure)
-    return share if isinstance(share, int | float) and 0 <= share <= 1 else None
 
 
 def _network(run: StoredRun) -> str:

@@ -22,6 +22,7 @@ from regard.models import complexity
 from regard.report.records import Note
 from regard.stats import Estimate, proportion
 from regard.store import read_run
+from regard.store.runs import share
 from regard.training import Recipe, Run, make_model
 from regard.training.datasets import Preprocessing
 
@@ -88,7 +89,7 @@ class RunResult:
         if measure == "accuracy":
             return self.test_accuracy
         if measure in ("box_ap", "mask_ap"):
-            return _share(self.metrics[-1].get(f"test_{measure}")) if self.metrics else None
+            return share(self.metrics[-1].get(f"test_{measure}")) if self.metrics else None
         estimate = self.estimate(measure)
         return estimate.value if estimate else None
 
@@ -174,7 +175,7 @@ class _Reader:
         recipe, metrics, environment = self._recipe(run), tuple(run.metrics()), run.environment
         bias = Results.load(run.folder / "bias.json") if (run.folder / "bias.json").is_file() else None
         last = metrics[-1] if metrics else {}
-        accuracy, images = _share(last.get("test_accuracy")), _test_images(metrics)
+        accuracy, images = share(last.get("test_accuracy")), _test_images(metrics)
         classes, side = len(environment.get("classes", ())), Preprocessing.in_testing(recipe.data).size
         key = repr((recipe.model, classes, side))
         if key not in self._costs:
@@ -220,11 +221,6 @@ def cost(recipe: Recipe, classes: int, side: int | None) -> tuple[int | None, in
 def _test_images(metrics: Sequence[dict[str, Any]]) -> int | None:
     images = metrics[-1].get("test_images") if metrics else None
     return images if isinstance(images, int) and images > 0 else None
-
-
-def _share(value: Any) -> float | None:
-    """A number in [0, 1]; None for anything else."""
-    return value if isinstance(value, int | float) and 0 <= value <= 1 else None
 
 
 def _matches(path: str | Path) -> list[Path]:

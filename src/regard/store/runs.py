@@ -231,6 +231,11 @@ def _parse_int(digits: str) -> int:
     return number
 
 
+def share(value: Any) -> float | None:
+    """A number in [0, 1]; None for anything else."""
+    return value if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1 else None
+
+
 def measure_of(row: Mapping[str, Any]) -> str:
     """The field of `MEASURES` that an epoch has; the classifiers' field if it has none."""
     return next((name for name in MEASURES if name in row), "test_accuracy")

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from regard.store.runs import share
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -29,10 +31,10 @@ class Metric:
 
     def of(self, row: Mapping[str, Any]) -> float | None:
         """The value in percent from a row of `metrics.jsonl`; None if the row has none."""
-        share = row.get(self.field) if self.field is not None else None
-        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
+        value = None if self.field is None else share(row.get(self.field))
+        if value is None:
             return None
-        return 100 * (1 - share if self.complement else share)
+        return 100 * (1 - value if self.complement else value)
 
 
 METRICS = {
