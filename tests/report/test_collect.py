@@ -58,12 +58,12 @@ def test_a_torn_last_line_of_metrics_is_ignored(make_run, torn):
     assert result.epochs == 3 and result.accuracy is not None
 
 
-@pytest.mark.parametrize("value", [float("nan"), None, "high", 1.5, -0.1])
-def test_an_invalid_accuracy_is_none(make_run, value):
-    run = make_run("student")
-    run.write_metrics([{"epoch": 1, "test_accuracy": value}])
-    result = collect_one(run)
-    assert (result.epochs, result.test_accuracy, result.accuracy) == (1, None, None)
+def test_an_invalid_accuracy_is_none(make_run):
+    run = make_run("student", measured=False)
+    for value in (float("nan"), None, "high", True, 1.5, -0.1):
+        run.write_metrics([{"epoch": 1, "test_accuracy": value}])
+        result = collect_one(run)
+        assert (result.epochs, result.test_accuracy, result.accuracy) == (1, None, None)
 
 
 def test_an_interval_needs_the_number_of_test_images(make_run):

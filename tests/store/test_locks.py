@@ -44,7 +44,13 @@ def address(request: pytest.FixtureRequest, tmp_path: Path, bucket: str) -> str:
     return str(tmp_path / "my runs") if request.param == "folder" else bucket
 
 
+@pytest.fixture
+def no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("regard.store.locks._TIMEOUT", 0.0)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_wait")
 def test_a_run_has_one_lock_at_a_time(address: str) -> None:
     first, second = Store(address), Store(address)
     assert first.holder("run") is None and first.locked() == {}
@@ -123,6 +129,7 @@ def test_killing_the_holder_releases_its_lock(tmp_path: Path) -> None:
         holder.stdout.close()
 
 
+@pytest.mark.usefixtures("no_wait")
 def test_a_linked_run_is_locked_in_its_real_store(tmp_path: Path) -> None:
     (tmp_path / "runs" / "run").mkdir(parents=True)
     (tmp_path / "other").mkdir()
@@ -142,6 +149,7 @@ def test_an_unwritable_folder_cannot_be_locked(tmp_path: Path) -> None:
     assert not isinstance(error_info.value, Locked)
 
 
+@pytest.mark.usefixtures("no_wait")
 @pytest.mark.parametrize("text", ["", "pid 7 on \x1b[31m", "pid 7 on h\n[red]", "pid " + 5000 * "7", None])
 def test_malformed_holder_files_name_another_process(tmp_path: Path, text: str | None) -> None:
     with Store(tmp_path).lock("run"):
