@@ -336,6 +336,8 @@ def test_unused_categories_with_a_duplicate_name_are_ignored(write_coco):
         ({"annotations": [annotation(99, 3, [SQUARE])] * 5}, "image_id 99"),
         ({"annotations": [annotation(10, 4, [SQUARE])]}, "category_id 4"),
         ({"annotations": [annotation(10, None, [SQUARE])]}, "category_id None"),
+        ({"annotations": [annotation(10, 3, [SQUARE], iscrowd="0")]}, "iscrowd '0'"),
+        ({"annotations": [annotation(10, 3, [SQUARE], iscrowd=float("nan"))]}, "iscrowd nan"),
         ({"annotations": [annotation(10, 3, None)]}, "neither a segmentation nor a bbox"),
         ({"annotations": [annotation(10, 3, "xyz")]}, "neither a segmentation nor a bbox"),
         ({"annotations": [annotation(10, 3, [SQUARE[:-1]])]}, "7 numbers"),

@@ -292,7 +292,8 @@ def _categories(content: dict[str, list[Annotation]], path: Path) -> tuple[dict[
 def _group_by_image(
     content: dict[str, list[Annotation]], path: Path, by_id: dict[Any, Any], categories: dict[int | str, int]
 ) -> list[list[Annotation]]:
-    """The annotations of each image, reduced to `_FIELDS`. Raises InputError for an unknown image or category."""
+    """The annotations of each image, reduced to `_FIELDS`. Raises InputError for an unknown image or category, or
+    an `iscrowd` that is neither 0 nor 1."""
     annotations: dict[Any, list[Annotation]] = {key: [] for key in by_id}
     for i, annotation in enumerate(content["annotations"]):
         image, category = annotation.get("image_id"), annotation.get("category_id")
@@ -301,6 +302,11 @@ def _group_by_image(
             raise InputError(
                 f"annotation {annotation.get('id', i)!r:.60} in {show(path)} has image_id {image!r:.60} and "
                 f"category_id {category!r:.60}; expected the ids of an image and a category in the file"
+            )
+        if annotation.get("iscrowd") not in (None, 0, 1):
+            raise InputError(
+                f"annotation {annotation.get('id', i)!r:.60} in {show(path)} has iscrowd {annotation['iscrowd']!r:.60}; "
+                "expected 0 or 1"
             )
         annotations[image].append({field: annotation.get(field) for field in _FIELDS})
     return list(annotations.values())
