@@ -135,6 +135,10 @@ def test_results_are_saved_and_resume_from_shards(tmp_path: Path) -> None:
     assert loaded.at(0.9).rows["spill"].tolist() == loaded.rows["spill"].tolist()
     with pytest.raises(InputError, match="another evaluation: region"):
         evaluate(Boxes(BOXES, LABELS), folder=tmp_path / "shards", shard=1, region="box")
+    detector = Boxes(BOXES, LABELS)
+    with pytest.raises(InputError, match="another evaluation: method_options differs"):
+        method = maps.DetectionCAM(detector, "backbone", "layercam", fuse="max")
+        bias.evaluate_detector(detector, SCENES, method=method, folder=tmp_path / "shards", shard=1)
 
 
 def test_matching_is_greedy_by_class_and_score_and_ignores_crowds() -> None:

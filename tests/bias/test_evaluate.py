@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from torch import nn
 from regard.bias import Results, compare, evaluate, measure
 from regard.data import InMemoryDataset
 from regard.errors import InputError
-from regard.maps import GradCAM
+from regard.maps import GradCAM, GradientMap
 from regard.stats import mean, proportion
 
 CLASSES = ("ant", "bee", "cat")
@@ -205,6 +206,26 @@ def test_shards_are_kept_in_a_folder_and_reused(results, tmp_path):
         model = network(changes.get("seed", 0))
         with pytest.raises(InputError, match=f"another evaluation: {field} differs"):
             evaluate(model, image_set(changes.get("n", 37)), batch_size=10, folder=tmp_path / "shards", shard=20)
+
+
+def brightness(model, images, classes, scale):
+    return scale * images.mean(1)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (partial(GradientMap, power=1), partial(GradientMap, power=2)),
+        (partial(GradCAM, layer=["layer1", "layer2"]), partial(GradCAM, layer=["layer1", "layer2"], fuse="max")),
+        (lambda _: partial(brightness, scale=1), lambda _: partial(brightness, scale=-1)),
+    ],
+)
+def test_shards_of_a_method_with_other_options_are_refused(tmp_path, first, second):
+    model, images = network(), image_set(4)
+    for _ in range(2):
+        evaluate(model, images, method=first(model), folder=tmp_path / "shards")
+    with pytest.raises(InputError, match="another evaluation: method_options differs"):
+        evaluate(model, images, method=second(model), folder=tmp_path / "shards")
 
 
 def test_float64_models_give_float32_rows():

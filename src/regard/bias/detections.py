@@ -23,6 +23,7 @@ from regard.errors import InputError, UnfitImage, check_interval, unknown
 from regard.maps import DRISE, DetectionCAM, create_for_detections
 from regard.maps.detections import Detections
 from regard.maps.layers import Layer, unwrapped
+from regard.maps.registry import method_options
 from regard.terminal import command_line
 from regard.version import __version__
 
@@ -92,7 +93,6 @@ def evaluate_detector(
     evaluator = DetectionEvaluator(
         detector, dataset, method, layer, region, score_threshold, limit, threshold, margin, tolerance, label_outputs
     )
-    explain = evaluator.explain
 
     def work(images: range, done: Callable[[int], None]) -> Rows:
         keys: list[str] = []
@@ -120,6 +120,7 @@ def evaluate_detector(
             "regard": __version__,
             "weights": models.fingerprint(detector),
             **evaluator.options,
+            "method_options": method_options(evaluator.explain),
             "region": region,
             "score_threshold": score_threshold,
             "limit": limit,
@@ -127,8 +128,6 @@ def evaluate_detector(
             "shard": shard,
             "data": dataset.fingerprint(),
         }
-        if isinstance(explain, DRISE):
-            plan |= {name: getattr(explain, name) for name in ("masks", "cells", "probability", "seed")}
         rows = in_shards(
             len(dataset),
             shard or _IMAGES_PER_SHARD,

@@ -26,7 +26,7 @@ from regard.errors import InputError, unknown
 from regard.logits import class_logits, class_scores, predicted_classes
 from regard.maps import MapMethod, create
 from regard.maps.layers import Layer, unwrapped
-from regard.maps.registry import MapFunction, method_name
+from regard.maps.registry import MapFunction, method_name, method_options
 from regard.modes import checked_images, eager_evaluation
 from regard.terminal import command_line
 from regard.version import __version__
@@ -177,6 +177,7 @@ def evaluate(
                     "regard": __version__,
                     "weights": models.fingerprint(model),
                     **evaluator.options,
+                    "method_options": method_options(evaluator.cam),
                     "label_outputs": label_outputs and list(label_outputs),
                     "batch_size": size,
                     "shard": shard,
@@ -228,7 +229,8 @@ class Evaluator:
     The arguments are those of `evaluate`.
 
     Attributes:
-        method: the name of the method.
+        cam: the method.
+        method: its name.
         layer: the names of its layers, joined by "+"; "" if the method has none.
         options: `method`, `layer`, `target`, `threshold`, `margin` and `tolerance`, as in results.
 
@@ -256,11 +258,11 @@ class Evaluator:
                 raise InputError("the method is a MapMethod, which has its own layer; leave layer out")
             if unwrapped(method.model) is not unwrapped(model):
                 raise InputError(f"the {type(method).__name__} is of another model; create one for this model")
-            self._cam = method
+            self.cam = method
         else:
-            self._cam = create(method, model, layer)
+            self.cam = create(method, model, layer)
         self.method = method_name(method)
-        self.layer = self._cam.layer
+        self.layer = self.cam.layer
         focus: dict[str, Any] = {"threshold": threshold, "margin": int(margin), "tolerance": int(tolerance)}
         self._measure: Callable[..., Measures] = partial(measure, **focus)
         self.options = {"method": self.method, "layer": self.layer, "target": target, **focus}
@@ -276,9 +278,9 @@ class Evaluator:
             targets: int64 (B,), the model's outputs for these labels; -1: none.
             regions: bool (B, H, W).
         """
-        fuses = len(self._cam.layers) > 1  # at the size of the images
-        maps = self._cam(images, targets if self._target == "label" else None, upsample=fuses)
-        logits, explained = self._cam.logits, self._cam.classes
+        fuses = len(self.cam.layers) > 1  # at the size of the images
+        maps = self.cam(images, targets if self._target == "label" else None, upsample=fuses)
+        logits, explained = self.cam.logits, self.cam.classes
         assert logits is not None and explained is not None
         predicted, scores = predicted_classes(logits), class_logits(logits)
         columns = {

@@ -78,7 +78,7 @@ class DetectionCAM:
     ) -> None:
         self.detector = detector
         self._network = hookable(detector)
-        self.method = method
+        self.method, self.fuse, self.reshape = method, fuse, reshape
         layer = last_of_body(self._network) if layer is None else layer
         self._cam = create(method, detector, layer, fuse=fuse, reshape=reshape)
         if isinstance(self._cam, GradientMap):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -70,9 +71,23 @@ def method_name(method: str | MapFunction | MapMethod) -> str:
     """The name of a method in results; for a function MODULE:FUNCTION, as on the command line."""
     if isinstance(method, str):
         return method
+    if isinstance(method, partial):
+        return method_name(method.func)
     if isinstance(method, MapMethod):
         return method_name(method.function) if isinstance(method, FunctionMap) else type(method).__name__.lower()
     return f"{method.__module__}:{getattr(method, '__qualname__', type(method).__name__)}"
+
+
+def method_options(method: object) -> dict[str, str]:
+    """The options of a method as texts, by which evaluations are told apart."""
+
+    def text(value: Any) -> str:
+        if isinstance(value, partial):
+            return f"{text(value.func)} {value.args} {value.keywords}"
+        return method_name(value) if callable(value) else str(value)
+
+    options = inspect.signature(type(method)).parameters.keys() - {"model", "detector", "layer"}
+    return {name: text(getattr(method, name, None)) for name in sorted(options)}
 
 
 def names() -> list[str]:
