@@ -41,7 +41,7 @@ def stages(model: nn.Module) -> dict[str, nn.Module]:
 
     - its children named `layer1`, `layer2`, … (ResNets of timm, torchvision and regard), `group0`, `stage1`
       (ShuffleNet), `s1` (timm's RegNet), …;
-    - the children of a child named `stages`, `blocks` or `layers`;
+    - the children of a child named `stages`, `blocks`, `layers` or `levels`;
     - children with such names in a child `features` (`denseblock1` of DenseNet) or `trunk_output` (torchvision's
       RegNet);
     - the sequences of layers at one resolution in a Sequential `features` (VGG, torchvision's MobileNet, EfficientNet
@@ -70,7 +70,7 @@ def stage_parts(model: nn.Module) -> dict[str, list[Named]]:
         inner = stage_parts(network)
         return {f"{path}.{stage}": [(f"{path}.{n}", part) for n, part in parts] for stage, parts in inner.items()}
     modules = _children_named_as_stages("", model)
-    for container in ("stages", "blocks", "layers"):
+    for container in ("stages", "blocks", "layers", "levels"):
         child = getattr(model, container, None)
         if not modules and isinstance(child, nn.Sequential | nn.ModuleList):
             modules = children(container, child)

@@ -39,6 +39,7 @@ TIMM = {
     "swin_tiny_patch4_window7_224": "layers.3",
     "swinv2_tiny_window8_256": "layers.3",
     "twins_svt_small": "blocks.3.3",
+    "nest_tiny": "levels.2",  # its blocks give windows of tokens (N, T, P, C)
     "maxvit_rmlp_pico_rw_256": "stages.3",
 }
 TORCHVISION = {
