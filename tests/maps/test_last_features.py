@@ -101,6 +101,21 @@ def test_networks_in_a_sequential_need_a_layer_name():
     assert GradCAM(model, "1.layer4").layer == "1.layer4"
 
 
+class Classifier(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encoder = timm.create_model("resnet18", num_classes=0)
+        self.classifier = nn.Linear(512, 5)
+
+    def forward(self, x):
+        return self.classifier(self.encoder(x))
+
+
+def test_encoders_are_searched():
+    """The encoder itself, which pools, gives no spatial features."""
+    assert last_features(Classifier()) == "encoder.layer4"
+
+
 @pytest.mark.parametrize("name", ["coat_tiny", "resmlp_12_224"])
 def test_networks_without_stages(name):
     """A network with several branches fails; one without attention uses its last block."""

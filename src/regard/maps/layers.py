@@ -80,6 +80,14 @@ def _named_modules(model: nn.Module) -> Iterator[Named]:
             yield uncompiled(name), module
 
 
+def did_not_run(name: str) -> InputError:
+    """The error for a tapped layer that did not run."""
+    return InputError(
+        f"layer {name!r} did not run; tap one that runs, perhaps a layer inside it: gradient checkpointing and torch.fx "
+        "run the children of a layer in its place"
+    )
+
+
 def uncompiled(name: str) -> str:
     """The name of a layer without the parts that `torch.compile` inserts."""
     return ".".join(part for part in name.split(".") if part != COMPILED)
@@ -110,7 +118,7 @@ def last_features(model: nn.Module) -> str:
       pooling, with its norm and activation (`bn2` of timm's EfficientNet, `features.18` of torchvision's
       `mobilenet_v2`). A convolution after the pooling, as in MobileNetV3, has no spatial features.
     - A network without known stages, such as Inception: the last of its children before the pooling that has several
-      convolutions and no linear layer.
+      convolutions and no linear layer; in a child with stages, such as an encoder, its last features.
 
     Layers are assumed to run in the order in which they were registered, as in nearly all networks.
 
@@ -140,7 +148,12 @@ def last_features(model: nn.Module) -> str:
     block = _last_convolutional_child(children[""])
     if not block or any(_ATTENTION.search(type(module).__name__) for module in modules.values()):
         stages(model)  # raises InputError
-    return block
+    child = modules[block]
+    try:
+        is_network = not isinstance(child, nn.Sequential) and bool(stages(child))
+    except InputError:
+        is_network = False
+    return f"{block}.{last_features(child)}" if is_network else block
 
 
 def _last_attention_block(modules: dict[str, nn.Module], children: dict[str, list[Named]]) -> str:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from regard.errors import DataWarning, InputError, unknown
 from regard.logits import Classes, chosen_classes, class_scores
 from regard.maps.features import Reshape, arrangement
-from regard.maps.layers import Layer, find_layers, hookable, last_features
+from regard.maps.layers import Layer, did_not_run, find_layers, hookable, last_features
 from regard.modes import checked_images, eager_evaluation
 from regard.stages import stages
 
@@ -249,7 +249,7 @@ class MapMethod(ABC):
             output = run()
         for name in self.layers:
             if name not in tapped:
-                raise InputError(f"layer {name!r} did not run; tap a layer that runs")
+                raise did_not_run(name)
         return output, {name: tapped[name] for name in self.layers}
 
     def _scores(self, images: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from regard.errors import InputError, unknown
 from regard.maps.features import Reshape, arrangement, describe
-from regard.maps.layers import Layer, find_layers, hookable
+from regard.maps.layers import Layer, did_not_run, find_layers, hookable
 from regard.stages import COMPILED
 
 Reduce = Literal["mean", "sum", "max"]
@@ -226,7 +226,7 @@ class Taps:
             )
         for name in self.layers:
             if name not in self._records:
-                raise InputError(f"layer {name!r} did not run in the last forward; tap a layer that runs")
+                raise did_not_run(name)
             _, source, version = self._records[name]
             if version is not None and source._version != version:
                 raise InputError(
