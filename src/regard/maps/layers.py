@@ -83,8 +83,8 @@ def _named_modules(model: nn.Module) -> Iterator[Named]:
 def did_not_run(name: str) -> InputError:
     """The error for a tapped layer that did not run."""
     return InputError(
-        f"layer {name!r} did not run; tap one that runs, perhaps a layer inside it: gradient checkpointing and torch.fx "
-        "run the children of a layer in its place"
+        f"layer {name!r} did not run; tap one that runs, perhaps inside it: gradient checkpointing and torch.fx run "
+        "the children of a layer in its place"
     )
 
 

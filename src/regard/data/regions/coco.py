@@ -303,10 +303,10 @@ def _group_by_image(
                 f"annotation {annotation.get('id', i)!r:.60} in {show(path)} has image_id {image!r:.60} and "
                 f"category_id {category!r:.60}; expected the ids of an image and a category in the file"
             )
-        if annotation.get("iscrowd") not in (None, 0, 1):
+        crowd = annotation.get("iscrowd")
+        if crowd not in (None, 0, 1):
             raise InputError(
-                f"annotation {annotation.get('id', i)!r:.60} in {show(path)} has iscrowd {annotation['iscrowd']!r:.60}; "
-                "expected 0 or 1"
+                f"annotation {annotation.get('id', i)!r:.60} in {show(path)} has iscrowd {crowd!r:.60}; expected 0 or 1"
             )
         annotations[image].append({field: annotation.get(field) for field in _FIELDS})
     return list(annotations.values())
