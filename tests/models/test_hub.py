@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -223,8 +224,10 @@ def test_saving_and_loading_fail_for_unsupported_models(tmp_path) -> None:
     ):
         with pytest.raises(InputError, match=words):
             models.save_pretrained(model, tmp_path / "net")
+    with pytest.raises(InputError, match="3 outputs, but there are 2 class names"):
+        models.save_pretrained(network(), tmp_path / "net", class_names=["cat", "dog"])
     assert not (tmp_path / "net").exists()
-    folder = models.save_pretrained(network(), tmp_path / "net")
+    folder = models.save_pretrained(models.create("wrn-10-0.5", np.int64(3)), tmp_path / "net")
     state = load_file(folder / "model.safetensors")
     save_file({name: value[:1] for name, value in state.items() if value.ndim}, folder / "model.safetensors")
     with pytest.raises(InputError, match="does not fit"):

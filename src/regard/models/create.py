@@ -129,7 +129,7 @@ def create(
         attach(model, start=start)
     vars(model)["created_with"] = {  # for `save_pretrained`
         "name": name,
-        "num_classes": num_classes,
+        "num_classes": int(num_classes),  # not NumPy's
         "attention": attention,
         "gate": gate,
         "attention_stages": attention_stages,

@@ -59,10 +59,13 @@ def save_pretrained(
 
     Raises:
         InputError: the network is not from `models.create` or `detection.create`, or its architecture has changed
-            since, one of its options cannot be written as JSON, or the folder cannot be written.
+            since, one of its options cannot be written as JSON, the number of class names is another, or the folder
+            cannot be written.
     """
     model, folder = unwrapped(model), Path(folder)
     network, classes = _describe(model)
+    if class_names is not None and len(class_names) not in (classes, max(classes, 2)):
+        raise InputError(f"the network has {classes} outputs, but there are {len(class_names)} class names")
     config = {
         "network": network,
         "classes": classes,
