@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from regard.with_attention import without_attention
 
@@ -16,7 +16,7 @@ from regard.with_attention import without_attention
 class AttentionSlot:
     """Mixin for residual blocks with a slot for attention at the end of their residual branch.
 
-    The block applies `attention` to the output of its branch, unless `attention` is None.
+    The block passes the output of its branch through `apply_attention`.
 
     Attributes:
         branch_end: the name of the last layer of the branch, such as "bn3", which determines the number of channels.
@@ -24,6 +24,10 @@ class AttentionSlot:
 
     attention: nn.Module | None
     branch_end: ClassVar[str]
+
+    def apply_attention(self, x: Tensor) -> Tensor:
+        """The output of `attention` for the features `x` (N, C, H, W); `x` itself if `attention` is None."""
+        return x if self.attention is None else self.attention(x)
 
 
 # Class -> the last layer of the residual branch, before layer scale, drop path and addition. A number is the index of a

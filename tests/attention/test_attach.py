@@ -152,8 +152,7 @@ class SlottedBlock(nn.Module, attention.AttentionSlot):
         self.attention = None
 
     def forward(self, x: Tensor) -> Tensor:
-        branch = self.conv(x)
-        return x + (branch if self.attention is None else self.attention(branch))
+        return x + self.apply_attention(self.conv(x))
 
 
 def test_custom_blocks() -> None:

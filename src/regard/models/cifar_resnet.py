@@ -57,11 +57,8 @@ class _Block(nn.Module, AttentionSlot, ABC):
         """The residual branch, up to its last norm."""
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.branch(x)
-        if self.attention is not None:
-            out = self.attention(out)
-        shortcut = x if self.downsample is None else self.downsample(x)
-        return torch.relu(out + shortcut)
+        out = self.apply_attention(self.branch(x))
+        return torch.relu(out + (x if self.downsample is None else self.downsample(x)))
 
 
 class BasicBlock(_Block):

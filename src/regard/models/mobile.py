@@ -36,9 +36,6 @@ class _Block(nn.Module, AttentionSlot):
         self.bn3 = nn.BatchNorm2d(outs)
         self.attention = None
 
-    def apply_attention(self, x: Tensor) -> Tensor:
-        return x if self.attention is None else self.attention(x)
-
 
 class InvertedResidual(_Block):
     """A block of MobileNetV2: expands and reduces the channels; with a shortcut if input and output shapes agree."""
@@ -154,9 +151,7 @@ class ShuffleDownV2(nn.Module, AttentionSlot):
         left = torch.relu(self.bn2(self.conv2(self.bn1(self.conv1(x)))))
         right = torch.relu(self.bn3(self.conv3(x)))
         right = self.bn4(self.conv4(right))
-        right = torch.relu(self.bn5(self.conv5(right)))
-        if self.attention is not None:
-            right = self.attention(right)
+        right = self.apply_attention(torch.relu(self.bn5(self.conv5(right))))
         return F.channel_shuffle(torch.cat([left, right], 1), 2)
 
 

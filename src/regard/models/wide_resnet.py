@@ -29,9 +29,7 @@ class WideBlock(nn.Module, AttentionSlot):
 
     def forward(self, x: Tensor) -> Tensor:
         active = torch.relu(self.bn0(x))
-        out = self.conv1(torch.relu(self.bn1(self.conv0(active))))
-        if self.attention is not None:
-            out = self.attention(out)
+        out = self.apply_attention(self.conv1(torch.relu(self.bn1(self.conv0(active)))))
         return out + (x if self.convdim is None else self.convdim(active))
 
 
