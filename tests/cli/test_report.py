@@ -77,7 +77,7 @@ def test_a_store_is_reported_on_one_page(store: Path, capsys: pytest.CaptureFixt
         values = 100 * np.array(accuracies)
         assert f"{values.mean():.2f} ± {values.std(ddof=1):.2f}%" in text
         assert all(f">{value:.1f}%" in text for value in values)
-        assert f"{name}-seed0.yaml" in text
+        assert f"{name}.yaml" in text
     assert text.count("<img") == 2 * 3
     assert "<script" not in text and "http://www.w3.org" not in text.replace("xmlns", "")
     again = page("--examples=2", "runs", "runs/*-seed1")  # options before positionals

@@ -275,3 +275,6 @@ def test_recipes_and_commands_reproduce_the_run(make_run, tmp_path):
         assert train[2] in (f"{run.name}.yaml", f"./{run.name}.yaml") and not train[2].startswith("-")
         assert measure == ["regard", "bias", str(run.folder), "--layer", "group2"]
     assert recipe_yaml(load_recipe(None)) == "{}\n"
+    runs = [make_run("one/net", measured=False), make_run("two/net", measured=False, optimizer=LR[1])]
+    (part,) = report.report_runs([run.folder for run in runs], images=0).parts
+    assert [repeat.file for repeat in repeats(part.groups)] == ["one-net.yaml", "two-net.yaml"]

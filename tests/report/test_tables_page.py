@@ -91,11 +91,6 @@ def test_an_empty_table_has_no_figures(tmp_path: Path, parse) -> None:
     assert not [tag for tag, _ in page.tags if tag == "svg"]
 
 
-def test_the_same_tables_give_the_same_bytes(tmp_path: Path) -> None:
-    pages = [write_tables_html([made_up.full(), made_up.several()], tmp_path / name) for name in ("a.html", "b.html")]
-    assert pages[0].read_bytes() == pages[1].read_bytes()
-
-
 def test_unwritable_pages_are_errors(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="at least one"):
         write_tables_html([], tmp_path / "page.html")

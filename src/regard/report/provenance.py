@@ -70,7 +70,7 @@ def merged_facts(facts: Mapping[str, Mapping[str, Any]]) -> Facts:
 
 
 def _repeat(group: SeedGroup) -> Repeat:
-    file = f"{group.first.run.name}.yaml"
+    file = f"{group.name.replace('/', '-')}.yaml"  # names are unique, those of folders need not be
     first_fields = flat(plain(group.first.recipe))
     commands = []
     for run in group.runs:
