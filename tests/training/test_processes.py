@@ -190,6 +190,10 @@ def test_synchronised_norms_match_batch_norms(kind, process_group) -> None:
     for name, value in norm.state_dict().items():
         torch.testing.assert_close(synced[0].state_dict()[name], value, msg=name)
     torch.testing.assert_close(synced.eval()(actual), norm.eval()(actual))
+    synced, features = synced.float().train(), actual.bfloat16()  # as under autocast
+    mean = 0.9 * synced[0].running_mean + 0.1 * features.float().mean((0, 2, 3))
+    assert synced(features).dtype == torch.bfloat16
+    torch.testing.assert_close(synced[0].running_mean, mean)
 
 
 @pytest.mark.parametrize(

@@ -60,11 +60,13 @@ class _Sum(torch.autograd.Function):
 
 
 class _Synced(_BatchNorm):
-    """A batch norm, by its formula, with sums axes all processes."""
+    """A batch norm, by its formula, with sums over all processes, in float32 at least."""
 
     def forward(self, features: Tensor) -> Tensor:  # (N, C, ...)
         if not (self.training and dist.is_initialized()):
             return super().forward(features)
+        dtype = features.dtype
+        features = features.to(torch.promote_types(dtype, torch.float32))
         axes = [0, *range(2, features.ndim)]
         shape = (1, -1, *[1] * (features.ndim - 2))
         count = _Sum.apply(features.new_tensor(features.numel() / features.shape[1]))
@@ -74,11 +76,13 @@ class _Synced(_BatchNorm):
         if self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
             momentum = 1 / self.num_batches_tracked.item() if self.momentum is None else self.momentum
-            self.running_mean.lerp_(mean.detach(), momentum)
-            self.running_var.lerp_(variance.detach() * count / (count - 1), momentum)
+            unbiased = variance.detach() * count / (count - 1)
+            self.running_mean.lerp_(mean.detach().to(self.running_mean.dtype), momentum)
+            self.running_var.lerp_(unbiased.to(self.running_var.dtype), momentum)
         normalised = centred * (variance + self.eps).rsqrt().view(shape)
         if self.affine:
             normalised = normalised * self.weight.view(shape) + self.bias.view(shape)
+        normalised = normalised.to(dtype)
         for name in ("drop", "act"):  # of timm's norms
             layer = getattr(self, name, None)
             normalised = normalised if layer is None else layer(normalised)
