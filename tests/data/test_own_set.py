@@ -78,6 +78,19 @@ def test_a_registered_data_set_can_be_read_into_memory(discs):
         data.read_into_memory(discs(Path("my")), memory_limit=100)
 
 
+@pytest.mark.parametrize(
+    "wrong", [lambda mask: mask.astype(np.uint8) * 255, lambda mask: mask.astype(float), torch.tensor, Image.fromarray]
+)
+def test_masks_that_are_no_boolean_arrays_are_refused(discs, monkeypatch, wrong):
+    dataset, mask = discs(Path("my")), discs.mask
+    dataset.mean, dataset.std = (0, 0, 0), (1, 1, 1)
+    monkeypatch.setattr(discs, "mask", lambda self, index: wrong(mask(self, index)))
+    with pytest.raises(InputError, match=r"expected a NumPy array, bool \(H, W\)"):
+        next(data.create_loader(dataset, 6, transform=data.Transform((16, 16)), masks=True).epoch(0))
+    with pytest.raises(InputError, match=r"expected a NumPy array, bool \(H, W\)"):
+        data.read_into_memory(dataset, size=16)
+
+
 # Data sets that are opened one split at a time can be trained on as well.
 
 

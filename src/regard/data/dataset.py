@@ -271,6 +271,13 @@ def subset_indices(which: int | Sequence[int] | NDArray[np.int64] | Tensor, labe
     return index
 
 
+def check_mask(mask: object, key: str) -> None:
+    """Raises InputError unless the mask of the image `key` is an array, bool (H, W)."""
+    if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_ or mask.ndim != 2:
+        kind = f"{mask.dtype} {mask.shape}" if isinstance(mask, np.ndarray) else f"of type {type(mask).__name__}"
+        raise InputError(f"the mask of {key!r} is {kind}; expected a NumPy array, bool (H, W), such as `mask > 0`")
+
+
 def channel_statistics(images: Tensor) -> tuple[Channels, Channels]:
     """The mean and standard deviation of each channel of images uint8 (N, 3, H, W), with bytes scaled to [0, 1].
 

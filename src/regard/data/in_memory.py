@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from regard import host
-from regard.data.dataset import ImageDataset, InMemoryDataset, Splits, channel_statistics
+from regard.data.dataset import ImageDataset, InMemoryDataset, Splits, channel_statistics, check_mask
 from regard.data.decode import OnUnreadable, Unreadable, grey_to_mask, mask_to_grey, quiet, square
 from regard.data.file_dataset import FileDataset
 from regard.data.listing import show
@@ -167,6 +167,7 @@ def _read_images(
                 )
             images[i] = np.asarray(image).transpose(2, 0, 1)
             if regions is not None and mask is not None:
+                check_mask(mask, _name(dataset, i))
                 if size is not None:
                     mask = grey_to_mask(square(mask_to_grey(mask), size))
                 if mask.shape != regions.shape[1:]:

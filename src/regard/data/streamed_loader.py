@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from regard.data.batch import Batch, Loader, Sampling, stack_images
-from regard.data.dataset import ImageDataset
+from regard.data.dataset import ImageDataset, check_mask
 from regard.data.decode import SKIP_IN_A_RUN, Unreadable, quiet
 from regard.data.detection_transform import DetectionTransform
 from regard.data.normalisation import Prefetcher
@@ -146,6 +146,7 @@ class PixelsReader(Reader):
         mask = self.dataset.mask(index)
         if mask is None:
             return pixels, torch.zeros(pixels.shape[1:], dtype=torch.bool)
+        check_mask(mask, self.dataset.keys[index])
         if mask.shape != image.size[::-1]:
             raise Unreadable(
                 f"{self.dataset.keys[index]!r} has {image.width} x {image.height} pixels, its mask "
