@@ -199,15 +199,25 @@ def test_inputs_are_unchanged(name) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", attention.names())
+@pytest.mark.parametrize("name", [*attention.names(), "gc added"])
 def test_modules_compile_and_export_with_dynamic_batches(name) -> None:
-    layer = make(name, gate=SubAttention(1)).float().eval()
-    batches = [torch.randn(n, 8, 4, 4) for n in (2, 3, 5)]
+    torch.compiler.reset()
+    kind, options = VARIANTS.get(name, (name, {"gate": SubAttention(1)}))
+    layer = make(kind, **options).eval()
+    batches = [torch.randn(n, 8, 4, 4, dtype=torch.float64, requires_grad=True) for n in (2, 3, 5)]
     program = torch.export.export(layer, (batches[0],), dynamic_shapes=({0: torch.export.Dim("batch")},)).module()
-    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend="eager")
+
+    def branch_and_shortcut(x):  # which share the gradient of their sum
+        return layer(x) + x
+
+    compiled = torch.compile(branch_and_shortcut, fullgraph=True, dynamic=True, backend="eager")
     for batch in batches:
         torch.testing.assert_close(program(batch), layer(batch))
-        torch.testing.assert_close(compiled(batch), layer(batch))
+        results = []
+        for run in (compiled, branch_and_shortcut):
+            output = run(batch)
+            results.append((output, *torch.autograd.grad(output.square().sum(), batch)))
+        torch.testing.assert_close(*results)
 
 
 @pytest.mark.parametrize("name", attention.names())

@@ -77,6 +77,10 @@ def combine(
 
     The result overwrites a gradient `g` that is used only here, which saves its memory.
     """
+    if g is not None and torch.compiler.is_compiling():
+        y = g.clone()  # which the compiler leaves out if g is not used again
+        torch.ops.regard.combine_(x, a, b, c, d, y, where, peak, read)
+        return y
     if g is not None and getattr(g, "may_be_overwritten", False) and not torch.is_grad_enabled():
         torch.ops.regard.combine_(x, a, b, c, d, g, where, peak, read)
         g.may_be_overwritten = is_passed_through(x)  # type: ignore[attr-defined]  # a mark on the tensor

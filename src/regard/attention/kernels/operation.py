@@ -109,15 +109,15 @@ class Operation:
         """The features, and the results of the operation, which has several.
 
         If later operations use the returned features, the pass that computes the gradient of the operation adds the
-        gradient from later operations. This applies to eager autograd only.
+        gradient from later operations.
         """
         x = args[self.x_index]
         if (
             isinstance(x, Tensor)  # not a proxy of torch.fx
             and x.requires_grad
             and torch.is_grad_enabled()
-            and not (torch.compiler.is_compiling() or torch.jit.is_tracing() or in_reference())
-            and not (torch.ops.regard.transformed() or _has_tangent(args))
+            and not (torch.compiler.is_exporting() or torch.jit.is_tracing() or in_reference() or _is_transformed())
+            and not (x.is_cuda if torch.compiler.is_compiling() else _has_tangent(args))
         ):
             x, *results = _PassThrough.apply(self, *args)
             return x, results
@@ -265,6 +265,12 @@ def memory_format(x: Tensor) -> torch.memory_format:
 def in_reference() -> bool:
     """Whether the context `reference` is active; False while torch.compile traces."""
     return not torch.compiler.is_dynamo_compiling() and _reference.get()
+
+
+@torch.compiler.assume_constant_result
+def _is_transformed() -> bool:
+    """Whether a transform of torch.func is active, also while torch.compile traces."""
+    return torch.ops.regard.transformed()
 
 
 def _has_tangent(args: Sequence[Any]) -> bool:
