@@ -230,8 +230,6 @@ class Evaluator:
 
     Attributes:
         cam: the method.
-        method: its name.
-        layer: the names of its layers, joined by "+"; "" if the method has none.
         options: `method`, `layer`, `target`, `threshold`, `margin` and `tolerance`, as in results.
 
     Raises:
@@ -261,11 +259,9 @@ class Evaluator:
             self.cam = method
         else:
             self.cam = create(method, model, layer)
-        self.method = method_name(method)
-        self.layer = self.cam.layer
         focus: dict[str, Any] = {"threshold": threshold, "margin": int(margin), "tolerance": int(tolerance)}
         self._measure: Callable[..., Measures] = partial(measure, **focus)
-        self.options = {"method": self.method, "layer": self.layer, "target": target, **focus}
+        self.options = {"method": method_name(method), "layer": self.cam.layer, "target": target, **focus}
 
     def measured(
         self, images: Tensor, labels: Tensor, targets: Tensor, regions: Tensor
