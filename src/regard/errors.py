@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import is_dataclass
+from functools import cache, partial
 from numbers import Integral, Real
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -84,7 +85,7 @@ def check_fields(instance: Any, prefix: str = "") -> None:
     The type states the interval of a number, `Annotated[int, "[1, 10^6]"]`, or the choices, `Literal`. None is in every
     interval. The InputError names the field after the prefix.
     """
-    for name, kind in get_type_hints(type(instance), include_extras=True).items():
+    for name, kind in _field_types(instance.__class__).items():
         value = getattr(instance, name)
         if is_dataclass(value):
             check_fields(value, f"{prefix}{name}.")
@@ -93,6 +94,9 @@ def check_fields(instance: Any, prefix: str = "") -> None:
             check_number(f"{prefix}{name}", value, kind.__metadata__[0], whole=whole)
         elif get_origin(kind) is Literal and value not in get_args(kind):
             raise unknown(f"{prefix}{name}", value, get_args(kind))
+
+
+_field_types = cache(partial(get_type_hints, include_extras=True))  # takes longer than the checks
 
 
 def first_few(texts: Sequence[str], count: int = 3) -> str:

@@ -7,10 +7,12 @@ import json
 import re
 from argparse import Action
 from collections.abc import Iterable, Sequence
+from copy import deepcopy
+from functools import cached_property
 from types import UnionType
 from typing import Annotated, Any, NoReturn, Union, get_args, get_origin
 
-from jsonargparse import ArgumentParser, DefaultHelpFormatter
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 from regard.errors import InputError, check_interval, first_line
 from regard.strict_yaml import check_aliases, read_yaml
@@ -113,7 +115,8 @@ class Parser(ArgumentParser):
                     raise InputError(f"{argument!r:.100} contains a zero byte; remove it")
             options, positionals = self.split(arguments)
             separator = ["--"] if any(positional.startswith("-") for positional in positionals) else []
-            parsed = super().parse_args([*options, *separator, *positionals], *rest, **settings)
+            # Defaults are added below: jsonargparse would check each of them again, which takes 20 times as long.
+            parsed = super().parse_args([*options, *separator, *positionals], *rest, **settings | {"defaults": False})
         except InputError:
             raise
         except (ArithmeticError, AttributeError, LookupError, RecursionError, ValueError) as error:  # `!!bool no`
@@ -121,7 +124,14 @@ class Parser(ArgumentParser):
         for dest, (name, interval) in self._intervals.items():
             if parsed.get(dest) is not None:
                 check_interval(name, parsed[dest], interval)
+        if settings.get("defaults", True):
+            given, parsed = parsed, deepcopy(self._default_values)
+            parsed.update(given)
         return parsed
+
+    @cached_property
+    def _default_values(self) -> Namespace:
+        return self.get_defaults()
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         message = " ".join(str(message).split())
