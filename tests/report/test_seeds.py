@@ -234,8 +234,8 @@ def test_every_seed_has_a_command_and_recorded_versions(make_run):
     groups, _ = group_runs([*runs, make_run("m", optimizer=OptimizerRecipe(lr=0.5))])
     (repeat, _) = repeats(groups)
     lines = repeat.commands.splitlines()
-    assert lines[0] == f"regard train n-seed0.yaml --run {runs[0].folder}"
-    assert lines[1] == f"regard train n-seed0.yaml --seed=1 --run {runs[1].folder}"
+    assert lines[0] == f"regard train n.yaml --run {runs[0].folder}"
+    assert lines[1] == f"regard train n.yaml --seed=1 --run {runs[1].folder}"
     assert [line.split()[:2] for line in lines[2:]] == [["regard", "bias"]] * 2
     assert repeat.recorded.splitlines() == ["regard train x.yaml --seed 0", "regard train x.yaml --seed 1"]
     facts = dict(environments(groups))
