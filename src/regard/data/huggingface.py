@@ -188,9 +188,9 @@ def _classes(table: Any, column: str, dataset: str) -> tuple[tuple[str, ...], di
     if values and all(isinstance(value, int) and 0 <= value < _MAX_CLASSES for value in values):
         labels = range(max(values) + 1)
         return tuple(map(str, labels)), {label: label for label in labels}
-    found = quote_names(list(values), 1) or "other values"
+    examples = quote_names(list(values), 1) or "other values"
     raise InputError(
-        f"column {column!r} of {dataset!r} has no classes (but {found}); name the column of the classes "
+        f"column {column!r} of {dataset!r} has no classes (but {examples}); name the column of the classes "
         "(--data.options.target_key)"
     )
 
